@@ -1,0 +1,48 @@
+# Everything a developer types. Plain `make` lists the targets.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras --group install
+
+.PHONY: help demo up test check clean requirements
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# A stamp per requirement set: installing again only when the pins or the package metadata changed.
+$(VENV)/.run: requirements/run.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("stats-pipeline needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say `make PYTHON=python3.12 …`.")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned packages into $(VENV) (a minute or two the first time) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+demo: $(VENV)/.run ## Set everything up, run one real job, show its result (ARGS="--exit --json")
+	@$(BIN)/stats-pipeline demo $(ARGS)
+
+up: $(VENV)/.run ## Database, migrations, Dagster daemon and UI, until Ctrl-C
+	@$(BIN)/stats-pipeline up $(ARGS)
+
+test: $(VENV)/.dev ## All tests (ARGS="-k sensor" passes arguments on to pytest)
+	@$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/sqlfluff lint --disable-progress-bar --nofail sql
+
+requirements: ## Pin every dependency again, with hashes (needs uv in the venv)
+	$(COMPILE) pyproject.toml -o requirements/run.txt
+	$(COMPILE) --all-extras -c requirements/run.txt pyproject.toml -o requirements/dev.txt
+
+clean: ## Remove the virtual environment, the embedded database and caches
+	@if [ -x $(BIN)/stats-pipeline ]; then $(BIN)/stats-pipeline down; fi
+	@rm -rf $(VENV) .stats-pipeline .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
