@@ -1,0 +1,24 @@
+-- What is wrong with a job's payload, as a sentence that names the field; null if nothing is.
+create or replace function stats_pipeline.payload_problem(payload jsonb) returns text
+language sql immutable set search_path = '' as $$
+select case
+    when payload is null or jsonb_typeof(payload) <> 'object' then 'payload must be a JSON object'
+    when octet_length(payload::text) > 65536 then
+        format('payload is %s bytes long; at most 65536 are allowed', octet_length(payload::text))
+    when jsonb_typeof(payload -> 'triggeredBy') is distinct from 'string'
+        or payload ->> 'triggeredBy' not in ('post-match', 'admin', 'cron') then
+        'triggeredBy must be one of post-match, admin, cron'
+    when jsonb_typeof(payload -> 'requestId') is distinct from 'string'
+        or length(payload ->> 'requestId') not between 1 and 200 then
+        'requestId must be a text of 1 to 200 characters'
+    when jsonb_typeof(payload -> 'timestamp') not in ('string', 'null')
+        or payload ->> 'timestamp' !~ '^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?$' then
+        'timestamp must be an ISO 8601 date and time'
+    when jsonb_typeof(payload -> 'matchId') not in ('number', 'null')
+        or (jsonb_typeof(payload -> 'matchId') = 'number' and payload ->> 'matchId' !~ '^[1-9]\d{0,17}$') then
+        'matchId must be a positive integer'
+    when jsonb_typeof(payload -> 'userId') not in ('string', 'null') then 'userId must be a text'
+    when stats_pipeline.uuid_problem(payload -> 'tenantId') then 'tenantId must be a UUID'
+    when stats_pipeline.uuid_problem(payload -> 'retryOf') then 'retryOf must be a UUID'
+end;
+$$;

@@ -1,0 +1,16 @@
+-- Enqueue a failed job again, as an admin's job with `retryOf`. Pressing twice gives one retry.
+-- Raises 22023 if the job does not exist, has not failed, or its payload cannot be run at all.
+create or replace function public.retry_stats_job(job_id uuid) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+    payload jsonb;
+begin
+    select j.job_payload into payload from public.background_job_status as j where j.id = job_id;
+    return public.enqueue_stats_job(
+        coalesce(payload, '{}') - 'timestamp'
+        || jsonb_build_object('triggeredBy', 'admin', 'requestId', gen_random_uuid(), 'retryOf', job_id));
+end;
+$$;
+
+revoke all on function public.retry_stats_job(uuid) from public, anon, authenticated;
+grant execute on function public.retry_stats_job(uuid) to service_role;

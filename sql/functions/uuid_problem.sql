@@ -1,0 +1,5 @@
+-- Whether an optional JSON field is there and is no UUID.
+create or replace function stats_pipeline.uuid_problem(field jsonb) returns boolean
+language sql immutable set search_path = '' as $$
+select coalesce(jsonb_typeof(field), 'null') <> 'null' and stats_pipeline.to_uuid(field) is null;
+$$;

@@ -1,0 +1,179 @@
+"""Connections, transactions and the named queries of `sql/queries/`.
+
+One `Database` per process; it opens connections when they are used, not before. What the queries mean belongs to
+`job_status.py`, `queue.py` and `outbox.py`; which database is used belongs to `settings.py` and `embedded.py`.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from stats_pipeline import embedded
+from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.settings import SQL_ROOT, Settings
+
+CONNECT_TIMEOUT = 10  # seconds
+TRANSACTION_POOLER_PORT = "6543"  # Supabase's Supavisor in transaction mode: no LISTEN, no session locks
+
+_SESSION = {
+    # A client that dies takes its statement with it: the server looks each second whether it is still there.
+    "client_connection_check_interval": "1s",
+    "idle_in_transaction_session_timeout": "60s",
+    "lock_timeout": "30s",
+}
+
+
+class Database:
+    """A pool of autocommit connections with dictionary rows to one PostgreSQL, safe to share between threads."""
+
+    def __init__(self, url: str, *, max_connections: int = 4, application_name: str = "stats-pipeline") -> None:
+        self.url = url
+        self._application_name = application_name
+        self._pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
+            url,
+            min_size=0,
+            max_size=max_connections,
+            max_idle=60,
+            timeout=CONNECT_TIMEOUT,
+            open=False,
+            kwargs=self._connect_arguments(),
+            configure=_configure,
+            check=ConnectionPool.check_connection,
+            connection_class=Connection[DictRow],
+        )
+
+    def _connect_arguments(self) -> dict[str, Any]:
+        return {
+            "autocommit": True,
+            "row_factory": dict_row,
+            "prepare_threshold": None,  # prepared statements do not survive a transaction pooler
+            "connect_timeout": CONNECT_TIMEOUT,
+            "application_name": self._application_name,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        }
+
+    def __enter__(self) -> Self:
+        self._pool.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection[DictRow]]:
+        """A pooled autocommit connection. Raises `DatabaseUnavailable` after ten seconds without one."""
+        self._pool.open()
+        try:
+            connection = self._pool.getconn()
+        except PoolTimeout:
+            raise DatabaseUnavailable(self._why_unreachable()) from None
+        try:
+            yield connection
+        finally:
+            self._pool.putconn(connection)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection[DictRow]]:
+        """A pooled connection inside one transaction: committed at the end of the block, rolled back on an error."""
+        with self.connection() as connection, connection.transaction():
+            yield connection
+
+    def run(self, query: str, **parameters: Any) -> list[DictRow]:
+        """Run the named query by itself and return its rows."""
+        with self.connection() as connection:
+            return run(connection, query, **parameters)
+
+    def dedicated_connection(self) -> Connection[DictRow]:
+        """A connection of the caller's own, outside the pool: for LISTEN and for session-level locks."""
+        return connect(self.url, **self._connect_arguments())
+
+    @property
+    def can_listen(self) -> bool:
+        """Whether notifications and session locks work: not behind a transaction pooler."""
+        return str(conninfo_to_dict(self.url).get("port", "")) != TRANSACTION_POOLER_PORT
+
+    def _why_unreachable(self) -> str:
+        try:
+            self.dedicated_connection().close()
+        except DatabaseUnavailable as error:
+            return str(error)
+        return f"no connection to {describe(self.url)} became free within {CONNECT_TIMEOUT} seconds"
+
+
+def connect(url: str, **arguments: Any) -> Connection[Any]:
+    """One configured connection. Raises `DatabaseUnavailable` naming the host, never the password."""
+    try:
+        connection = psycopg.connect(url, **{"connect_timeout": CONNECT_TIMEOUT, **arguments})
+    except psycopg.OperationalError as error:
+        reason = one_line(error).replace(conninfo_to_dict(url).get("password") or "\0", "***")
+        raise DatabaseUnavailable(
+            f"STATS_DATABASE_URL: {describe(url)} does not let us in: {reason}. "
+            "Check host, port, user, password and sslmode"
+        ) from None
+    _configure(connection)
+    return connection
+
+
+def _configure(connection: Connection[Any]) -> None:
+    connection.execute(
+        "select " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
+    )
+    if not connection.autocommit:
+        connection.commit()
+
+
+def describe(url: str) -> str:
+    """The database as text for people: host, port and name, without the user's password."""
+    parts = conninfo_to_dict(url)
+    return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+
+def database_url(settings: Settings) -> str:
+    """The URL of the database all processes share: the one given, or the embedded one that is running."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return embedded.running_url(settings.home)
+
+
+def sqlalchemy_url(url: str, *, schema: str) -> str:
+    """The same database for SQLAlchemy with psycopg2, working in the given schema only.
+
+    Dagster's event watching needs psycopg2: with SQLAlchemy 2.1 a bare `postgresql://` means psycopg 3.
+    """
+    parts = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
+    parts["options"] = f"{parts.get('options', '')} -csearch_path={schema}".strip()
+    user, password, name = (parts.pop(key, "") for key in ("user", "password", "dbname"))
+    from sqlalchemy import URL  # noqa: PLC0415  # only where Dagster, which brings SQLAlchemy, is in use
+
+    return URL.create("postgresql+psycopg2", user, password or None, None, None, name, parts).render_as_string(
+        hide_password=False
+    )
+
+
+@functools.cache
+def named_query(name: str) -> str:
+    """The text of `sql/queries/<name>.sql`."""
+    return (SQL_ROOT / "queries" / f"{name}.sql").read_text()
+
+
+def run(connection: Connection[Any], query: str, **parameters: Any) -> list[Any]:
+    """Run the named query on the caller's connection, inside the caller's transaction, and return its rows."""
+    cursor = connection.execute(named_query(query).encode(), parameters)
+    return cursor.fetchall() if cursor.description else []
+
+
+def run_one(connection: Connection[Any], query: str, **parameters: Any) -> Any:
+    """The one row of a query that has exactly one."""
+    (row,) = run(connection, query, **parameters)
+    return row
