@@ -1,0 +1,77 @@
+-- The last five games of every regular, newest first; players without a game get an empty list.
+-- The clean sheet shown here is read off the score, not off the stored flag.
+create or replace function public.update_aggregated_recent_performance(
+    target_tenant_id uuid default '00000000-0000-0000-0000-000000000001'
+)
+returns void
+language plpgsql
+set search_path = ''
+set jit = off
+as $$
+begin
+    perform stats_pipeline.lock_refresh('update_aggregated_recent_performance', target_tenant_id);
+
+    with ranked as (
+        select
+            a.player_id,
+            a.match_date,
+            a.goals,
+            a.result,
+            a.own_score,
+            a.opponent_score,
+            row_number() over (partition by a.player_id order by a.match_date desc, a.match_id desc) as recency
+        from stats_pipeline.appearances(target_tenant_id) as a
+        where not a.is_ringer
+    ),
+    recent as (
+        select
+            player_id,
+            jsonb_agg(
+                jsonb_build_object(
+                    'date', match_date,
+                    'goals', goals,
+                    'result', coalesce(result, ''),
+                    'score', own_score || '-' || opponent_score,
+                    'clean_sheet', opponent_score = 0
+                )
+                order by recency
+            ) as games,
+            sum(goals)::integer as goals
+        from ranked
+        where recency <= 5
+        group by player_id
+    ),
+    fresh as materialized (
+        select
+            p.tenant_id,
+            p.player_id,
+            coalesce(recent.games, '[]') as last_5_games,
+            coalesce(recent.goals, 0) as last_5_goals
+        from public.players as p
+        left join recent on recent.player_id = p.player_id
+        where p.tenant_id = target_tenant_id and not p.is_ringer
+    ),
+    stale as (
+        delete from public.aggregated_recent_performance as stored
+        where stored.tenant_id = target_tenant_id
+            and not exists (select from fresh where fresh.player_id = stored.player_id)
+    )
+    insert into public.aggregated_recent_performance (tenant_id, player_id, last_5_games, last_5_goals)
+    select tenant_id, player_id, last_5_games, last_5_goals
+    from fresh
+    except
+    select tenant_id, player_id, last_5_games, last_5_goals
+    from public.aggregated_recent_performance
+    where tenant_id = target_tenant_id
+    on conflict (player_id) do update set
+        tenant_id = excluded.tenant_id,
+        last_5_games = excluded.last_5_games,
+        last_5_goals = excluded.last_5_goals,
+        last_updated = excluded.last_updated;
+
+    perform stats_pipeline.stamp_cache(target_tenant_id, 'recent_performance', 'recent_performance');
+end;
+$$;
+
+revoke all on function public.update_aggregated_recent_performance(uuid) from public, anon, authenticated;
+grant execute on function public.update_aggregated_recent_performance(uuid) to service_role;

@@ -1,0 +1,403 @@
+-- One document about the latest match: teams, scorers, milestones, leader changes, form players, current streaks and
+-- record-breaking feats. Feats compare with the history before the match, computed here, so the result does not depend
+-- on which other refresh has already run.
+create or replace function public.update_aggregated_match_report_cache(
+    target_tenant_id uuid default '00000000-0000-0000-0000-000000000001'
+)
+returns void
+language plpgsql
+set search_path = ''
+set jit = off
+as $$
+declare
+    game_step integer := coalesce(stats_pipeline.setting(target_tenant_id, 'game_milestone_threshold')::integer, 50);
+    goal_step integer := coalesce(stats_pipeline.setting(target_tenant_id, 'goal_milestone_threshold')::integer, 25);
+    min_win integer := coalesce(stats_pipeline.setting(target_tenant_id, 'win_streak_threshold')::integer, 4);
+    min_unbeaten integer := coalesce(stats_pipeline.setting(target_tenant_id, 'unbeaten_streak_threshold')::integer, 6);
+    min_loss integer := coalesce(stats_pipeline.setting(target_tenant_id, 'loss_streak_threshold')::integer, 4);
+    min_winless integer := coalesce(stats_pipeline.setting(target_tenant_id, 'winless_streak_threshold')::integer, 6);
+    min_scoring integer := coalesce(stats_pipeline.setting(target_tenant_id, 'goal_streak_threshold')::integer, 3);
+    min_attendance integer := coalesce(stats_pipeline.setting(target_tenant_id, 'min_streak_length')::integer, 3);
+    min_goals integer := stats_pipeline.platform_setting('min_goals_for_pb')::integer;
+    form_days integer := coalesce(
+        stats_pipeline.positive_integer(stats_pipeline.setting(target_tenant_id, 'on_fire_grim_reaper_window_days')), 45
+    );
+    form_games integer := coalesce(
+        stats_pipeline.positive_integer(stats_pipeline.setting(target_tenant_id, 'on_fire_grim_reaper_min_games')), 4
+    );
+begin
+    perform stats_pipeline.lock_refresh('update_aggregated_match_report_cache', target_tenant_id);
+
+    with latest as materialized (
+        select m.*
+        from public.matches as m
+        where m.tenant_id = target_tenant_id
+        order by m.match_date desc, m.match_id desc
+        limit 1
+    ),
+    lineup as materialized (
+        select a.*, p.name
+        from stats_pipeline.appearances(target_tenant_id) as a
+        inner join public.players as p on p.player_id = a.player_id
+        where a.match_id = (select latest.match_id from latest)
+    ),
+    teams as (
+        select
+            coalesce(jsonb_agg(name order by name) filter (where side = 'A'), '[]') as a_players,
+            coalesce(jsonb_agg(name order by name) filter (where side = 'B'), '[]') as b_players,
+            string_agg(scorer.label, ', ' order by name) filter (where side = 'A' and goals > 0) as a_scorers,
+            string_agg(scorer.label, ', ' order by name) filter (where side = 'B' and goals > 0) as b_scorers,
+            coalesce(bool_or(not is_ringer), false) as has_regular
+        from lineup
+        cross join lateral (
+            select name || case when goals > 1 then ' (' || goals || ')' else '' end as label
+        ) as scorer
+    ),
+    streak as materialized (
+        select * from stats_pipeline.running_streaks(target_tenant_id)
+    ),
+    at_latest as materialized (
+        select streak.*, lineup.name
+        from streak
+        inner join lineup on lineup.player_id = streak.player_id and lineup.match_id = streak.match_id
+    ),
+
+    -- milestones
+    milestone as (
+        select
+            coalesce(
+                jsonb_agg(jsonb_build_object('name', name, 'value', games) order by games desc, name)
+                filter (where game_step > 0 and games % nullif(game_step, 0) = 0),
+                '[]'
+            ) as games,
+            coalesce(
+                jsonb_agg(jsonb_build_object('name', name, 'value', goals_mark) order by goals_mark desc, name)
+                filter (where goal_step > 0 and goals_mark > career_goals - match_goals),
+                '[]'
+            ) as goals
+        from (
+            select
+                at_latest.name,
+                at_latest.appearance_no as games,
+                at_latest.goals as match_goals,
+                sum(streak.goals)::integer as career_goals,
+                (sum(streak.goals)::integer / nullif(goal_step, 0)) * goal_step as goals_mark
+            from at_latest
+            inner join streak on streak.player_id = at_latest.player_id
+            group by at_latest.player_id, at_latest.name, at_latest.appearance_no, at_latest.goals
+        ) as career
+    ),
+
+    -- leaders of the season and the half that contain the match
+    season as materialized (
+        select found_season.*
+        from latest
+        cross join teams
+        cross join stats_pipeline.season_on(target_tenant_id, latest.match_date) as found_season
+        where teams.has_regular
+    ),
+    season_total as (
+        select
+            period.name as period,
+            metric.name as metric,
+            p.name,
+            sum(metric.value)::integer as total,
+            (sum(metric.value) filter (where a.match_date < latest.match_date))::integer as previous_total
+        from latest
+        cross join season
+        cross join lateral (values ('season', season.start_date), ('half', season.half_start)) as period (name, first_day)
+        inner join stats_pipeline.appearances(target_tenant_id) as a on a.match_date >= period.first_day
+        inner join public.players as p on p.player_id = a.player_id
+        cross join lateral (values ('goals', a.goals), ('points', a.points)) as metric (name, value)
+        where not a.is_ringer and a.match_date >= (select season.start_date from season)
+        group by period.name, metric.name, a.player_id, p.name
+    ),
+    previous_leader as (
+        select distinct on (period, metric) period, metric, name, previous_total
+        from season_total
+        where previous_total > 0
+        order by period, metric, previous_total desc, name
+    ),
+    leader as (
+        select
+            season_total.*,
+            rank() over (partition by period, metric order by total desc) as place,
+            count(*) over (partition by period, metric, total) as sharing
+        from season_total
+        where total > 0
+    ),
+    leader_list as (
+        select
+            leader.period,
+            leader.metric,
+            jsonb_agg(
+                jsonb_build_object(
+                    'new_leader', leader.name,
+                    'new_leader_' || leader.metric, leader.total,
+                    'previous_leader', previous_leader.name,
+                    'previous_leader_' || leader.metric, previous_leader.previous_total,
+                    'change_type',
+                    case
+                        when previous_leader.name is null then 'new_leader'
+                        when leader.sharing > 1 then 'tied'
+                        when previous_leader.name = leader.name then 'remains'
+                        else 'overtake'
+                    end
+                )
+                order by leader.name
+            ) as entries
+        from leader
+        left join previous_leader
+            on previous_leader.period = leader.period and previous_leader.metric = leader.metric
+        where leader.place = 1
+        group by leader.period, leader.metric
+    ),
+
+    -- form
+    form as materialized (
+        select
+            a.player_id,
+            p.name,
+            sum(a.points) as points,
+            sum(a.goals) as goals,
+            sum(a.opponent_score) as conceded,
+            count(*) filter (where a.clean_sheet) as clean_sheets,
+            count(*) filter (where a.heavy_win) as heavy_wins,
+            count(*) filter (where a.heavy_loss) as heavy_losses
+        from stats_pipeline.appearances(target_tenant_id) as a
+        inner join public.players as p on p.player_id = a.player_id
+        where not a.is_ringer
+            and a.match_date >= (select latest.match_date - form_days from latest)
+        group by a.player_id, p.name
+        having count(*) >= form_games
+    ),
+
+    -- current streaks
+    current_streak as materialized (
+        select streak.*, p.name, kind.name as kind, kind.length
+        from teams
+        cross join streak
+        inner join public.players as p on p.player_id = streak.player_id
+        left join lateral (
+            select listed.name, listed.length
+            from (
+                values
+                (1, 'win', streak.win, min_win),
+                (2, 'unbeaten', streak.undefeated, min_unbeaten),
+                (3, 'loss', streak.losing, min_loss),
+                (4, 'winless', streak.winless, min_winless)
+            ) as listed (priority, name, length, minimum)
+            where listed.length >= greatest(listed.minimum, 1)
+            order by listed.priority
+            limit 1
+        ) as kind on true
+        where teams.has_regular and streak.is_last and p.is_retired is not true
+    ),
+    goal_streak as (
+        select
+            current_streak.name,
+            current_streak.scoring as matches,
+            sum(streak.goals)::integer as goals
+        from current_streak
+        inner join streak
+            on streak.player_id = current_streak.player_id
+            and streak.appearance_no > current_streak.appearance_no - current_streak.scoring
+        where current_streak.scoring >= greatest(min_scoring, 1)
+        group by current_streak.player_id, current_streak.name, current_streak.scoring
+    ),
+
+    -- feats
+    record as materialized (
+        select
+            coalesce(max(goals), 0) as goals,
+            coalesce(max(win), 0) as win,
+            coalesce(max(losing), 0) as losing,
+            coalesce(max(undefeated), 0) as undefeated,
+            coalesce(max(winless), 0) as winless,
+            coalesce(max(scoring), 0) as scoring,
+            coalesce(max(attendance), 0) as attendance,
+            (
+                select coalesce(max(abs(m.team_a_score - m.team_b_score)), 0)
+                from public.matches as m
+                where m.tenant_id = target_tenant_id
+                    and m.match_id <> (select latest.match_id from latest)
+                    and m.match_id in (select streak.match_id from streak)
+            ) as margin
+        from streak
+        where match_id <> (select latest.match_id from latest)
+    ),
+    feat as (
+        select kind.name as feat_type, at_latest.name as player_name, at_latest.player_id, kind.new_value, kind.record
+        from at_latest
+        cross join record
+        cross join lateral (
+            values
+            ('most_goals_in_game', at_latest.goals, record.goals, min_goals),
+            ('win_streak', at_latest.win, record.win, min_win),
+            ('loss_streak', at_latest.losing, record.losing, min_loss),
+            ('unbeaten_streak', at_latest.undefeated, record.undefeated, min_unbeaten),
+            ('winless_streak', at_latest.winless, record.winless, min_winless),
+            ('goal_streak', at_latest.scoring, record.scoring, min_scoring),
+            ('attendance_streak', at_latest.attendance, record.attendance, min_attendance)
+        ) as kind (name, new_value, record, minimum)
+        where kind.new_value >= greatest(kind.minimum, kind.record, 1)
+        union all
+        select
+            'biggest_victory', 'Team Result', null, abs(latest.team_a_score - latest.team_b_score), record.margin
+        from latest
+        cross join teams
+        cross join record
+        where teams.has_regular
+            and abs(latest.team_a_score - latest.team_b_score) >= greatest(record.margin, 1)
+    ),
+    feat_list as (
+        select
+            coalesce(
+                jsonb_agg(
+                    jsonb_build_object(
+                        'feat_type', feat_type,
+                        'player_name', player_name,
+                        'player_id', player_id,
+                        'new_value', new_value,
+                        'current_record', record,
+                        'status', case when new_value > record then 'broken' else 'equaled' end
+                    )
+                    order by (new_value > record) desc, new_value desc, player_name, feat_type
+                ),
+                '[]'
+            ) as entries
+        from feat
+        where exists (
+            select from public.matches as m
+            where m.tenant_id = target_tenant_id and m.match_id <> (select latest.match_id from latest)
+        )
+    ),
+
+    fresh as materialized (
+        select
+            latest.match_id,
+            latest.tenant_id,
+            latest.match_date::timestamptz as match_date,
+            latest.team_a_score,
+            latest.team_b_score,
+            teams.a_players as team_a_players,
+            teams.b_players as team_b_players,
+            concat_ws(
+                ', ',
+                teams.a_scorers,
+                case when latest.team_a_own_goals > 0 then 'OG (' || latest.team_a_own_goals || ')' end
+            ) as team_a_scorers,
+            concat_ws(
+                ', ',
+                teams.b_scorers,
+                case when latest.team_b_own_goals > 0 then 'OG (' || latest.team_b_own_goals || ')' end
+            ) as team_b_scorers,
+            milestone.games as game_milestones,
+            milestone.goals as goal_milestones,
+            coalesce(season_goals.entries, '[]') as season_goal_leaders,
+            coalesce(season_points.entries, '[]') as season_fantasy_leaders,
+            coalesce(half_goals.entries, '[]') as half_season_goal_leaders,
+            coalesce(half_points.entries, '[]') as half_season_fantasy_leaders,
+            (
+                select form.player_id
+                from form
+                order by points desc, goals desc, conceded, clean_sheets desc, heavy_wins desc, heavy_losses, name
+                limit 1
+            ) as on_fire_player_id,
+            (
+                select form.player_id
+                from form
+                order by points, goals, conceded desc, clean_sheets, heavy_wins, heavy_losses desc, name
+                limit 1
+            ) as grim_reaper_player_id,
+            (
+                select
+                    coalesce(
+                        jsonb_agg(
+                            jsonb_build_object('name', name, 'streak_type', kind, 'streak_count', length)
+                            order by length desc, name
+                        ),
+                        '[]'
+                    )
+                from current_streak
+                where kind is not null
+            ) as streaks,
+            (
+                select
+                    coalesce(
+                        jsonb_agg(
+                            jsonb_build_object('name', name, 'matches_with_goals', matches, 'goals_in_streak', goals)
+                            order by matches desc, goals desc, name
+                        ),
+                        '[]'
+                    )
+                from goal_streak
+            ) as goal_streaks,
+            feat_list.entries as feat_breaking_data,
+            jsonb_build_object(
+                'win_streak_threshold', min_win,
+                'unbeaten_streak_threshold', min_unbeaten,
+                'loss_streak_threshold', min_loss,
+                'winless_streak_threshold', min_winless,
+                'goal_streak_threshold', min_scoring,
+                'game_milestone_threshold', game_step,
+                'goal_milestone_threshold', goal_step
+            ) as config_values
+        from latest
+        cross join teams
+        cross join milestone
+        cross join feat_list
+        left join leader_list as season_goals on season_goals.period = 'season' and season_goals.metric = 'goals'
+        left join leader_list as season_points on season_points.period = 'season' and season_points.metric = 'points'
+        left join leader_list as half_goals on half_goals.period = 'half' and half_goals.metric = 'goals'
+        left join leader_list as half_points on half_points.period = 'half' and half_points.metric = 'points'
+    ),
+    stale as (
+        delete from public.aggregated_match_report as stored
+        where stored.tenant_id = target_tenant_id
+            and not exists (select from fresh where fresh.match_id = stored.match_id)
+    )
+    insert into public.aggregated_match_report (
+        match_id, tenant_id, match_date, team_a_score, team_b_score, team_a_players, team_b_players, team_a_scorers,
+        team_b_scorers, game_milestones, goal_milestones, season_goal_leaders, season_fantasy_leaders,
+        half_season_goal_leaders, half_season_fantasy_leaders, on_fire_player_id, grim_reaper_player_id, streaks,
+        goal_streaks, feat_breaking_data, config_values
+    )
+    select * from fresh
+    except
+    select
+        match_id, tenant_id, match_date, team_a_score, team_b_score, team_a_players, team_b_players, team_a_scorers,
+        team_b_scorers, game_milestones, goal_milestones, season_goal_leaders, season_fantasy_leaders,
+        half_season_goal_leaders, half_season_fantasy_leaders, on_fire_player_id, grim_reaper_player_id, streaks,
+        goal_streaks, feat_breaking_data, config_values
+    from public.aggregated_match_report
+    where tenant_id = target_tenant_id
+    on conflict (match_id) do update set
+        tenant_id = excluded.tenant_id,
+        match_date = excluded.match_date,
+        team_a_score = excluded.team_a_score,
+        team_b_score = excluded.team_b_score,
+        team_a_players = excluded.team_a_players,
+        team_b_players = excluded.team_b_players,
+        team_a_scorers = excluded.team_a_scorers,
+        team_b_scorers = excluded.team_b_scorers,
+        game_milestones = excluded.game_milestones,
+        goal_milestones = excluded.goal_milestones,
+        season_goal_leaders = excluded.season_goal_leaders,
+        season_fantasy_leaders = excluded.season_fantasy_leaders,
+        half_season_goal_leaders = excluded.half_season_goal_leaders,
+        half_season_fantasy_leaders = excluded.half_season_fantasy_leaders,
+        on_fire_player_id = excluded.on_fire_player_id,
+        grim_reaper_player_id = excluded.grim_reaper_player_id,
+        streaks = excluded.streaks,
+        goal_streaks = excluded.goal_streaks,
+        feat_breaking_data = excluded.feat_breaking_data,
+        config_values = excluded.config_values,
+        last_updated = excluded.last_updated;
+
+    perform stats_pipeline.stamp_cache(target_tenant_id, 'match_report', 'match_report');
+end;
+$$;
+
+revoke all on function public.update_aggregated_match_report_cache(uuid) from public, anon, authenticated;
+grant execute on function public.update_aggregated_match_report_cache(uuid) to service_role;
