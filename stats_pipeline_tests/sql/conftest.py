@@ -1,0 +1,28 @@
+"""Fixtures for the tests of the SQL: one database per module, and a transaction per test that is rolled back."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import Connection
+
+
+@pytest.fixture(scope="module")
+def stats_url(create_database: Callable[..., str], template: str) -> str:
+    """A database with the reference stats, no rows, for the tests of one module."""
+    return create_database(template)
+
+
+@pytest.fixture(scope="module")
+def stats_connection(stats_url: str) -> Iterator[Connection[Any]]:
+    """An autocommit connection that keeps its cached plans for the module; tests undo what they write."""
+    with psycopg.connect(stats_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def stats(stats_connection: Connection[Any]) -> Iterator[Connection[Any]]:
+    """The module's connection inside a transaction that ends with the test."""
+    with stats_connection.transaction(force_rollback=True):
+        yield stats_connection
