@@ -5,15 +5,14 @@ One `Database` per process; it opens connections when they are used, not before.
 """
 
 import functools
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg import Connection
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -45,23 +44,11 @@ class Database:
             max_idle=60,
             timeout=CONNECT_TIMEOUT,
             open=False,
-            kwargs=self._connect_arguments(),
+            kwargs=_arguments(application_name=application_name, autocommit=True),
             configure=_configure,
             check=ConnectionPool.check_connection,
             connection_class=Connection[DictRow],
         )
-
-    def _connect_arguments(self) -> dict[str, Any]:
-        return {
-            "autocommit": True,
-            "row_factory": dict_row,
-            "prepare_threshold": None,  # prepared statements do not survive a transaction pooler
-            "connect_timeout": CONNECT_TIMEOUT,
-            "application_name": self._application_name,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-        }
 
     def __enter__(self) -> Self:
         self._pool.open()
@@ -96,7 +83,7 @@ class Database:
 
     def dedicated_connection(self) -> Connection[DictRow]:
         """A connection of the caller's own, outside the pool: for LISTEN and for session-level locks."""
-        return connect(self.url, **self._connect_arguments())
+        return connect(self.url, autocommit=True, application_name=self._application_name)
 
     @property
     def can_listen(self) -> bool:
@@ -111,18 +98,33 @@ class Database:
         return f"no connection to {describe(self.url)} became free within {CONNECT_TIMEOUT} seconds"
 
 
-def connect(url: str, **arguments: Any) -> Connection[Any]:
+def connect(url: str, *, autocommit: bool = False, application_name: str = "stats-pipeline") -> Connection[DictRow]:
     """One configured connection. Raises `DatabaseUnavailable` naming the host, never the password."""
     try:
-        connection = psycopg.connect(url, **{"connect_timeout": CONNECT_TIMEOUT, **arguments})
+        connection = Connection[DictRow].connect(
+            url, **_arguments(application_name=application_name, autocommit=autocommit)
+        )
     except psycopg.OperationalError as error:
-        reason = one_line(error).replace(conninfo_to_dict(url).get("password") or "\0", "***")
+        reason = one_line(error).replace(str(conninfo_to_dict(url).get("password") or "\0"), "***")
         raise DatabaseUnavailable(
             f"STATS_DATABASE_URL: {describe(url)} does not let us in: {reason}. "
             "Check host, port, user, password and sslmode"
         ) from None
     _configure(connection)
     return connection
+
+
+def _arguments(*, application_name: str, autocommit: bool) -> dict[str, Any]:
+    return {
+        "autocommit": autocommit,
+        "row_factory": dict_row,
+        "prepare_threshold": None,  # prepared statements do not survive a transaction pooler
+        "connect_timeout": CONNECT_TIMEOUT,
+        "application_name": application_name,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }
 
 
 def _configure(connection: Connection[Any]) -> None:
@@ -154,11 +156,8 @@ def sqlalchemy_url(url: str, *, schema: str) -> str:
     parts = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
     parts["options"] = f"{parts.get('options', '')} -csearch_path={schema}".strip()
     user, password, name = (parts.pop(key, "") for key in ("user", "password", "dbname"))
-    from sqlalchemy import URL  # noqa: PLC0415  # only where Dagster, which brings SQLAlchemy, is in use
-
-    return URL.create("postgresql+psycopg2", user, password or None, None, None, name, parts).render_as_string(
-        hide_password=False
-    )
+    address = f"{quote(user, safe='')}:{quote(password, safe='')}@/{quote(name, safe='')}"
+    return f"postgresql+psycopg2://{address}?{urlencode(parts)}"
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Everything this project raises on purpose, and the one mapping from SQLSTATE to "try again" or "give up".
+"""Everything this project raises on purpose, and the one place that reads a SQLSTATE as "try again" or "give up".
 
 A message here is one line, names the setting or field, and says what to do: the CLI prints it as it is.
 Nothing in this module talks to a database or to Dagster.
@@ -38,24 +38,18 @@ class LeaseLost(StatsPipelineError):
 LEASE_LOST_SQLSTATE = "SP001"
 INVALID_JOB_SQLSTATE = "22023"
 
-# Classes and codes that another attempt can cure: the server went away or was busy, or two transactions collided.
+# What gives the same answer each time: wrong data or argument, missing object or right, wrong login, missing feature.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-_TRANSIENT_CLASSES = {"08", "40", "53", "57", "58"}
-_TRANSIENT_CODES = {"55P03", "55006", "25P03", "25P04"}
+_PERMANENT_CLASSES = {"0A", "22", "28", "2F", "3D", "3F", "42"}
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed when it is simply made again.
+def is_permanent(error: BaseException) -> bool:
+    """Whether making the same call again is pointless, by the error's SQLSTATE.
 
-    A statement that ran into its own timeout (57014) counts as transient: the server may have been busy. An error
-    without a SQLSTATE is a lost connection when psycopg calls it operational. Everything else, such as a missing
-    function, a missing right or a bad argument, gives the same answer each time.
+    Lost connections (no SQLSTATE, or class 08 and 57P), deadlocks (40), full resources (53), timeouts (57014), and
+    errors that a function raises itself (P0001) may all be gone the next time.
     """
-    if not isinstance(error, psycopg.Error):
-        return False
-    if error.sqlstate is None:
-        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return error.sqlstate[:2] in _TRANSIENT_CLASSES or error.sqlstate in _TRANSIENT_CODES
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in _PERMANENT_CLASSES
 
 
 def one_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from croniter import croniter
 from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, StatsFunction, select_functions
@@ -24,7 +25,9 @@ SQL_ROOT = PROJECT_ROOT / "sql"
 class Settings(BaseSettings):
     """All settings. Durations are seconds."""
 
-    model_config = SettingsConfigDict(env_file=PROJECT_ROOT / ".env", extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=PROJECT_ROOT / ".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
 
     # Database. Unset means the embedded PostgreSQL in the state folder.
     database_url: SecretStr | None = Field(None, validation_alias="STATS_DATABASE_URL")
@@ -110,6 +113,6 @@ def load() -> Settings:
         raise SettingsError("; ".join(_explain(problem) for problem in error.errors(include_input=False))) from None
 
 
-def _explain(problem: dict) -> str:  # type: ignore[type-arg]
+def _explain(problem: ErrorDetails) -> str:
     variable = str(problem["loc"][0]) if problem["loc"] else ""
     return f"{variable} {problem['msg'].removeprefix('Value error, ')}".strip()

@@ -4,7 +4,7 @@
 -- Raises SP001 if the lease was void before the run came, or the run has been replaced since.
 create or replace function stats_pipeline.claim_run(
     dagster_run_id text,
-    leased_run bigint,
+    leased_run uuid,
     run_functions text[],
     run_tenant uuid,
     payload jsonb
@@ -61,4 +61,4 @@ begin
 end;
 $$;
 
-revoke all on function stats_pipeline.claim_run(text, bigint, text[], uuid, jsonb) from public, anon, authenticated;
+revoke all on function stats_pipeline.claim_run(text, uuid, text[], uuid, jsonb) from public, anon, authenticated;

@@ -2,7 +2,7 @@
 -- while fewer than max_runs runs are open. Their messages stay invisible for lease_seconds; a lease that no run has
 -- claimed by then is void, and its jobs are handed out again. One transaction; callers take turns.
 create or replace function stats_pipeline.lease_jobs(lease_seconds integer, max_runs integer)
-returns table (lease_id bigint, tenant_id uuid, jobs integer)
+returns table (lease_id uuid, tenant_id uuid, jobs integer)
 language plpgsql set search_path = '' as $$
 #variable_conflict use_column
 begin
@@ -31,13 +31,13 @@ begin
         insert into stats_pipeline.run (tenant_id, job_ids, lease_until)
         select w.tenant_id, w.job_ids, now() + make_interval(secs => lease_seconds)
         from waiting as w
-        order by w.first_msg_id
         returning id, tenant_id, job_ids
     )
 
     select l.id, l.tenant_id, cardinality(l.job_ids)
     from leased as l
-    order by l.id;
+    join waiting as w on w.tenant_id is not distinct from l.tenant_id
+    order by w.first_msg_id;
 
     perform pgmq.set_vt('stats_update'::text, j.msg_id, lease_seconds)
     from stats_pipeline.run as r

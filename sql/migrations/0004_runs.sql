@@ -21,7 +21,7 @@ order by coalesce(tenant_id::text, 'default'), job_payload ->> 'requestId', crea
 
 -- One row from the moment jobs are leased for a tenant, or a run launched by hand starts, to the end of its computing.
 create table stats_pipeline.run (
-    id bigint generated always as identity primary key,
+    id uuid primary key default gen_random_uuid(), -- the lease; never the same after a restore
     tenant_id uuid,
     tenant_key text not null generated always as (coalesce(tenant_id::text, 'default')) stored,
     job_ids uuid[] not null,

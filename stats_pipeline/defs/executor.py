@@ -104,12 +104,12 @@ class ThreadExecutor(dg.Executor):
                 yield dg.DagsterEvent.capture_logs(
                     job_context, execution_plan.step_keys_to_execute, log_key, log_context
                 )
-            except Exception:  # noqa: BLE001 - a run is worth more than its log
+            except Exception:
                 yield from _handle_compute_log_setup_error(job_context, sys.exc_info())
             yield from self._execute_steps(job_context, execution_plan)
             try:
                 capture.close()
-            except Exception:  # noqa: BLE001
+            except Exception:
                 yield from _handle_compute_log_teardown_error(job_context, sys.exc_info())
 
     def _execute_steps(
@@ -182,7 +182,7 @@ def _execute_step(step_context: StepExecutionContext, reports: _Reports, interru
             if not interrupted.is_set():
                 for event in _trigger_hook(step_context, events):
                     reports.put((step_context, event))
-    except BaseException as exc:  # noqa: BLE001 - raised again by the main thread
+    except BaseException as exc:
         error = exc
     reports.put((step_context, error))
 

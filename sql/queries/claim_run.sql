@@ -1,0 +1,4 @@
+-- Start computing, or find out that a sibling op of the same run has started already.
+select tenant_id, job_ids
+from stats_pipeline.claim_run(
+    %(run_id)s::text, %(lease_id)s::uuid, %(functions)s::text[], %(tenant_id)s::uuid, %(payload)s::jsonb);

@@ -1,0 +1,6 @@
+-- Whether the reference stats are ours, what is in them, and for which day the demo's league was made.
+select
+    exists (select from stats_pipeline.migration where kind = 'stats') as is_reference,
+    (select count(*) from public.players) as players,
+    (select count(*) from public.matches) as matches,
+    (select checksum from stats_pipeline.migration where kind = 'demo' and name = 'league') as loaded_for;

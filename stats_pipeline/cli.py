@@ -1,0 +1,248 @@
+"""The command line. Each command is a few lines: what it does is in the modules it calls.
+
+Errors that the user can put right are one line on standard error and exit code 1; a wrong option is exit code 2.
+"""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any, NoReturn
+from uuid import UUID, uuid4
+
+import typer
+from rich.live import Live
+
+from stats_pipeline import console, database, job_status, migrate, services, settings
+from stats_pipeline.errors import StatsPipelineError
+from stats_pipeline.models import Enqueued, Payload
+
+app = typer.Typer(
+    help="Refreshes a football club's player statistics: a queue in front, Dagster behind.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what the user can put right into one line and exit code 1, and Ctrl-C into exit code 130."""
+    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    try:
+        yield
+    except StatsPipelineError as error:
+        console.err.print(f"[red]Error:[/red] {error}", soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _database() -> Iterator[tuple[settings.Settings, database.Database]]:
+    """The database for a command that only needs it for a moment; the embedded one is started if it has to be."""
+    with one_line_errors():
+        loaded = settings.load()
+        with services.database_for(loaded) as url, database.Database(url) as opened:
+            if loaded.database_url is None:
+                services.migrated(loaded, url)
+            yield loaded, opened
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+@app.command()
+def up() -> None:
+    """Run everything until Ctrl-C: the database if it is the embedded one, migrations, Dagster's daemon and UI."""
+    with one_line_errors():
+        loaded = settings.load()
+        say = console.err.print
+        with services.single_instance(loaded):
+            services.check_port_is_free(loaded.host, loaded.ui_port, "STATS_UI_PORT")
+            with services.database_for(loaded) as url:
+                services.migrated(loaded, url)
+                with services.dagster_running(loaded, url, say=say) as running:
+                    say(f"[green]Up.[/green] Dagster UI: {running.ui_url} · Ctrl-C stops")
+                    say(f"Database: {database.describe(url)}")
+                    if loaded.app_url is None:
+                        say("Cache invalidation is [yellow]not configured[/yellow]: set NEXT_PUBLIC_APP_URL")
+                    running.supervisor.watch()
+
+
+@app.command()
+def demo(
+    exit_: Annotated[
+        bool, typer.Option("--exit", help="Stop after the job; exit code 0 only if all went well.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Like `up`, plus a made-up league, one post-match job followed live to its end, and its results.
+
+    The app is played by a small HTTP server of the demo's own, which checks the key and counts the tags.
+    """
+    from stats_pipeline.demo import receiver, story  # noqa: PLC0415  # a server and a generator nobody else needs
+
+    with one_line_errors():
+        loaded = settings.load()
+        today = datetime.now(UTC).date()
+        with services.single_instance(loaded), receiver.receiving() as app_server:
+            services.check_port_is_free(loaded.host, loaded.ui_port, "STATS_UI_PORT")
+            app_settings = {"NEXT_PUBLIC_APP_URL": app_server.url, "INTERNAL_API_KEY": app_server.key}
+            say = console.err.print
+            say("Starting the database …")
+            with services.database_for(loaded) as url, database.Database(url) as opened:
+                with opened.connection() as connection:
+                    migrate.migrate(connection, reference_stats=True)
+                    say(story.prepare_league(connection, today))
+                with services.dagster_running(
+                    loaded, url, say=say, extra_environment=app_settings, log_to_files=True
+                ) as running:
+                    with opened.connection() as connection:
+                        job_id = story.play_and_enqueue(connection, today)
+                    job = console.follow_job(opened, job_id, loaded.functions, timeout=story.JOB_TIMEOUT)
+                    result = story.outcome(job, app_server)
+                    if as_json:
+                        _print_json(asdict(result))
+                    else:
+                        story.show_tables(opened, loaded.functions)
+                        console.out.print(
+                            f"Job {result.status}: started {result.seconds_to_start} s and over "
+                            f"{result.seconds_to_complete} s after it was enqueued; "
+                            f"{len(result.delivered_tags)} cache tags received by the demo's app."
+                        )
+                    good = result.is_complete(loaded.functions)
+                    if not good:
+                        reason = job.error_message or job.status
+                        say(f"[red]The job did not succeed:[/red] {reason}; logs in {loaded.home}/logs")
+                    if not exit_:
+                        say(f"Dagster UI: {running.ui_url} · Ctrl-C stops")
+                        running.supervisor.watch()
+        if not good:
+            raise typer.Exit(1)
+
+
+@app.command("migrate")
+def migrate_command(
+    reference_stats: Annotated[
+        bool,
+        typer.Option(help="Also install the reference tables and stats functions, in a database that has none."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring the database to this version. Safe to repeat, and beside an app's own tables."""
+    with one_line_errors():
+        loaded = settings.load()
+        with services.database_for(loaded) as url, database.connect(url, autocommit=True) as connection:
+            applied = migrate.migrate(connection, reference_stats=reference_stats or loaded.database_url is None)
+        if as_json:
+            _print_json(asdict(applied))
+            return
+        for kind, names in asdict(applied).items():
+            console.out.print(f"{kind.replace('_', ' ')}: {', '.join(names) or 'nothing to do'}")
+
+
+@app.command()
+def enqueue(
+    trigger: Annotated[str, typer.Option(help="post-match, admin or cron.")] = "admin",
+    match_id: Annotated[int | None, typer.Option(help="The match, for post-match.")] = None,
+    request_id: Annotated[str | None, typer.Option(help="Repeating one enqueues nothing. Default: a new UUID.")] = None,
+    user_id: Annotated[str | None, typer.Option(help="Who asked, for the audit trail.")] = None,
+    tenant_id: Annotated[str | None, typer.Option(help="The club; default: the database's default tenant.")] = None,
+    payload: Annotated[str | None, typer.Option(help="The whole payload as JSON, in place of the options.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end; exit code 1 if it fails.")] = False,
+    timeout: Annotated[float, typer.Option(help="With --wait: give up after so many seconds.", min=1)] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Enqueue a refresh and print its job id. Something must be `up` to work on it."""
+    with _database() as (loaded, opened):
+        given = (
+            _parse_payload(payload)
+            if payload is not None
+            else Payload(
+                triggered_by=trigger,
+                request_id=request_id if request_id is not None else str(uuid4()),
+                match_id=match_id,
+                user_id=user_id,
+                tenant_id=tenant_id,
+                timestamp=datetime.now(UTC),
+            ).as_json()
+        )
+        with opened.connection() as connection:
+            answer = job_status.enqueue(connection, given)
+        _show_enqueued(loaded, opened, answer, wait=wait, timeout=timeout, as_json=as_json)
+
+
+def _parse_payload(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise StatsPipelineError(
+            f'--payload is no JSON ({error}); give one object, such as \'{{"triggeredBy": "admin", "requestId": "1"}}\''
+        ) from None
+
+
+@app.command()
+def retry(
+    job_id: Annotated[UUID, typer.Argument(help="A failed job.")],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the new job to its end; exit code 1 if it fails.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="With --wait: give up after so many seconds.", min=1)] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Enqueue a failed job again, as a new job that names the old one."""
+    with _database() as (loaded, opened):
+        with opened.connection() as connection:
+            answer = job_status.retry(connection, job_id)
+        _show_enqueued(loaded, opened, answer, wait=wait, timeout=timeout, as_json=as_json)
+
+
+def _show_enqueued(
+    loaded: settings.Settings, opened: database.Database, answer: Enqueued, *, wait: bool, timeout: float, as_json: bool
+) -> None:
+    job = console.follow_job(opened, answer.job_id, loaded.functions, timeout=timeout) if wait else None
+    if as_json:
+        shown = answer if job is None else answer.model_copy(update={"status": job.status})
+        _print_json(shown.model_dump(mode="json", by_alias=True))
+    elif job is None:
+        console.out.print(f"{answer.message}: {answer.job_id} ({answer.status})")
+    if job is not None and job.status != "completed":
+        reason = job.error_message if job.is_over else f"still {job.status} after {timeout:g} seconds; is `up` running?"
+        raise StatsPipelineError(f"job {job.id}: {reason}")
+
+
+@app.command()
+def jobs(
+    limit: Annotated[int, typer.Option(help="How many of the newest.", min=1, max=1000)] = 10,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing them until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the newest jobs, newest first."""
+    with _database() as (_, opened):
+
+        def read() -> list[Any]:
+            with opened.connection() as connection:
+                return job_status.list_jobs(connection, limit=limit)
+
+        if as_json:
+            _print_json([job.model_dump(mode="json") for job in read()])
+        elif watch:
+            with Live(console.jobs_table(read()), console=console.out, auto_refresh=False) as live:
+                while True:
+                    time.sleep(1)
+                    live.update(console.jobs_table(read()), refresh=True)
+        else:
+            found = read()
+            console.out.print(console.jobs_table(found) if found else "No background jobs found")

@@ -1,0 +1,120 @@
+"""What the command line shows: a job followed live, the table of jobs, the tables of statistics.
+
+Everything is written to standard error or, as the command's result, to standard output; nothing here changes anything.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from stats_pipeline import job_status
+from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.database import Database
+from stats_pipeline.models import Job
+
+out = Console()
+err = Console(stderr=True)
+
+_COLORS = {"queued": "yellow", "processing": "blue", "completed": "green", "failed": "red"}
+_MARKS = {"success": ("✓", "green"), "failed": ("✗", "red"), "retrying": ("↻", "yellow"), None: ("·", "dim")}
+_LOOK_SECONDS = 0.1
+
+
+def follow_job(database: Database, job_id: UUID, functions: Sequence[StatsFunction], *, timeout: float) -> Job:
+    """Show a job's functions live until it is over or `timeout` seconds have passed; the job as it then is."""
+    deadline = time.monotonic() + timeout
+    job = _get(database, job_id)
+    with Live(function_table(job, functions), console=err, refresh_per_second=10, transient=False) as live:
+        while not job.is_over and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+            job = _get(database, job_id)
+            live.update(function_table(job, functions))
+    return job
+
+
+def _get(database: Database, job_id: UUID) -> Job:
+    with database.connection() as connection:
+        return job_status.get_job(connection, job_id)
+
+
+def function_table(job: Job, functions: Iterable[StatsFunction]) -> Table:
+    """The state of each function of a job."""
+    table = Table(
+        title=Text.assemble("Job ", str(job.id), "  ", (job.status, _COLORS[job.status])), title_justify="left"
+    )
+    for column in ("", "Function", "Took", "Tries", "Fills"):
+        table.add_column(column, justify="right" if column in ("Took", "Tries") else "left")
+    results: dict[str, Any] = (job.results or {}).get("functions", {})
+    for function in functions:
+        result = results.get(function.rpc, {})
+        mark, color = _MARKS[result.get("status")]
+        table.add_row(
+            Text(mark, style=color),
+            function.rpc,
+            f"{result['duration_ms']} ms" if result else "",
+            str(result.get("attempts", "")),
+            result.get("error") or ", ".join(function.tables),
+        )
+    return table
+
+
+def jobs_table(jobs: Iterable[Job]) -> Table:
+    """The job table, with the columns of the app's admin page."""
+    table = Table()
+    for column in ("Job", "Trigger", "Status", "Enqueued", "Started", "Duration", "Attempts", "Error"):
+        table.add_column(column, overflow="fold" if column == "Error" else "ellipsis", no_wrap=column != "Error")
+    for job in jobs:
+        match = job.job_payload.get("matchId")
+        table.add_row(
+            str(job.id),
+            f"{job.job_payload.get('triggeredBy', '?')}{f' (Match {match})' if match else ''}",
+            Text(job.status, style=_COLORS[job.status]),
+            _clock(job.created_at),
+            _clock(job.started_at),
+            duration(job),
+            str(job.attempts),
+            job.error_message or "",
+        )
+    return table
+
+
+def duration(job: Job) -> str:
+    """From start to end, in seconds, as the app's admin page shows it."""
+    if job.started_at is None:
+        return "N/A"
+    if job.completed_at is None:
+        return "In progress…"
+    return f"{(job.completed_at - job.started_at).total_seconds():.1f} s"
+
+
+def _clock(moment: datetime | None) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else "N/A"
+
+
+def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Any rows, under the names of their columns."""
+    table = Table(title=title, title_justify="left")
+    for column in rows[0] if rows else ():
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callable[[str], None]]:
+    """Say what is going on: a spinner on a terminal, one line each elsewhere."""
+    if not err.is_terminal:
+        err.print(text)
+        yield err.print
+        return
+    with err.status(text) as status:
+        yield status.update

@@ -1,0 +1,29 @@
+"""What Dagster loads. This module only assembles; each part has a module of its own in `defs/`."""
+
+import dagster as dg
+
+from stats_pipeline import settings as settings_module
+from stats_pipeline.defs.assets import build_source_assets, build_stats_assets
+from stats_pipeline.defs.executor import thread_executor
+from stats_pipeline.defs.jobs import build_stats_job
+from stats_pipeline.defs.resources import Refresh
+from stats_pipeline.defs.schedules import build_nightly_schedule
+from stats_pipeline.defs.sensors import build_queue_sensor
+from stats_pipeline.settings import Settings
+
+
+def build_defs(settings: Settings | None = None) -> dg.Definitions:
+    """All definitions for the given settings, by default those of the environment. Opens no connection."""
+    settings = settings or settings_module.load()
+    stats_assets = build_stats_assets(settings.functions)
+    return dg.Definitions(
+        assets=[*build_source_assets(settings.functions), *stats_assets],
+        jobs=[build_stats_job(stats_assets)],
+        sensors=[build_queue_sensor(settings)],
+        schedules=[build_nightly_schedule(settings)],
+        resources={"refresh": Refresh()},
+        executor=thread_executor,  # also for a table refreshed alone from the UI
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,81 @@
+"""One op per stats function, made by one factory.
+
+The op claims, calls the SQL function and reports; the SQL function does the work. What follows an outcome is in
+`hooks.py`, how ops become assets in `assets.py`.
+"""
+
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+import psycopg
+
+from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.defs.resources import Refresh
+from stats_pipeline.errors import LeaseLost, StatsPipelineError, is_permanent, one_line
+
+# Three tries: now, after about a second, after about two more.
+RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+
+def build_stats_op(function: StatsFunction, upstream_tables: tuple[str, ...]) -> dg.OpDefinition:
+    """The op for one catalog entry: inputs are the tables it reads, outputs the tables it fills."""
+
+    @dg.op(
+        name=function.rpc,
+        description=function.summary,
+        ins={table: dg.In(dg.Nothing) for table in (*function.reads, *upstream_tables)},
+        out={table: dg.Out(dg.Nothing) for table in function.tables},
+        retry_policy=RETRY_POLICY,
+        tags={"stats/timeout_seconds": str(function.timeout_seconds)},
+    )
+    def stats_op(context: dg.OpExecutionContext, refresh: Refresh) -> Iterator[dg.Output[None]]:
+        attempt = context.retry_number + 1
+        started = time.monotonic()
+        try:
+            claimed = refresh.claim(context.run, selected_rpcs(context))
+            milliseconds, rows = refresh.compute(function, claimed, attempt=attempt)
+        except LeaseLost as error:
+            raise dg.Failure(f"Stopped: {error}", allow_retries=False) from error
+        except (psycopg.Error, StatsPipelineError) as error:
+            elapsed = round((time.monotonic() - started) * 1000)
+            _record_failed_try(context, refresh, function, attempt, elapsed, error)
+            if is_permanent(error):
+                raise dg.Failure(one_line(error), allow_retries=False) from error
+            raise
+        for table in function.tables:
+            yield dg.Output(
+                None,
+                output_name=table,
+                metadata={
+                    "rows": rows[table],
+                    "seconds": milliseconds / 1000,
+                    "attempt": attempt,
+                    "jobs": [str(job_id) for job_id in claimed.job_ids],
+                },
+            )
+
+    return stats_op
+
+
+def selected_rpcs(context: dg.OpExecutionContext) -> list[str]:
+    """The functions this run calls: all of its job's, or the ones selected in the UI."""
+    steps = context.run.step_keys_to_execute
+    return sorted(steps) if steps else sorted(context.job_def.graph.node_dict)
+
+
+def _record_failed_try(
+    context: dg.OpExecutionContext,
+    refresh: Refresh,
+    function: StatsFunction,
+    attempt: int,
+    elapsed_ms: int,
+    error: Exception,
+) -> None:
+    """The try has failed already: when noting it fails too, say so and let the first error be the one that counts."""
+    try:
+        refresh.record_failed_try(
+            context.run_id, function.rpc, attempt=attempt, duration_ms=elapsed_ms, problem=one_line(error)
+        )
+    except (psycopg.Error, StatsPipelineError) as second:
+        context.log.warning("The failed try could not be recorded: %s", one_line(second))

@@ -1,0 +1,123 @@
+"""The outside world of a run: its database and the app's cache route.
+
+Both open connections when they are used, not when Dagster loads the definitions, and both are shared by the threads
+of a run. Settings are read here, in the process that runs, so that none of them passes through run config.
+"""
+
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Self
+from uuid import UUID
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from stats_pipeline import database, job_status, outbox, settings
+from stats_pipeline.cache import CacheClient
+from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.models import Claim, Delivery, Payload
+
+LEASE_TAG = "stats/lease"
+TENANT_TAG = "stats/tenant"
+JOBS_TAG = "stats/jobs"
+
+# A run that was launched by hand waits this many seconds for the tenant's open run to end.
+BUSY_TIMEOUT = 600
+
+
+class Refresh(dg.ConfigurableResource[Any]):
+    """What the ops and hooks of one run do, each by one call: claim, compute, record, deliver."""
+
+    _settings: settings.Settings = PrivateAttr()
+    _database: database.Database = PrivateAttr()
+    _cache: CacheClient | None = PrivateAttr(default=None)
+    _claim: Claim | None = PrivateAttr(default=None)
+    _claiming: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self, None, None]:
+        """Hold the connections for as long as the run's process needs the resource."""
+        self._settings = settings.load()
+        name = f"stats-pipeline run {context.run_id[:8]}" if context.run_id else "stats-pipeline"
+        # One for each op that computes, one for a hook that settles meanwhile.
+        connections = len(self._settings.functions) + 1
+        url = database.database_url(self._settings)
+        with database.Database(url, max_connections=connections, application_name=name) as self._database:
+            self._cache = CacheClient(self._settings) if self._settings.app_url else None
+            try:
+                yield self
+            finally:
+                if self._cache is not None:
+                    self._cache.close()
+
+    def claim(self, run: dg.DagsterRun, functions: list[str]) -> Claim:
+        """Claim the run's jobs, once per process; its other ops get the first one's answer.
+
+        Waits while another run of the tenant is open. Raises `LeaseLost` if this run is no longer wanted, and
+        `TimeoutError` after ten minutes of waiting.
+        """
+        with self._claiming:
+            if self._claim is None:
+                self._claim = self._wait_for_claim(run, functions)
+            return self._claim
+
+    def _wait_for_claim(self, run: dg.DagsterRun, functions: list[str]) -> Claim:
+        # A re-execution copies its parent's tags, but the lease was the parent's.
+        lease = run.tags.get(LEASE_TAG) if run.parent_run_id is None else None
+        tenant = run.tags.get(TENANT_TAG)
+        payload = Payload(triggered_by="admin", request_id=run.run_id, user_id="dagster", tenant_id=tenant)
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        with self._database.dedicated_connection() as connection:
+            if self._database.can_listen:
+                connection.execute("listen stats_pipeline_work")
+            while True:
+                claimed = job_status.claim(
+                    connection,
+                    run_id=run.run_id,
+                    lease_id=UUID(lease) if lease else None,
+                    functions=functions,
+                    tenant_id=UUID(tenant) if tenant else None,
+                    payload=payload.as_json(),
+                )
+                if claimed is not None:
+                    return claimed
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"another run of this tenant has been open for {BUSY_TIMEOUT} seconds")
+                for _ in connection.notifies(timeout=1, stop_after=1):
+                    pass
+
+    def compute(self, function: StatsFunction, claimed: Claim, *, attempt: int) -> tuple[int, dict[str, int]]:
+        """Call one stats function; milliseconds and rows per table."""
+        return job_status.compute(self._database, function, claimed, attempt=attempt)
+
+    def record_failed_try(self, run_id: str, rpc: str, *, attempt: int, duration_ms: int, problem: str) -> None:
+        """Note a failed try, and show it in the job's row."""
+        job_status.record_failed_try(
+            self._database, run_id=run_id, rpc=rpc, attempt=attempt, duration_ms=duration_ms, problem=problem
+        )
+        self.settle(run_id)
+
+    def fail(self, run_id: str, rpc: str, problem: str) -> None:
+        """Note that a function has failed for good, and settle."""
+        self._database.run("fail_function", run_id=run_id, rpc=rpc, error=problem)
+        self.settle(run_id)
+
+    def deliver(self, run_id: str, rpc: str) -> Delivery:
+        """Hand a function's due tags to the app, and settle, whatever the app said."""
+        delivery = outbox.NOTHING_DUE
+        if self._cache is not None:
+            delivery = outbox.deliver(self._database, self._cache, run_id=run_id, rpc=rpc)
+        self.settle(run_id)
+        return delivery
+
+    def settle(self, run_id: str) -> None:
+        """End the run's jobs if nothing is left to do."""
+        with self._database.connection() as connection:
+            job_status.settle(
+                connection,
+                run_id=run_id,
+                cache_configured=self._cache is not None,
+                cache_deadline=self._settings.cache_deadline,
+            )

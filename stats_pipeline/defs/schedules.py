@@ -1,0 +1,42 @@
+"""The nightly refresh: one job per tenant, enqueued like any other, and launched by the tick that enqueued it.
+
+Enqueuing and leasing are one transaction, so the queue sensor cannot be quicker and the tick shows the run it
+started. If that run never starts, the lease expires and the queue sensor takes the job.
+"""
+
+from datetime import UTC
+
+import dagster as dg
+
+from stats_pipeline import database, job_status
+from stats_pipeline.defs.jobs import JOB_NAME
+from stats_pipeline.defs.sensors import run_requests
+from stats_pipeline.models import Payload
+from stats_pipeline.settings import Settings
+
+
+def build_nightly_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """A schedule that is running by default, at `STATS_CRON` in `STATS_TIMEZONE`."""
+
+    @dg.schedule(
+        name="nightly_stats",
+        job_name=JOB_NAME,
+        cron_schedule=settings.cron,
+        execution_timezone=settings.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Refreshes every tenant once, whether or not there was a match.",
+    )
+    def nightly_stats(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        # The time the tick was due, not the time it runs: a tick that is evaluated twice finds its own job.
+        request_id = f"nightly-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+        url = database.database_url(settings)
+        with database.connect(url) as connection:
+            for tenant in settings.tenants or (None,):
+                payload = Payload(triggered_by="cron", request_id=request_id, tenant_id=str(tenant) if tenant else None)
+                job_status.enqueue(connection, payload.as_json())
+            leases = job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+        if not leases:
+            return dg.SkipReason("Enqueued; the queue sensor launches it when the open runs have ended")
+        return list(run_requests(leases))
+
+    return nightly_stats

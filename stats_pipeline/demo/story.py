@@ -1,0 +1,98 @@
+"""The demo: a made-up league, one post-match job through the real parts, and what came out of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg import Connection
+
+from stats_pipeline import console, job_status
+from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.database import Database, run, run_one
+from stats_pipeline.demo import league
+from stats_pipeline.demo.receiver import Receiver
+from stats_pipeline.errors import StatsPipelineError
+from stats_pipeline.models import Job, Payload
+
+JOB_TIMEOUT = 120  # seconds: the promise is 45
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `demo --json` prints. Seconds count from the enqueue."""
+
+    job_id: str
+    status: str
+    seconds_to_start: float | None
+    seconds_to_complete: float | None
+    functions: dict[str, Any]
+    delivered_tags: list[str]
+
+    def is_complete(self, functions: Sequence[StatsFunction]) -> bool:
+        """Whether the job completed, every function succeeded, and the receiver got every tag."""
+        succeeded = {rpc for rpc, result in self.functions.items() if result["status"] == "success"}
+        tags = {tag for function in functions for tag in function.cache_tags}
+        return (
+            self.status == "completed"
+            and succeeded == {function.rpc for function in functions}
+            and tags <= set(self.delivered_tags)
+        )
+
+
+def prepare_league(connection: Connection[Any], today: date) -> str:
+    """Load the made-up league if the database has none, or a stale one; says what it did, in one transaction.
+
+    Raises `StatsPipelineError` if the database holds players that are not the demo's.
+    """
+    with connection.transaction():
+        state = run_one(connection, "read_demo_state")
+        if not state["is_reference"] or (state["players"] and state["loaded_for"] is None):
+            raise StatsPipelineError(
+                "STATS_DATABASE_URL: this database holds an app's own data; the demo would add a made-up league to it. "
+                "Unset the variable to use the embedded database, or name an empty one"
+            )
+        if state["loaded_for"] is not None and 0 <= (today - date.fromisoformat(state["loaded_for"])).days < 30:
+            return f"The league is there: {state['players']} players, {state['matches']} matches"
+        run(connection, "clear_demo_league")
+        made = league.generate(last_match=today)
+        league.load(connection, made)
+        run(connection, "record_migration", kind="demo", name="league", checksum=today.isoformat())
+        return f"Made a league of {len(made.players)} players and {len(made.matches)} matches"
+
+
+def play_and_enqueue(connection: Connection[Any], today: date) -> UUID:
+    """Add the next match to the league and enqueue its post-match job; the job's id."""
+    loaded_for = date.fromisoformat(run_one(connection, "read_demo_state")["loaded_for"])
+    match, line_up = league.next_match(league.generate(last_match=loaded_for), day=today)
+    with connection.transaction():
+        match_id = league.add_match(connection, match, line_up)
+    payload = Payload(
+        triggered_by="post-match", request_id=str(uuid4()), match_id=match_id, timestamp=datetime.now(UTC)
+    )
+    return job_status.enqueue(connection, payload.as_json()).job_id
+
+
+def outcome(job: Job, receiver: Receiver) -> Outcome:
+    """The job's end, and what the receiver really got."""
+
+    def seconds(moment: datetime | None) -> float | None:
+        return round((moment - job.created_at).total_seconds(), 3) if moment else None
+
+    return Outcome(
+        job_id=str(job.id),
+        status=job.status,
+        seconds_to_start=seconds(job.started_at),
+        seconds_to_complete=seconds(job.completed_at),
+        functions=(job.results or {}).get("functions", {}),
+        delivered_tags=sorted(set(receiver.tags)),
+    )
+
+
+def show_tables(database: Database, functions: Sequence[StatsFunction]) -> None:
+    """Print a few of the statistics, and how many rows each table holds."""
+    tables = [table for function in functions for table in function.tables]
+    console.out.print(console.rows_table("The tables", database.run("count_rows", tables=tables, tenant_id=None)))
+    console.out.print(console.rows_table("All time", database.run("show_all_time")))
+    console.out.print(console.rows_table("Hall of fame", database.run("show_hall_of_fame")))

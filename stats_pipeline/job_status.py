@@ -1,0 +1,146 @@
+"""The life of a job, one function per step: enqueue, lease, claim, compute, record, settle, list.
+
+Each step is one call of one SQL function (`sql/functions/`), which says what is atomic. Who calls when belongs to
+`defs/`; delivering tags belongs to `outbox.py`.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.types.json import Jsonb
+
+from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.database import Database, run, run_one
+from stats_pipeline.errors import INVALID_JOB_SQLSTATE, LEASE_LOST_SQLSTATE, InvalidJob, LeaseLost
+from stats_pipeline.models import Claim, Enqueued, Job, Lease
+
+
+def enqueue(connection: Connection[Any], payload: dict[str, Any]) -> Enqueued:
+    """Enqueue a job, or return the one that has this requestId already. Raises `InvalidJob` naming the field."""
+    return _public_call(connection, "enqueue_stats_job", payload=Jsonb(payload))
+
+
+def retry(connection: Connection[Any], job_id: UUID) -> Enqueued:
+    """Enqueue a failed job again, or return the retry that is under way. Raises `InvalidJob`."""
+    return _public_call(connection, "retry_stats_job", job_id=job_id)
+
+
+def _public_call(connection: Connection[Any], query: str, **parameters: Any) -> Enqueued:
+    try:
+        return Enqueued.model_validate(run_one(connection, query, **parameters)["answer"])
+    except psycopg.Error as error:
+        if error.sqlstate == INVALID_JOB_SQLSTATE:
+            raise InvalidJob(error.diag.message_primary) from None
+        raise
+
+
+def lease(connection: Connection[Any], *, lease_seconds: int, max_runs: int) -> list[Lease]:
+    """Take the waiting jobs of every tenant that has no open run, for at most `max_runs` open runs in all."""
+    return [Lease(**row) for row in run(connection, "lease_jobs", lease_seconds=lease_seconds, max_runs=max_runs)]
+
+
+def claim(
+    connection: Connection[Any],
+    *,
+    run_id: str,
+    lease_id: UUID | None,
+    functions: Sequence[str],
+    tenant_id: UUID | None,
+    payload: dict[str, Any],
+) -> Claim | None:
+    """Move the leased jobs to `processing`, or give a run without a lease a job of its own, described by `payload`.
+
+    Safe to call from every op of the run: one of them claims, the others get the same answer. None means that another
+    run of the tenant is open; call again when it has ended. Raises `LeaseLost`.
+    """
+    try:
+        rows = run(
+            connection,
+            "claim_run",
+            run_id=run_id,
+            lease_id=lease_id,
+            functions=list(functions),
+            tenant_id=tenant_id,
+            payload=Jsonb(payload),
+        )
+    except psycopg.Error as error:
+        raise _lease_lost(error) from None
+    return Claim(run_id, rows[0]["tenant_id"], tuple(rows[0]["job_ids"])) if rows else None
+
+
+def compute(database: Database, function: StatsFunction, claimed: Claim, *, attempt: int) -> tuple[int, dict[str, int]]:
+    """Call the stats function and make its tags due, in one transaction; milliseconds, and rows per table.
+
+    A try that fails is recorded, with its error, in a transaction of its own, and then raised.
+    """
+    started = time.monotonic()
+
+    def elapsed_ms() -> int:
+        return round((time.monotonic() - started) * 1000)
+
+    try:
+        with database.transaction() as connection:
+            run(connection, "set_statement_timeout", milliseconds=function.timeout_seconds * 1000)
+            call = sql.SQL("select public.{}({})").format(
+                sql.Identifier(function.rpc),
+                sql.SQL("") if claimed.tenant_id is None else sql.Literal(claimed.tenant_id),
+            )
+            connection.execute(call)
+            duration = elapsed_ms()
+            rows = {
+                row["table_name"]: row["row_count"]
+                for row in run(connection, "count_rows", tables=list(function.tables), tenant_id=claimed.tenant_id)
+            }
+            run(
+                connection,
+                "complete_function",
+                run_id=claimed.run_id,
+                rpc=function.rpc,
+                tags=list(function.cache_tags),
+                attempts=attempt,
+                duration_ms=duration,
+            )
+        return duration, rows
+    except psycopg.Error as error:
+        raise _lease_lost(error) from error
+
+
+def record_failed_try(
+    database: Database, *, run_id: str, rpc: str, attempt: int, duration_ms: int, problem: str
+) -> None:
+    """Note a try that failed, with another one perhaps to come."""
+    database.run(
+        "record_function",
+        run_id=run_id,
+        rpc=rpc,
+        status="retrying",
+        attempts=attempt,
+        duration_ms=duration_ms,
+        error=problem,
+    )
+
+
+def settle(connection: Connection[Any], *, run_id: str, cache_configured: bool, cache_deadline: int) -> None:
+    """Bring a run's jobs up to what has been recorded; ends them when nothing is left to do. Idempotent."""
+    run(connection, "settle_run", run_id=run_id, cache_configured=cache_configured, deadline=cache_deadline)
+
+
+def list_jobs(connection: Connection[Any], *, limit: int) -> list[Job]:
+    """The newest jobs, newest first."""
+    return [Job.model_validate(row) for row in run(connection, "list_jobs", limit=limit)]
+
+
+def get_job(connection: Connection[Any], job_id: UUID) -> Job:
+    """One job. Raises `InvalidJob` if there is none with this id."""
+    rows = run(connection, "get_job", job_id=job_id)
+    if not rows:
+        raise InvalidJob(f"job {job_id} does not exist")
+    return Job.model_validate(rows[0])
+
+
+def _lease_lost(error: psycopg.Error) -> Exception:
+    return LeaseLost(error.diag.message_primary) if error.sqlstate == LEASE_LOST_SQLSTATE else error

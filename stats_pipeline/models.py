@@ -1,0 +1,96 @@
+"""What crosses a boundary, as types: a job's payload, a row of the job table, a lease, what a delivery achieved.
+
+The database is the judge of a payload (`stats_pipeline.payload_problem`), because two of the three doors never pass
+through Python. Behaviour belongs elsewhere.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+Trigger = Literal["post-match", "admin", "cron"]
+Status = Literal["queued", "processing", "completed", "failed"]
+
+
+class Payload(BaseModel):
+    """The JSON of a job, in the app's spelling. Only `triggeredBy` and `requestId` are required."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    triggered_by: str
+    request_id: str
+    timestamp: datetime | None = None
+    match_id: int | None = None
+    user_id: str | None = None
+    retry_of: str | None = None
+    tenant_id: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As sent: camel case, without what is not set."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Enqueued(BaseModel):
+    """The answer of `enqueue_stats_job` and `retry_stats_job`."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    success: bool
+    job_id: UUID
+    status: Status
+    message: str
+
+
+class Job(BaseModel):
+    """A row of `background_job_status`: the seed's columns, then ours."""
+
+    id: UUID
+    job_type: str
+    job_payload: dict[str, Any]
+    status: Status
+    started_at: datetime | None
+    completed_at: datetime | None
+    error_message: str | None
+    results: dict[str, Any] | None
+    created_at: datetime
+    updated_at: datetime
+    tenant_id: UUID | None
+    retry_of: UUID | None
+    attempts: int = Field(ge=0)
+    run_id: str | None
+    msg_id: int | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen to it by itself."""
+        return self.status in ("completed", "failed")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Jobs of one tenant that one run shall work on."""
+
+    lease_id: UUID
+    tenant_id: UUID | None
+    jobs: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a run works on, once it has started."""
+
+    run_id: str
+    tenant_id: UUID | None
+    job_ids: tuple[UUID, ...]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What the app said about the tags it was given: those it took, and why it did not take the others."""
+
+    taken: frozenset[str]
+    problem: str | None = None

@@ -1,0 +1,200 @@
+"""Everything that `up` runs, in the order it starts: database, migrations, code server, daemon, web server.
+
+One process at a time may do this per state folder; a lock says so. What a process is restarted for is in
+`supervisor.py`, what Dagster then loads in `definitions.py`.
+"""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import fasteners  # type: ignore[import-untyped]
+import psycopg
+
+from stats_pipeline import database, embedded, migrate
+from stats_pipeline.errors import AlreadyRunning, SettingsError, StatsPipelineError
+from stats_pipeline.settings import PROJECT_ROOT, Settings
+from stats_pipeline.supervisor import Child, Supervisor
+
+LOCATION = "stats_pipeline"
+_READY_SECONDS = 60  # for a server to answer after its start; three are normal
+
+
+@dataclass(frozen=True)
+class Running:
+    """What is up, for the one who started it."""
+
+    database_url: str
+    ui_url: str
+    supervisor: Supervisor
+
+
+@contextmanager
+def database_for(settings: Settings) -> Iterator[str]:
+    """The URL of the database to use, embedded or given, available for the length of the block."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    with embedded.running(settings.home) as url:
+        yield url
+
+
+@contextmanager
+def single_instance(settings: Settings) -> Iterator[None]:
+    """Raises `AlreadyRunning` while another process of this state folder is in the block, killed ones excepted."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    lock = fasteners.InterProcessLock(settings.home / "up.lock")
+    owner = settings.home / "up.pid"
+    if not lock.acquire(blocking=False):
+        pid = owner.read_text() if owner.exists() else "?"
+        raise AlreadyRunning(
+            f"stats-pipeline is running here already (process {pid}, state in {settings.home}): "
+            "use it, stop it with Ctrl-C, or set STATS_HOME to another folder"
+        )
+    try:
+        owner.write_text(str(os.getpid()))
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def dagster_running(
+    settings: Settings,
+    database_url: str,
+    *,
+    say: Callable[[str], None],
+    extra_environment: Mapping[str, str] | None = None,
+    log_to_files: bool = False,
+) -> Iterator[Running]:
+    """Code server, daemon and web server, up and answering, for the length of the block."""
+    check_port_is_free(settings.host, settings.ui_port, "STATS_UI_PORT")
+    environment = {
+        **os.environ,
+        **dagster_environment(settings, database_url),
+        **(extra_environment or {}),
+    }
+    logs = settings.home / "logs"
+    logs.mkdir(exist_ok=True)
+    code_socket = settings.home / "code.sock"
+    workspace = _write_workspace(settings.home, code_socket)
+
+    def child(name: str, *arguments: str) -> Child:
+        log = logs / f"{name}.log" if log_to_files else None
+        if log:
+            log.write_bytes(b"")
+        return Child(name, [sys.executable, "-W", "ignore", "-m", *arguments], environment, log)
+
+    supervisor = Supervisor(settings.home / "children.json", say)
+    try:
+        say("Starting the code server …")
+        code_socket.unlink(missing_ok=True)
+        module = ("-m", "stats_pipeline.definitions")
+        supervisor.start(
+            child(
+                "code-server",
+                "dagster",
+                "api",
+                "grpc",
+                *module,
+                "--socket",
+                str(code_socket),
+                "--location-name",
+                LOCATION,
+            )
+        )
+        _prepare_dagster_storage(environment)
+        supervisor.watch(until=_patiently(lambda: _answers(code_socket), "the code server"))
+        say("Starting the daemon and the web server …")
+        supervisor.start(child("daemon", "dagster._daemon", "run", "-w", str(workspace)))
+        address = ("-h", settings.host, "-p", str(settings.ui_port))
+        supervisor.start(child("webserver", "dagster_webserver", "-w", str(workspace), *address))
+        supervisor.watch(until=_patiently(lambda: _answers((settings.host, settings.ui_port)), "the web server"))
+        yield Running(database_url, f"http://{settings.host}:{settings.ui_port}", supervisor)
+    finally:
+        say("Stopping …")
+        _wake_sensors(database_url)
+        supervisor.stop()
+
+
+def migrated(settings: Settings, database_url: str) -> migrate.Applied:
+    """Bring the database to this version; with the reference stats if it is the embedded one."""
+    with database.connect(database_url, autocommit=True) as connection:
+        return migrate.migrate(connection, reference_stats=settings.database_url is None)
+
+
+def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]:
+    """What a process must have in its environment for its Dagster to be ours."""
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    link = settings.dagster_home / "dagster.yaml"
+    if not link.exists():
+        link.unlink(missing_ok=True)
+        link.symlink_to(PROJECT_ROOT / "dagster.yaml")
+    return {
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "STATS_DATABASE_URL": database_url,
+        "STATS_DAGSTER_URL": database.sqlalchemy_url(database_url, schema=migrate.DAGSTER_SCHEMA),
+        "STATS_HOME": str(settings.home),
+    }
+
+
+def check_port_is_free(host: str, port: int, variable: str) -> None:
+    """Raises `SettingsError` naming the variable when something else listens there already."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingsError(
+                f"{variable}: port {port} on {host} cannot be used ({error.strerror}); choose another"
+            ) from None
+
+
+def _write_workspace(home: Path, code_socket: Path) -> Path:
+    workspace = home / "workspace.yaml"
+    workspace.write_text(f"load_from:\n  - grpc_server: {{socket: '{code_socket}', location_name: {LOCATION}}}\n")
+    return workspace
+
+
+def _prepare_dagster_storage(environment: Mapping[str, str]) -> None:
+    """Create Dagster's tables once, before several processes find them missing at the same time."""
+    os.environ.update(dict(environment))
+    from dagster import DagsterInstance  # noqa: PLC0415  # a second of imports that no other command needs
+
+    with DagsterInstance.get() as instance:
+        instance.get_runs(limit=1)
+
+
+def _answers(address: Path | tuple[str, int]) -> bool:
+    family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(str(address) if isinstance(address, Path) else address) == 0
+
+
+def _patiently(condition: Callable[[], bool], name: str) -> Callable[[], bool]:
+    deadline = time.monotonic() + _READY_SECONDS
+
+    def check() -> bool:
+        if condition():
+            return True
+        if time.monotonic() > deadline:
+            raise StatsPipelineError(f"{name} did not answer within {_READY_SECONDS} seconds; see its log")
+        return False
+
+    return check
+
+
+def _wake_sensors(database_url: str) -> None:
+    """A sensor that waits for work holds its process up until its tick is over: end the tick."""
+    try:
+        with psycopg.connect(database_url, autocommit=True, connect_timeout=2) as connection:
+            connection.execute("notify stats_pipeline_stop")
+    except psycopg.Error:
+        return  # nobody is waiting on a database that is gone

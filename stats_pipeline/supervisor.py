@@ -1,0 +1,149 @@
+"""Keeps a set of child processes running: starts them, restarts one that dies, ends them all together.
+
+It knows nothing of Dagster; `services.py` says which processes there are.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+STOP_SECONDS = 15  # for a child to end after SIGTERM, before SIGKILL
+_BACKOFF = (0.5, 1, 2, 5, 10)  # seconds before a restart, by how often the child has died in a row
+_STEADY_SECONDS = 60  # a child that ran this long starts again from the shortest wait
+
+
+@dataclass
+class Child:
+    """One process to keep running."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path | None = None  # None: the supervisor's own output
+    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+    started_at: float = field(default=0, init=False)
+    deaths: int = field(default=0, init=False)
+
+    def start(self, exits: "queue.Queue[Child]") -> None:
+        """Start it in a session of its own, so that Ctrl-C reaches the supervisor only, and report its exit."""
+        self.started_at = time.monotonic()
+        output = self.log.open("ab") if self.log else None
+        self.process = subprocess.Popen(
+            self.command,
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            start_new_session=True,
+        )
+        if output:
+            output.close()
+        threading.Thread(target=self._report_exit, args=(self.process, exits), daemon=True).start()
+
+    def _report_exit(self, process: "subprocess.Popen[bytes]", exits: "queue.Queue[Child]") -> None:
+        process.wait()
+        exits.put(self)
+
+
+class Supervisor:
+    """Runs children until it is told to stop. The pids are kept in a file: a supervisor that is killed leaves its
+    children behind, and the next one ends them before it starts its own."""
+
+    def __init__(self, pid_file: Path, say: Callable[[str], None]) -> None:
+        self._pid_file = pid_file
+        self._say = say
+        self._children: list[Child] = []
+        self._exits: queue.Queue[Child] = queue.Queue()
+        end_leftovers(pid_file)
+
+    def start(self, child: Child) -> None:
+        """Start a child and keep it running from now on."""
+        child.start(self._exits)
+        self._children.append(child)
+        self._write_pids()
+
+    def watch(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Restart what dies, for ever or until the condition, which is checked several times a second, holds."""
+        while not until():
+            try:
+                child = self._exits.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            self._restart(child)
+
+    def _restart(self, child: Child) -> None:
+        assert child.process is not None
+        if time.monotonic() - child.started_at > _STEADY_SECONDS:
+            child.deaths = 0
+        wait = _BACKOFF[min(child.deaths, len(_BACKOFF) - 1)]
+        child.deaths += 1
+        where = f"; see {child.log}" if child.log else ""
+        self._say(f"{child.name} ended with exit code {child.process.returncode}: again in {wait} s{where}")
+        time.sleep(wait)
+        child.start(self._exits)
+        self._write_pids()
+
+    def stop(self) -> None:
+        """End every child and what it started: SIGTERM to all, SIGKILL to those still there after fifteen seconds."""
+        _end([psutil.Process(c.process.pid) for c in self._children if c.process and c.process.poll() is None])
+        self._children.clear()
+        self._pid_file.unlink(missing_ok=True)
+
+    def _write_pids(self) -> None:
+        pids = {}
+        for child in self._children:
+            try:
+                if child.process:
+                    pids[child.process.pid] = psutil.Process(child.process.pid).create_time()
+            except psutil.NoSuchProcess:
+                continue
+        self._pid_file.write_text(json.dumps(pids))
+
+
+def end_leftovers(pid_file: Path) -> None:
+    """End the children of a supervisor that was killed. A pid that another process has got since is left alone."""
+    if not pid_file.exists():
+        return
+    leftovers = []
+    for pid, created in json.loads(pid_file.read_text() or "{}").items():
+        try:
+            process = psutil.Process(int(pid))
+            if process.create_time() == created:
+                leftovers.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    _end(leftovers)
+    pid_file.unlink()
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    processes = [member for process in processes for member in _family(process)]
+    for process in processes:
+        _send(process, signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)
+    for process in alive:
+        _send(process, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=STOP_SECONDS)
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        os.kill(process.pid, number)
+    except ProcessLookupError:
+        return
