@@ -229,11 +229,11 @@ def thread_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
     """
     config: Any = init_context.executor_config.get("threads")
     if config is None:
-        creation_fn = dg.multi_or_in_process_executor.executor_creation_fn
-        assert creation_fn is not None
-        return creation_fn(init_context)
-    retries = RetryMode.from_config(config["retries"])
-    assert retries is not None  # the config schema allows no empty selector
+        return dg.multi_or_in_process_executor.executor_creation_fn(init_context)  # type: ignore[misc]  # it has one
     if config["max_concurrent"] < 1:
         raise dg.DagsterInvariantViolationError("max_concurrent must be at least 1, or no step would ever start")
-    return ThreadExecutor(retries, config["max_concurrent"], config.get("tag_concurrency_limits", []))
+    return ThreadExecutor(
+        RetryMode(next(iter(config["retries"]))),
+        config["max_concurrent"],
+        config.get("tag_concurrency_limits", []),
+    )
