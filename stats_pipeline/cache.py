@@ -49,11 +49,12 @@ class CacheClient:
         """
         body = {"tags": sorted(tags), "source": SOURCE, "requestId": request_id}
         try:
-            response = self._http.post(self.url, json=body)
+            with self._http.stream("POST", self.url, json=body) as response:
+                content = _beginning(response)
         except httpx.HTTPError as error:
             return Delivery(frozenset(), f"{type(error).__name__}: {error}".rstrip(": "))
         if response.status_code in (200, 207):
-            return _read(response, frozenset(tags))
+            return _read(response.status_code, content, frozenset(tags))
         if 400 <= response.status_code < 500 and response.status_code not in (408, 429):
             return Delivery(
                 frozenset(),
@@ -63,11 +64,21 @@ class CacheClient:
         return Delivery(frozenset(), f"the app answered {response.status_code}")
 
 
-def _read(response: httpx.Response, asked: frozenset[str]) -> Delivery:
+def _beginning(response: httpx.Response) -> bytes:
+    """As much of the body as an answer may have; closing the response then drops the rest unread."""
+    content = b""
+    for part in response.iter_bytes(_MAX_ANSWER):
+        content += part
+        if len(content) > _MAX_ANSWER:
+            break
+    return content
+
+
+def _read(status: int, content: bytes, asked: frozenset[str]) -> Delivery:
     try:
-        answer = _Answer.model_validate_json(response.content[:_MAX_ANSWER])
+        answer = _Answer.model_validate_json(content)
     except ValidationError:
-        return Delivery(frozenset(), f"the app answered {response.status_code} with a body that is not its contract")
+        return Delivery(frozenset(), f"the app answered {status} with a body that is not its contract")
     taken = (asked & frozenset(answer.invalidated_tags)) - frozenset(answer.failed_tags)
     if taken == asked:
         return Delivery(taken)
