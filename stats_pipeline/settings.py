@@ -49,10 +49,19 @@ class Settings(BaseSettings):
     max_runs: int = Field(4, ge=1, le=100, validation_alias="STATS_MAX_RUNS")
     max_attempts: int = Field(3, ge=1, le=20, validation_alias="STATS_MAX_ATTEMPTS")
     lease: int = Field(30, ge=5, le=3600, validation_alias="STATS_LEASE_SECONDS")
+    dead_after: float = Field(6.0, ge=2, le=600, validation_alias="STATS_DEAD_AFTER_SECONDS")
 
     # Servers. Loopback unless told otherwise.
     host: str = Field("127.0.0.1", validation_alias="STATS_HOST")
     ui_port: int = Field(3000, ge=1, le=65535, validation_alias="STATS_UI_PORT")
+    ui_url: AnyHttpUrl | None = Field(None, validation_alias="STATS_UI_URL")
+    web_port: int = Field(8080, ge=1, le=65535, validation_alias="STATS_WEB_PORT")
+
+    # Who may use the admin's page and the HTTP API. No secret has a default; without a password, loopback only.
+    admin_password: SecretStr | None = Field(None, min_length=8, validation_alias="ADMIN_PASSWORD")
+    cron_secret: SecretStr | None = Field(None, min_length=16, validation_alias="CRON_SECRET")
+    session_hours: int = Field(12, ge=1, le=720, validation_alias="STATS_SESSION_HOURS")
+    read_only: bool = Field(False, validation_alias="STATS_READ_ONLY")
 
     @field_validator("tenants", "optional_functions", mode="before")
     @classmethod

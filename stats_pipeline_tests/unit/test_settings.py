@@ -62,6 +62,12 @@ def test_an_example_value_is_empty_only_where_the_default_is_none_or_depends_on_
         ("STATS_LEASE_SECONDS", "4", "greater than or equal to 5"),
         ("STATS_UI_PORT", "65536", "less than or equal to 65535"),
         ("STATS_UI_PORT", "http", "integer"),
+        ("STATS_UI_URL", "dagster.example.com", "valid URL"),
+        ("STATS_WEB_PORT", "0", "greater than or equal to 1"),
+        ("ADMIN_PASSWORD", "short", "at least 8"),
+        ("CRON_SECRET", "fifteen letters", "at least 16"),
+        ("STATS_SESSION_HOURS", "0", "greater than or equal to 1"),
+        ("STATS_READ_ONLY", "perhaps", "boolean"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_variable(
