@@ -106,7 +106,9 @@ class Supervisor:
                     pids[child.process.pid] = psutil.Process(child.process.pid).create_time()
             except psutil.NoSuchProcess:
                 continue
-        self._pid_file.write_text(json.dumps(pids))
+        written = self._pid_file.with_suffix(".new")
+        written.write_text(json.dumps(pids))
+        written.replace(self._pid_file)  # whole at every moment, whoever is killed when
 
 
 def end_leftovers(pid_file: Path) -> None:
@@ -114,7 +116,7 @@ def end_leftovers(pid_file: Path) -> None:
     if not pid_file.exists():
         return
     leftovers = []
-    for pid, created in json.loads(pid_file.read_text() or "{}").items():
+    for pid, created in json.loads(pid_file.read_text()).items():
         try:
             process = psutil.Process(int(pid))
             if process.create_time() == created:
