@@ -1,7 +1,6 @@
 """Settings as an operator meets them: defaults, `.env.example`, and one line for each value that is wrong."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -15,10 +14,9 @@ TENANT = "8f14e45f-ceea-467f-9d0c-3a1b2c3d4e5f"
 
 
 @pytest.fixture(autouse=True)
-def no_env_file(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """A `.env` in the checkout is the developer's own."""
     monkeypatch.setitem(settings.Settings.model_config, "env_file", None)
-    yield
 
 
 def example() -> dict[str, str]:

@@ -1,0 +1,181 @@
+"""The supervisor with real child processes: each writes a line when it starts, and lives or dies as told."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stats_pipeline import supervisor as module
+from stats_pipeline.supervisor import Child, Supervisor, end_leftovers
+
+PATIENCE = 30  # seconds until something that must happen counts as not happening
+SLEEP = "import time; time.sleep(600)"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path, said: list[str]) -> Iterator[Supervisor]:
+    running = Supervisor(tmp_path / "children.json", said.append)
+    yield running
+    running.stop()
+
+
+def child(tmp_path: Path, code: str, name: str = "worker") -> Child:
+    """A process that notes its pid, one line each time it starts, and then runs the code."""
+    noted = f"import os; open({str(tmp_path / name)!r}, 'a').write(f'{{os.getpid()}}\\n'); "
+    return Child(name, [sys.executable, "-c", noted + code], {}, tmp_path / f"{name}.log")
+
+
+def pids(tmp_path: Path, name: str = "worker") -> list[int]:
+    file = tmp_path / name
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def within(condition: Callable[[], object]) -> Callable[[], bool]:
+    """The condition, failing the test when it has not come true in time."""
+    deadline = time.monotonic() + PATIENCE
+
+    def check() -> bool:
+        assert time.monotonic() < deadline, "it did not happen"
+        return bool(condition())
+
+    return check
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_child_that_is_killed_is_started_again(tmp_path: Path, supervisor: Supervisor, said: list[str]) -> None:
+    supervisor.start(child(tmp_path, SLEEP))
+    supervisor.watch(until=within(lambda: len(pids(tmp_path)) == 1))
+
+    psutil.Process(pids(tmp_path)[0]).kill()
+
+    supervisor.watch(until=within(lambda: len(pids(tmp_path)) == 2))
+    first, second = pids(tmp_path)
+    assert is_gone(first)
+    assert not is_gone(second)
+    assert said == [f"worker ended with exit code -9: again in 0.5 s; see {tmp_path / 'worker.log'}"]
+
+
+def test_a_child_that_dies_at_once_is_started_ever_more_slowly(
+    tmp_path: Path, supervisor: Supervisor, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BACKOFF", (0.01, 0.02, 0.04))
+    supervisor.start(child(tmp_path, "raise SystemExit(7)"))
+    supervisor.watch(until=within(lambda: len(said) == 5))
+    assert [line.split(";")[0] for line in said] == [
+        f"worker ended with exit code 7: again in {wait} s" for wait in (0.01, 0.02, 0.04, 0.04, 0.04)
+    ]
+
+
+def test_a_child_that_ran_well_for_a_while_is_started_quickly_again(
+    tmp_path: Path, supervisor: Supervisor, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BACKOFF", (0.01, 60))
+    monkeypatch.setattr(module, "_STEADY_SECONDS", 0)
+    supervisor.start(child(tmp_path, "raise SystemExit(7)"))
+    supervisor.watch(until=within(lambda: len(said) == 3))
+    assert all("again in 0.01 s" in line for line in said)
+
+
+def test_the_others_keep_running(tmp_path: Path, supervisor: Supervisor) -> None:
+    supervisor.start(child(tmp_path, SLEEP, "steady"))
+    supervisor.start(child(tmp_path, SLEEP, "killed"))
+    supervisor.watch(until=within(lambda: pids(tmp_path, "steady") and pids(tmp_path, "killed")))
+    psutil.Process(pids(tmp_path, "killed")[0]).kill()
+    supervisor.watch(until=within(lambda: len(pids(tmp_path, "killed")) == 2))
+    assert len(pids(tmp_path, "steady")) == 1
+
+
+def test_stop_ends_children_and_grandchildren(tmp_path: Path, supervisor: Supervisor) -> None:
+    grandchild = child(tmp_path, SLEEP, "grandchild").command
+    supervisor.start(child(tmp_path, f"import subprocess; subprocess.run({grandchild!r})"))
+    supervisor.watch(until=within(lambda: pids(tmp_path, "grandchild")))
+
+    supervisor.stop()
+
+    assert all(is_gone(pid) for pid in pids(tmp_path) + pids(tmp_path, "grandchild"))
+    assert not (tmp_path / "children.json").exists()
+
+
+def test_stop_kills_what_ignores_it(tmp_path: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.2)
+    ready = tmp_path / "ready"
+    supervisor.start(child(tmp_path, STUBBORN.replace("; import time", f"; open({str(ready)!r}, 'w'); import time")))
+    supervisor.watch(until=within(ready.exists))
+
+    supervisor.stop()
+
+    assert is_gone(pids(tmp_path)[0])
+
+
+def test_stop_without_children_and_twice(supervisor: Supervisor) -> None:
+    supervisor.stop()
+    supervisor.stop()
+
+
+def test_the_next_supervisor_ends_what_a_killed_one_left(tmp_path: Path) -> None:
+    """The first supervisor is a process of its own, killed without a chance to clean up."""
+    code = (
+        "from pathlib import Path; from stats_pipeline.supervisor import Child, Supervisor\n"
+        f"supervisor = Supervisor(Path({str(tmp_path / 'children.json')!r}), print)\n"
+        f"supervisor.start(Child('worker', {child(tmp_path, SLEEP).command!r}, {{}}))\n"
+        "supervisor.watch()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as killed:
+        _wait(within(lambda: pids(tmp_path) and (tmp_path / "children.json").exists()))
+        killed.send_signal(signal.SIGKILL)
+    [leftover] = pids(tmp_path)
+    assert not is_gone(leftover)
+
+    Supervisor(tmp_path / "children.json", print)
+
+    assert is_gone(leftover)
+    assert not (tmp_path / "children.json").exists()
+
+
+def test_a_pid_that_another_process_has_now_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", SLEEP]) as stranger:
+        file = tmp_path / "children.json"
+        file.write_text(json.dumps({stranger.pid: psutil.Process(stranger.pid).create_time() - 1000}))
+        end_leftovers(file)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_the_pid_file_is_whole_at_every_moment(tmp_path: Path, supervisor: Supervisor) -> None:
+    """Whoever is killed while the list is written leaves the old one or the new one, never half of one."""
+    supervisor.start(child(tmp_path, SLEEP, "first"))
+    file = tmp_path / "children.json"
+    with file.open() as old:
+        supervisor.start(child(tmp_path, SLEEP, "second"))
+        assert len(json.load(old)) == 1
+    assert len(json.loads(file.read_text())) == 2
+
+
+def test_a_child_gets_only_the_environment_it_is_given(tmp_path: Path, supervisor: Supervisor) -> None:
+    out = tmp_path / "environment"
+    command = [sys.executable, "-c", f"import os; open({str(out)!r}, 'w').write(os.environ['GIVEN']); {SLEEP}"]
+    supervisor.start(Child("worker", command, {"GIVEN": "value"}))
+    supervisor.watch(until=within(lambda: out.exists() and out.read_text()))
+    assert out.read_text() == "value"
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    waiting = threading.Event()
+    while not condition():
+        waiting.wait(0.02)
