@@ -123,3 +123,9 @@ OPTIONAL_STATS_FUNCTIONS: tuple[StatsFunction, ...] = (
 def select_functions(optional_rpcs: tuple[str, ...] = ()) -> tuple[StatsFunction, ...]:
     """The ten functions, and those of the optional ones that are named."""
     return STATS_FUNCTIONS + tuple(f for f in OPTIONAL_STATS_FUNCTIONS if f.rpc in optional_rpcs)
+
+
+def dependents(rpc: str, functions: tuple[StatsFunction, ...]) -> set[str]:
+    """The RPCs that come after this one, directly or through others."""
+    direct = {function.rpc for function in functions if rpc in function.after}
+    return direct.union(*(dependents(later, functions) for later in direct))

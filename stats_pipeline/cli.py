@@ -4,6 +4,7 @@ Errors that the user can put right are one line on standard error and exit code 
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -246,3 +247,26 @@ def jobs(
         else:
             found = read()
             console.out.print(console.jobs_table(found) if found else "No background jobs found")
+
+
+@app.command()
+def reconcile(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be repaired.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare queue, rows and runs once, and repair every mismatch. The daemon does this each second by itself."""
+    with _database() as (loaded, opened):
+        os.environ.update(services.dagster_environment(loaded, opened.url))
+        from dagster import DagsterInstance  # noqa: PLC0415  # two seconds of imports that no other command needs
+
+        from stats_pipeline.defs import upkeep  # noqa: PLC0415
+
+        with DagsterInstance.get() as instance:
+            repairs = upkeep.repair_all(opened, loaded, instance, dry_run=dry_run)
+        if as_json:
+            _print_json([{"repair": type(repair).__name__, **asdict(repair)} for repair in repairs])
+            return
+        for repair in repairs:
+            console.out.print(f"{'would' if dry_run else 'did'}: {repair}")
+        if not repairs:
+            console.out.print("Nothing to repair")

@@ -3,6 +3,7 @@
 Everything is written to standard error or, as the command's result, to standard output; nothing here changes anything.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.models import Job
 
-out = Console()
-err = Console(stderr=True)
+# Where there is no terminal there is no width to keep to: tables are cut for people, logs and pipes take them whole.
+_PIPE_WIDTH = 160
+out = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
 
 _COLORS = {"queued": "yellow", "processing": "blue", "completed": "green", "failed": "red"}
 _MARKS = {"success": ("✓", "green"), "failed": ("✗", "red"), "retrying": ("↻", "yellow"), None: ("·", "dim")}
@@ -69,15 +72,14 @@ def function_table(job: Job, functions: Iterable[StatsFunction]) -> Table:
 def jobs_table(jobs: Iterable[Job]) -> Table:
     """The job table, with the columns of the app's admin page."""
     table = Table()
-    for column in ("Job", "Trigger", "Status", "Enqueued", "Started", "Duration", "Attempts", "Error"):
-        table.add_column(column, overflow="fold" if column == "Error" else "ellipsis", no_wrap=column != "Error")
+    for column in ("Job", "Trigger", "Status", "Started", "Duration", "Tries", "Error"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("Job", "Status"))
     for job in jobs:
         match = job.job_payload.get("matchId")
         table.add_row(
             str(job.id),
             f"{job.job_payload.get('triggeredBy', '?')}{f' (Match {match})' if match else ''}",
             Text(job.status, style=_COLORS[job.status]),
-            _clock(job.created_at),
             _clock(job.started_at),
             duration(job),
             str(job.attempts),

@@ -69,7 +69,15 @@ def claim(
         )
     except psycopg.Error as error:
         raise _lease_lost(error) from None
-    return Claim(run_id, rows[0]["tenant_id"], tuple(rows[0]["job_ids"])) if rows else None
+    if not rows:
+        return None
+    row = rows[0]
+    return Claim(run_id, row["tenant_id"], tuple(row["job_ids"]), frozenset(row["carried_over"]))
+
+
+def heartbeat(connection: Connection[Any], *, run_id: str, lease_seconds: int) -> bool:
+    """Say that the run is alive, and keep its messages leased. False if it has been replaced or has ended."""
+    return bool(run_one(connection, "heartbeat", run_id=run_id, lease_seconds=lease_seconds)["is_open"])
 
 
 def compute(database: Database, function: StatsFunction, claimed: Claim, *, attempt: int) -> tuple[int, dict[str, int]]:

@@ -81,11 +81,12 @@ class Lease:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a run works on, once it has started."""
+    """What a run works on, once it has started, and the RPCs that its predecessor completed for the same jobs."""
 
     run_id: str
     tenant_id: UUID | None
     job_ids: tuple[UUID, ...]
+    carried_over: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,27 @@ from stats_pipeline.models import Delivery
 NOTHING_DUE = Delivery(frozenset())
 
 
-def deliver(database: Database, cache: CacheClient, *, run_id: str, rpc: str) -> Delivery:
-    """Deliver what one function of one run made due, with one call.
+def deliver(
+    database: Database, cache: CacheClient, *, cache_deadline: int, run_id: str | None = None, rpc: str | None = None
+) -> Delivery:
+    """Deliver with one call what is due: what one function of a run has made stale, or everything.
 
-    Between reading and marking no transaction is open. If the process dies after the app took the tags and before they
-    are marked, they are delivered again. Rows added meanwhile are not marked, so a tag that went stale again stays due.
+    Between reading and recording no transaction is open. If the process dies after the app took the tags and before
+    that is recorded, they are delivered again. Rows added meanwhile are not touched, so a tag that went stale again
+    stays due. Nothing is due while the route is given a rest after a failure.
     """
-    due = database.run("list_due_tags", run_id=run_id, rpc=rpc)
+    due = database.run("list_due_tags", route=cache.url, run_id=run_id, rpc=rpc)
     if not due:
         return NOTHING_DUE
-    delivery = cache.invalidate({row["tag"] for row in due}, request_id=run_id)
-    taken = [row["id"] for row in due if row["tag"] in delivery.taken]
-    if taken:
-        with database.transaction() as connection:
-            run(connection, "mark_delivered", ids=taken)
+    delivery = cache.invalidate({row["tag"] for row in due}, request_id=due[0]["run_id"])
+    with database.transaction() as connection:
+        run(
+            connection,
+            "record_delivery",
+            route=cache.url,
+            asked=[row["id"] for row in due],
+            taken=sorted(delivery.taken),
+            problem=delivery.problem,
+            deadline=cache_deadline,
+        )
     return delivery

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fasteners  # type: ignore[import-untyped]
 import psycopg
@@ -21,7 +22,11 @@ from stats_pipeline.errors import AlreadyRunning, SettingsError, StatsPipelineEr
 from stats_pipeline.settings import PROJECT_ROOT, Settings
 from stats_pipeline.supervisor import Child, Supervisor
 
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
 LOCATION = "stats_pipeline"
+_DRAIN_SECONDS = 10
 _READY_SECONDS = 60  # for a server to answer after its start; three are normal
 
 
@@ -109,17 +114,21 @@ def dagster_running(
                 LOCATION,
             )
         )
-        _prepare_dagster_storage(environment)
-        supervisor.watch(until=_patiently(lambda: _answers(code_socket), "the code server"))
-        say("Starting the daemon and the web server …")
-        supervisor.start(child("daemon", "dagster._daemon", "run", "-w", str(workspace)))
-        address = ("-h", settings.host, "-p", str(settings.ui_port))
-        supervisor.start(child("webserver", "dagster_webserver", "-w", str(workspace), *address))
-        supervisor.watch(until=_patiently(lambda: _answers((settings.host, settings.ui_port)), "the web server"))
-        yield Running(database_url, f"http://{settings.host}:{settings.ui_port}", supervisor)
+        with _dagster_instance(environment) as instance:
+            supervisor.watch(until=_patiently(lambda: _answers(code_socket), "the code server"))
+            say("Starting the daemon and the web server …")
+            supervisor.start(child("daemon", "dagster._daemon", "run", "-w", str(workspace)))
+            address = ("-h", settings.host, "-p", str(settings.ui_port))
+            supervisor.start(child("webserver", "dagster_webserver", "-w", str(workspace), *address))
+            supervisor.watch(until=_patiently(lambda: _answers((settings.host, settings.ui_port)), "the web server"))
+            try:
+                yield Running(database_url, f"http://{settings.host}:{settings.ui_port}", supervisor)
+            finally:
+                say("Stopping …")
+                _wake_sensors(database_url)
+                supervisor.stop("daemon")
+                _let_runs_end(instance, say)
     finally:
-        say("Stopping …")
-        _wake_sensors(database_url)
         supervisor.stop()
 
 
@@ -162,13 +171,27 @@ def _write_workspace(home: Path, code_socket: Path) -> Path:
     return workspace
 
 
-def _prepare_dagster_storage(environment: Mapping[str, str]) -> None:
-    """Create Dagster's tables once, before several processes find them missing at the same time."""
+@contextmanager
+def _dagster_instance(environment: Mapping[str, str]) -> "Iterator[DagsterInstance]":
+    """Open Dagster's storage; creates its tables before several processes find them missing at the same time."""
     os.environ.update(dict(environment))
     from dagster import DagsterInstance  # noqa: PLC0415  # a second of imports that no other command needs
 
     with DagsterInstance.get() as instance:
         instance.get_runs(limit=1)
+        yield instance
+
+
+def _let_runs_end(instance: "DagsterInstance", say: Callable[[str], None]) -> None:
+    """Wait for runs in flight, which take a second. One that takes longer is cut off, and rescued at the next start."""
+    from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, RunsFilter  # noqa: PLC0415
+
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    while (runs := instance.get_runs_count(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES))) > 0:
+        if time.monotonic() > deadline:
+            say(f"{runs} runs are still going: they are cut off, and rescued at the next start")
+            return
+        time.sleep(0.1)
 
 
 def _answers(address: Path | tuple[str, int]) -> bool:

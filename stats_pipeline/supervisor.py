@@ -92,11 +92,13 @@ class Supervisor:
         child.start(self._exits)
         self._write_pids()
 
-    def stop(self) -> None:
-        """End every child and what it started: SIGTERM to all, SIGKILL to those still there after fifteen seconds."""
-        _end([psutil.Process(c.process.pid) for c in self._children if c.process and c.process.poll() is None])
-        self._children.clear()
-        self._pid_file.unlink(missing_ok=True)
+    def stop(self, name: str | None = None) -> None:
+        """End one child, or all, and what they started: SIGTERM, and fifteen seconds later SIGKILL."""
+        ending = [child for child in self._children if name in (None, child.name)]
+        _end([psutil.Process(c.process.pid) for c in ending if c.process and c.process.poll() is None])
+        self._children = [child for child in self._children if child not in ending]
+        if not self._children:
+            self._pid_file.unlink(missing_ok=True)
 
     def _write_pids(self) -> None:
         pids = {}

@@ -27,7 +27,7 @@ begin
 
     if leased_run is not null then
         update stats_pipeline.run as r
-        set run_id = dagster_run_id, claimed_at = now(), functions = run_functions
+        set run_id = dagster_run_id, claimed_at = now(), seen_at = now(), functions = run_functions
         where r.id = leased_run and r.run_id is null and r.ended_at is null
         returning r.* into claimed;
         if not found then
@@ -36,8 +36,8 @@ begin
         end if;
     else
         own_job := gen_random_uuid();
-        insert into stats_pipeline.run (tenant_id, job_ids, functions, run_id, lease_until, claimed_at)
-        values (run_tenant, array[own_job], run_functions, dagster_run_id, now(), now())
+        insert into stats_pipeline.run (tenant_id, job_ids, functions, run_id, lease_until, claimed_at, seen_at)
+        values (run_tenant, array[own_job], run_functions, dagster_run_id, now(), now(), now())
         on conflict (tenant_key) where ended_at is null do nothing
         returning * into claimed;
         if not found then
@@ -57,6 +57,7 @@ begin
     from public.background_job_status as j
     where j.run_id = dagster_run_id;
 
+    perform stats_pipeline.carry_over(claimed.id);
     return next claimed;
 end;
 $$;

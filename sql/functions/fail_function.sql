@@ -4,7 +4,10 @@ returns void
 language sql set search_path = '' as $$
 insert into stats_pipeline.function_result as f (run_id, rpc, status, attempts, duration_ms, error)
 select dagster_run_id, function_rpc, 'failed', 1, 0, problem
-where exists (select from stats_pipeline.run as r where r.run_id = dagster_run_id)
+where exists (
+    select from stats_pipeline.run as r
+    where r.run_id = dagster_run_id and function_rpc = any(r.functions)
+)
 on conflict (run_id, rpc) do update
 set status = 'failed', error = excluded.error, recorded_at = now()
 where f.status = 'retrying';

@@ -8,9 +8,7 @@ language plpgsql set search_path = '' as $$
 begin
     perform pg_advisory_xact_lock(hashtextextended('stats_pipeline.lease_jobs', 0));
 
-    update stats_pipeline.run set ended_at = now(), outcome = 'expired'
-    where ended_at is null and run_id is null and lease_until <= now();
-
+    perform stats_pipeline.expire_leases();
     perform stats_pipeline.admit_messages();
 
     return query

@@ -5,7 +5,9 @@ The op claims, calls the SQL function and reports; the SQL function does the wor
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import dagster as dg
 import psycopg
@@ -34,6 +36,10 @@ def build_stats_op(function: StatsFunction, upstream_tables: tuple[str, ...]) ->
         started = time.monotonic()
         try:
             claimed = refresh.claim(context.run, selected_rpcs(context))
+            if function.rpc in claimed.carried_over:
+                context.log.info("Computed already by the run that died while it worked on these jobs")
+                yield from _outputs(function, {"carried over": True})
+                return
             milliseconds, rows = refresh.compute(function, claimed, attempt=attempt)
         except LeaseLost as error:
             raise dg.Failure(f"Stopped: {error}", allow_retries=False) from error
@@ -43,19 +49,26 @@ def build_stats_op(function: StatsFunction, upstream_tables: tuple[str, ...]) ->
             if is_permanent(error):
                 raise dg.Failure(one_line(error), allow_retries=False) from error
             raise
-        for table in function.tables:
-            yield dg.Output(
-                None,
-                output_name=table,
-                metadata={
-                    "rows": rows[table],
-                    "seconds": milliseconds / 1000,
-                    "attempt": attempt,
-                    "jobs": [str(job_id) for job_id in claimed.job_ids],
-                },
-            )
+        yield from _outputs(
+            function,
+            {
+                "seconds": milliseconds / 1000,
+                "attempt": attempt,
+                "jobs": [str(job_id) for job_id in claimed.job_ids],
+            },
+            rows,
+        )
 
     return stats_op
+
+
+def _outputs(
+    function: StatsFunction, metadata: dict[str, Any], rows: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[dg.Output[None]]:
+    """One materialization per table, with what is known of it."""
+    for table in function.tables:
+        counted = {"rows": rows[table]} if table in rows else {}
+        yield dg.Output(None, output_name=table, metadata={**counted, **metadata})
 
 
 def selected_rpcs(context: dg.OpExecutionContext) -> list[str]:

@@ -4,6 +4,8 @@ Both open connections when they are used, not when Dagster loads the definitions
 of a run. Settings are read here, in the process that runs, so that none of them passes through run config.
 """
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Generator
@@ -12,16 +14,22 @@ from typing import Any, Self
 from uuid import UUID
 
 import dagster as dg
+import psycopg
 from pydantic import PrivateAttr
 
 from stats_pipeline import database, job_status, outbox, settings
 from stats_pipeline.cache import CacheClient
-from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.catalog import StatsFunction, dependents
+from stats_pipeline.errors import StatsPipelineError, one_line
 from stats_pipeline.models import Claim, Delivery, Payload
+
+log = logging.getLogger(__name__)
 
 LEASE_TAG = "stats/lease"
 TENANT_TAG = "stats/tenant"
 JOBS_TAG = "stats/jobs"
+
+HEARTBEAT_SECONDS = 1
 
 # A run that was launched by hand waits this many seconds for the tenant's open run to end.
 BUSY_TIMEOUT = 600
@@ -35,20 +43,22 @@ class Refresh(dg.ConfigurableResource[Any]):
     _cache: CacheClient | None = PrivateAttr(default=None)
     _claim: Claim | None = PrivateAttr(default=None)
     _claiming: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    _ending: threading.Event = PrivateAttr(default_factory=threading.Event)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self, None, None]:
         """Hold the connections for as long as the run's process needs the resource."""
         self._settings = settings.load()
-        name = f"stats-pipeline run {context.run_id[:8]}" if context.run_id else "stats-pipeline"
-        # One for each op that computes, one for a hook that settles meanwhile.
-        connections = len(self._settings.functions) + 1
+        name = f"stats-pipeline run {context.run_id[:8]} pid {os.getpid()}" if context.run_id else "stats-pipeline"
+        # One for each op that computes, one for a hook that settles meanwhile, one for the heartbeat.
+        connections = len(self._settings.functions) + 2
         url = database.database_url(self._settings)
         with database.Database(url, max_connections=connections, application_name=name) as self._database:
             self._cache = CacheClient(self._settings) if self._settings.app_url else None
             try:
                 yield self
             finally:
+                self._ending.set()
                 if self._cache is not None:
                     self._cache.close()
 
@@ -61,7 +71,17 @@ class Refresh(dg.ConfigurableResource[Any]):
         with self._claiming:
             if self._claim is None:
                 self._claim = self._wait_for_claim(run, functions)
+                threading.Thread(target=self._keep_alive, args=(run.run_id,), name="heartbeat", daemon=True).start()
             return self._claim
+
+    def _keep_alive(self, run_id: str) -> None:
+        """Beat until the run's process ends. A beat that cannot be sent is missing: the next may get through."""
+        while not self._ending.wait(HEARTBEAT_SECONDS):
+            try:
+                with self._database.connection() as connection:
+                    job_status.heartbeat(connection, run_id=run_id, lease_seconds=self._settings.lease)
+            except (psycopg.Error, StatsPipelineError) as error:
+                log.warning("run %s could not say that it is alive: %s", run_id, one_line(error))
 
     def _wait_for_claim(self, run: dg.DagsterRun, functions: list[str]) -> Claim:
         # A re-execution copies its parent's tags, but the lease was the parent's.
@@ -100,16 +120,20 @@ class Refresh(dg.ConfigurableResource[Any]):
         self.settle(run_id)
 
     def fail(self, run_id: str, rpc: str, problem: str) -> None:
-        """Note that a function has failed for good, and settle."""
+        """Note that a function has failed for good, and with it those that come after it, and settle."""
         self._database.run("fail_function", run_id=run_id, rpc=rpc, error=problem)
+        for skipped in dependents(rpc, self._settings.functions):
+            self._database.run("fail_function", run_id=run_id, rpc=skipped, error=f"Not run, because {rpc} failed")
         self.settle(run_id)
 
     def deliver(self, run_id: str, rpc: str) -> Delivery:
         """Hand a function's due tags to the app, and settle, whatever the app said."""
         delivery = outbox.NOTHING_DUE
         if self._cache is not None:
-            delivery = outbox.deliver(self._database, self._cache, run_id=run_id, rpc=rpc)
-        self.settle(run_id)
+            deadline = self._settings.cache_deadline
+            delivery = outbox.deliver(self._database, self._cache, cache_deadline=deadline, run_id=run_id, rpc=rpc)
+        if delivery == outbox.NOTHING_DUE:
+            self.settle(run_id)
         return delivery
 
     def settle(self, run_id: str) -> None:

@@ -1,0 +1,32 @@
+-- Give up on an open run that is dead: its attempts end as 'died', and its jobs are queued again, or fail when they have
+-- had max_attempts. Idempotent; a run that has been seen since `not_seen_since` is left alone and false is returned.
+create or replace function stats_pipeline.abandon_run(
+    dagster_run_id text,
+    not_seen_since timestamptz,
+    max_attempts integer,
+    reason text
+) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+    abandoned stats_pipeline.run;
+begin
+    update stats_pipeline.run as r set ended_at = clock_timestamp(), outcome = 'died'
+    where r.run_id = dagster_run_id and r.ended_at is null and r.seen_at <= not_seen_since
+    returning r.* into abandoned;
+    if not found then
+        return false;
+    end if;
+
+    update stats_pipeline.attempt as a set ended_at = clock_timestamp(), outcome = 'died', error = reason
+    where a.run_id = dagster_run_id and a.ended_at is null;
+
+    perform stats_pipeline.requeue_jobs(
+        array(select j.id from public.background_job_status as j
+            where j.run_id = dagster_run_id and j.status = 'processing'),
+        max_attempts,
+        reason);
+    return true;
+end;
+$$;
+
+revoke all on function stats_pipeline.abandon_run(text, timestamptz, integer, text) from public, anon, authenticated;

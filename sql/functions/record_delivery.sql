@@ -1,0 +1,37 @@
+-- What became of one call to the app, atomically: the tags it took are delivered, those it left wait longer each time, and
+-- a route that took nothing is given a rest. Ends the jobs that were only waiting for these tags.
+create or replace function stats_pipeline.record_delivery(
+    route text,
+    asked bigint[],
+    taken text[],
+    problem text,
+    deadline_seconds integer
+) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update stats_pipeline.outbox as o set delivered_at = clock_timestamp(), tries = o.tries + 1
+    where o.id = any(asked) and o.delivered_at is null and o.tag = any(taken);
+
+    update stats_pipeline.outbox as o
+    set tries = o.tries + 1, next_try_at = clock_timestamp() + stats_pipeline.backoff(o.tries)
+    where o.id = any(asked) and o.delivered_at is null and cardinality(taken) > 0;
+
+    if problem is null or cardinality(taken) > 0 then
+        delete from stats_pipeline.endpoint as e where e.url = route;
+    else
+        -- Ten hooks may meet the same dead app at once: that is one failure, not ten.
+        insert into stats_pipeline.endpoint as e (url, failures, next_try_at, last_error)
+        values (route, 1, clock_timestamp() + stats_pipeline.backoff(0), problem)
+        on conflict (url) do update
+        set failures = e.failures + 1, last_error = excluded.last_error,
+            next_try_at = clock_timestamp() + stats_pipeline.backoff(e.failures)
+        where e.next_try_at <= clock_timestamp();
+    end if;
+
+    perform stats_pipeline.settle_run(r.run_id, true, deadline_seconds)
+    from (select distinct o.run_id from stats_pipeline.outbox as o where o.id = any(asked)) as r;
+end;
+$$;
+
+revoke all on function stats_pipeline.record_delivery(text, bigint[], text[], text, integer)
+from public, anon, authenticated;

@@ -1,0 +1,2 @@
+-- Void the leases that no run has claimed in time.
+select stats_pipeline.expire_leases();

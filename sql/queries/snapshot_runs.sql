@@ -1,0 +1,25 @@
+-- Runs that are open, or have ended and left a job open, or have died within the hour (Dagster may not know).
+-- A run cannot have been seen while the server was down: silence counts from the server's start.
+select
+    r.id,
+    r.run_id,
+    r.outcome,
+    r.seen_at,
+    r.run_id is null and r.lease_until <= now() as lease_expired,
+    extract(epoch from now() - greatest(r.seen_at, pg_postmaster_start_time()))::float8 as silent_seconds,
+    extract(epoch from now() - r.ended_at)::float8 as ended_seconds,
+    cardinality(r.functions) - (
+        select count(*) from stats_pipeline.function_result as f
+        where f.run_id = r.run_id and f.status in ('success', 'failed')
+    ) as unrecorded,
+    exists (
+        select from stats_pipeline.outbox as o
+        where o.run_id = r.run_id and o.delivered_at is null
+    ) as tags_due
+from stats_pipeline.run as r
+where r.ended_at is null
+    or (r.outcome = 'died' and r.ended_at > now() - interval '1 hour')
+    or exists (
+        select from public.background_job_status as j
+        where j.run_id = r.run_id and j.status = 'processing'
+    );

@@ -1,0 +1,228 @@
+"""Compares queue, rows and runs, and repairs every mismatch.
+
+`decide` is a pure function over snapshots of the three; `apply` carries a decision out with the same SQL functions
+the normal path uses, each of which looks again before it changes anything. So a snapshot may be old, a repair may be
+applied twice, and two reconcilers may work side by side. The snapshot of Dagster's runs is taken in `defs/`.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, assert_never
+from uuid import UUID
+
+from psycopg import Connection
+
+from stats_pipeline.database import Database, run
+from stats_pipeline.models import Status
+from stats_pipeline.settings import Settings
+
+# What Dagster says of a run. "unknown" also stands for a Dagster that cannot be asked.
+DagsterState = Literal["live", "finished", "canceled", "unknown"]
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job that is queued or processing."""
+
+    id: UUID
+    status: Status
+    run_id: str | None
+    msg_id: int | None
+
+
+@dataclass(frozen=True)
+class MessageRow:
+    """A message on the queue. `job_status` is None if no row belongs to it."""
+
+    msg_id: int
+    names_job: bool
+    job_status: Status | None
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run that is open, left a job open, or died lately. Seconds are None before the run is claimed or ends."""
+
+    id: UUID
+    run_id: str | None
+    outcome: str | None
+    seen_at: datetime | None
+    lease_expired: bool
+    silent_seconds: float | None
+    ended_seconds: float | None
+    unrecorded: int | None
+    tags_due: bool
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When silence means death, and how long a job waits for its tags; seconds."""
+
+    dead_after: float
+    cache_deadline: float
+    cache_configured: bool
+
+
+@dataclass(frozen=True)
+class SendMessage:
+    """A queued job without a message gets one."""
+
+    job_id: UUID
+
+
+@dataclass(frozen=True)
+class ArchiveMessage:
+    """A message whose job is over, or gone, leaves the queue."""
+
+    msg_id: int
+
+
+@dataclass(frozen=True)
+class RequeueJob:
+    """A job that is being processed by no run is queued again."""
+
+    job_id: UUID
+    reason: str = "Its run is unknown"
+
+
+@dataclass(frozen=True)
+class ExpireLeases:
+    """Leases that no run claimed in time are void."""
+
+
+@dataclass(frozen=True)
+class SettleRun:
+    """A run that has recorded everything, or that waits for nothing any more, ends its jobs."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
+class AbandonRun:
+    """A dead run gives its jobs back; a cancelled one fails them."""
+
+    run_id: str
+    not_seen_since: datetime
+    reason: str
+    retry: bool = True
+
+
+@dataclass(frozen=True)
+class FailInDagster:
+    """Dagster is told that a run it believes in is dead."""
+
+    run_id: str
+
+
+Repair = SendMessage | ArchiveMessage | RequeueJob | ExpireLeases | SettleRun | AbandonRun | FailInDagster
+
+
+def decide(
+    jobs: Collection[JobRow],
+    messages: Collection[MessageRow],
+    runs: Collection[RunRow],
+    dagster: Mapping[str, DagsterState],
+    limits: Limits,
+) -> list[Repair]:
+    """What to repair, given what there is. Pure; the same state gives the same repairs, a sound one gives none."""
+    repairs: list[Repair] = []
+    on_queue = {message.msg_id for message in messages}
+    working = {r.run_id for r in runs if r.run_id is not None and r.outcome != "died"}
+
+    for message in messages:
+        is_over = message.job_status in ("completed", "failed")
+        if is_over or (message.job_status is None and message.names_job):
+            repairs.append(ArchiveMessage(message.msg_id))
+    for job in jobs:
+        if job.status == "queued" and job.msg_id not in on_queue:
+            repairs.append(SendMessage(job.id))
+        if job.status == "processing" and job.run_id not in working:
+            repairs.append(RequeueJob(job.id))
+    for candidate in runs:
+        state = dagster.get(candidate.run_id, "unknown") if candidate.run_id is not None else "unknown"
+        repairs.extend(_decide_run(candidate, state, limits))
+    return repairs
+
+
+def _decide_run(row: RunRow, state: DagsterState, limits: Limits) -> list[Repair]:
+    if row.run_id is None:
+        return [ExpireLeases()] if row.lease_expired and row.outcome is None else []
+    if row.outcome == "died":
+        return [FailInDagster(row.run_id)] if state == "live" else []
+    if row.outcome is not None:
+        waits = row.tags_due and limits.cache_configured and (row.ended_seconds or 0) < limits.cache_deadline
+        return [] if waits else [SettleRun(row.run_id)]
+    if row.unrecorded == 0:
+        return [SettleRun(row.run_id)]
+    assert row.seen_at is not None
+    if state == "canceled":
+        return [AbandonRun(row.run_id, row.seen_at, "The run was cancelled", retry=False)]
+    if state == "finished":
+        return [AbandonRun(row.run_id, row.seen_at, "The run ended before its work was done")]
+    if row.silent_seconds is not None and row.silent_seconds > limits.dead_after:
+        dead = AbandonRun(row.run_id, row.seen_at, "The run stopped answering")
+        return [dead, FailInDagster(row.run_id)] if state == "live" else [dead]
+    return []
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Queue, rows and runs as one transaction saw them."""
+
+    jobs: list[JobRow]
+    messages: list[MessageRow]
+    runs: list[RunRow]
+
+
+def read(database: Database) -> Snapshot:
+    """Take the snapshot of the database, in one repeatable-read transaction."""
+    with database.transaction() as connection:
+        connection.execute("set transaction isolation level repeatable read, read only")
+        return Snapshot(
+            [JobRow(**row) for row in run(connection, "snapshot_jobs")],
+            [MessageRow(**row) for row in run(connection, "snapshot_messages")],
+            [RunRow(**row) for row in run(connection, "snapshot_runs")],
+        )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits that the settings ask for."""
+    return Limits(settings.dead_after, settings.cache_deadline, settings.app_url is not None)
+
+
+def apply(
+    connection: Connection[Any], repair: Repair, settings: Settings, fail_in_dagster: Callable[[str], None]
+) -> None:
+    """Carry one repair out, in one transaction. Idempotent, and nothing if the mismatch has gone since."""
+    match repair:
+        case SendMessage(job_id):
+            run(connection, "ensure_messages", job_ids=[job_id])
+        case ArchiveMessage(msg_id):
+            run(connection, "archive_stale_messages", msg_ids=[msg_id])
+        case RequeueJob(job_id, reason):
+            run(connection, "requeue_jobs", job_ids=[job_id], max_attempts=settings.max_attempts, reason=reason)
+        case ExpireLeases():
+            run(connection, "expire_leases")
+        case SettleRun(run_id):
+            run(
+                connection,
+                "settle_run",
+                run_id=run_id,
+                cache_configured=settings.app_url is not None,
+                deadline=settings.cache_deadline,
+            )
+        case AbandonRun(run_id, not_seen_since, reason, retry):
+            max_attempts = settings.max_attempts if retry else 0
+            run(
+                connection,
+                "abandon_run",
+                run_id=run_id,
+                not_seen_since=not_seen_since,
+                max_attempts=max_attempts,
+                reason=reason,
+            )
+        case FailInDagster(run_id):
+            fail_in_dagster(run_id)
+        case _:
+            assert_never(repair)
