@@ -37,7 +37,7 @@ check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/sqlfluff lint --disable-progress-bar --nofail sql
+	@$(BIN)/sqlfluff lint --disable-progress-bar sql
 
 requirements: ## Pin every dependency again, with hashes (needs uv in the venv)
 	$(COMPILE) pyproject.toml -o requirements/run.txt

@@ -139,7 +139,7 @@ def settle(connection: Connection[Any], *, run_id: str, cache_configured: bool, 
 
 def list_jobs(connection: Connection[Any], *, limit: int) -> list[Job]:
     """The newest jobs, newest first."""
-    return [Job.model_validate(row) for row in run(connection, "list_jobs", limit=limit)]
+    return [Job.model_validate(row) for row in run(connection, "list_jobs", newest=limit)]
 
 
 def get_job(connection: Connection[Any], job_id: UUID) -> Job:

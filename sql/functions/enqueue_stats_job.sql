@@ -1,5 +1,5 @@
--- Door a: `supabase.rpc('enqueue_stats_job', { payload })`. Row and message are created together or not at all.
--- A requestId the tenant has used before, or a job that is being retried already, returns that job and enqueues nothing.
+-- Door a: `supabase.rpc('enqueue_stats_job', { payload })`. Row and message are created together or not at all. A
+-- requestId the tenant has used before, or a job that is being retried already, returns that job and enqueues nothing.
 -- Raises 22023 with a message that names the field.
 create or replace function public.enqueue_stats_job(payload jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$

@@ -1,5 +1,5 @@
--- Give queued jobs a visible message each: the one they have, two seconds later for every attempt but the first, or a new
--- one if it is gone. Idempotent.
+-- Give queued jobs a visible message each: the one they have, two seconds later for every attempt but the first, or a
+-- new one if it is gone. Idempotent.
 create or replace function stats_pipeline.ensure_messages(job_ids uuid[]) returns void
 language plpgsql set search_path = '' as $$
 begin

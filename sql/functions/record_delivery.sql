@@ -1,5 +1,5 @@
--- What became of one call to the app, atomically: the tags it took are delivered, those it left wait longer each time, and
--- a route that took nothing is given a rest. Ends the jobs that were only waiting for these tags.
+-- What became of one call to the app, atomically: the tags it took are delivered, those it left wait longer each time,
+-- and a route that took nothing is given a rest. Ends the jobs that were only waiting for these tags.
 create or replace function stats_pipeline.record_delivery(
     route text,
     asked bigint[],

@@ -5,4 +5,4 @@ select
 from public.background_job_status
 where job_type = 'stats_update'
 order by created_at desc, id
-limit %(limit)s;
+limit %(newest)s;
