@@ -1,5 +1,6 @@
--- Give up on an open run that is dead: its attempts end as 'died', and its jobs are queued again, or fail when they have
--- had max_attempts. Idempotent; a run that has been seen since `not_seen_since` is left alone and false is returned.
+-- Give up on an open run that is dead: its attempts end as 'died', and its jobs are queued again, or fail when they
+-- have had max_attempts. Idempotent; a run that has been seen since `not_seen_since` is left alone and false is
+-- returned.
 create or replace function stats_pipeline.abandon_run(
     dagster_run_id text,
     not_seen_since timestamptz,

@@ -1,6 +1,6 @@
--- Door c, and the gate for the other two: make every visible message stand for a queued, well-formed job.
--- A raw message gets its row; a malformed one gets a failed row with the reason; a message whose job is over, gone or
--- known under the same requestId is archived. Atomic and idempotent; a message that is fine is left as it is.
+-- Door c, and the gate for the other two: make every visible message stand for a queued, well-formed job. A raw
+-- message gets its row; a malformed one gets a failed row with the reason; a message whose job is over, gone or known
+-- under the same requestId is archived. Atomic and idempotent; a message that is fine is left as it is.
 create or replace function stats_pipeline.admit_messages() returns void
 language plpgsql set search_path = '' as $$
 declare

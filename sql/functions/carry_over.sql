@@ -1,6 +1,6 @@
--- A run that repeats exactly the jobs of the tenant's last run, which died, goes on where that one stopped: what it had
--- computed and committed counts as this run's, with the tags still due. With any other job in the set newer data may have
--- come in, and everything is computed again.
+-- A run that repeats exactly the jobs of the tenant's last run, which died, goes on where that one stopped: what it
+-- had computed and committed counts as this run's, with the tags still due. With any other job in the set newer data
+-- may have come in, and everything is computed again.
 create or replace function stats_pipeline.carry_over(claimed_run uuid) returns void
 language plpgsql set search_path = '' as $$
 declare

@@ -1,7 +1,7 @@
 -- Start computing. The first op of a run to come moves the leased jobs to 'processing'; for the others the call
--- changes nothing and returns the same. A run without a lease was launched by hand or from the UI: it gets a job of its
--- own, or, while another run of the tenant is open, no row at all (wait and call again).
--- Raises SP001 if the lease was void before the run came, or the run has been replaced since.
+-- changes nothing and returns the same. A run without a lease was launched by hand or from the UI: it gets a job of
+-- its own, or, while another run of the tenant is open, no row at all (wait and call again). Raises SP001 if the lease
+-- was void before the run came, or the run has been replaced since.
 create or replace function stats_pipeline.claim_run(
     dagster_run_id text,
     leased_run uuid,

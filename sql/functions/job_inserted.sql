@@ -1,6 +1,6 @@
--- Door b, and the path behind the other two: a row inserted as 'queued' sends its own message, in the same transaction.
--- A row that comes with a msg_id was made from a message, which is not sent again.
--- Raises unique_violation if the tenant has used the requestId for another job.
+-- Door b, and the path behind the other two: a row inserted as 'queued' sends its own message, in the same
+-- transaction. A row that comes with a msg_id was made from a message, which is not sent again. Raises
+-- unique_violation if the tenant has used the requestId for another job.
 create or replace function stats_pipeline.job_inserted() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
