@@ -1,6 +1,7 @@
 -- Exponentially weighted ratings, shrunk towards the club's mean, for balancing teams. Depends on the day of the run.
--- Weights are whole numbers (1e12 = a match of today): integer sums do not depend on the order of the rows, as sums of
--- floating-point weights would in their last digits, and with them ties between players.
+-- Weights are decimals of 15 significant digits: decimal sums do not depend on the order of the rows, as floating-point
+-- sums would in their last digits. Ranks compare nine decimals, so that ratings which are equal on paper tie although
+-- their divisions were rounded differently.
 create or replace function public.update_power_ratings(
     target_tenant_id uuid default '00000000-0000-0000-0000-000000000001'
 )
@@ -26,13 +27,13 @@ begin
         select
             m.match_id,
             m.match_date,
-            -- below 2^-100 a weight is 0, and exp() itself fails further down
-            (1e12 * exp(greatest((m.match_date - today) / half_life, -100)::float8 * ln(2::float8)))::bigint as weight
+            -- exp() fails below 2^-1022
+            exp(ln(2::float8) * greatest((m.match_date - today) / half_life, -1000)::float8)::numeric as weight
         from public.matches as m
         where m.tenant_id = target_tenant_id and m.match_date <= today
     ),
     available as materialized (
-        select match_date, sum(sum(weight)) over (order by match_date desc) / 1e12 as weight
+        select match_date, sum(sum(weight)) over (order by match_date desc) as weight
         from weighted_match
         group by match_date
     ),
@@ -40,9 +41,9 @@ begin
         select
             a.player_id,
             min(a.match_date) as first_match_date,
-            sum(m.weight) / 1e12 as weight,
-            sum(m.weight * a.points) / 1e12 as points,
-            sum(m.weight * a.goals) / 1e12 as goals
+            sum(m.weight) as weight,
+            sum(m.weight * a.points) as points,
+            sum(m.weight * a.goals) as goals
         from stats_pipeline.appearances(target_tenant_id) as a
         inner join weighted_match as m on m.match_id = a.match_id
         group by a.player_id
@@ -62,39 +63,41 @@ begin
             and p.is_retired is not true
             and exists (select from weighted_match)
     ),
-    pool as (
+    mean as (
         select
-            case when bool_or(is_steady) then sum(points) filter (where is_steady) else sum(points) end as points,
-            case when bool_or(is_steady) then sum(goals) filter (where is_steady) else sum(goals) end as goals,
-            case when bool_or(is_steady) then sum(played) filter (where is_steady) else sum(played) end as played
+            coalesce(sum(points) / sum(played), 0) as points,
+            coalesce(sum(goals) / sum(played), 0) as goals
         from (
-            select player.*, player.played >= 0.6 * min_played as is_steady
+            select
+                player.*,
+                player.played >= 0.6 * min_played as is_steady,
+                bool_or(player.played >= 0.6 * min_played) over () as any_steady
             from player
             where not player.is_ringer and player.played > 0
         ) as regular
+        where is_steady or not any_steady
     ),
     rated as (
         select
             player.*,
-            (player.points + prior_weight * coalesce(pool.points / pool.played, 0))
-            / (player.played + prior_weight) as power,
-            (player.goals + prior_weight * coalesce(pool.goals / pool.played, 0))
-            / (player.played + prior_weight) as threat,
+            coalesce(
+                (player.points + prior_weight * mean.points) / nullif(player.played + prior_weight, 0), mean.points
+            ) as power,
+            coalesce(
+                (player.goals + prior_weight * mean.goals) / nullif(player.played + prior_weight, 0), mean.goals
+            ) as threat,
             coalesce(100 * player.played / nullif(player.available, 0), 0) as participation,
             player.played >= min_played as is_qualified
         from player
-        cross join pool
+        cross join mean
     ),
     ranked as (
         select
             rated.*,
             count(*) over qualified - 1 as others,
-            rank() over (qualified order by power) - 1 as power_below,
-            rank() over (qualified order by threat) - 1 as threat_below,
-            rank() over (qualified order by participation) - 1 as participation_below,
-            min(power) over qualified < max(power) over qualified as power_differs,
-            min(threat) over qualified < max(threat) over qualified as threat_differs,
-            min(participation) over qualified < max(participation) over qualified as participation_differs
+            rank() over (qualified order by round(power, 9)) - 1 as power_below,
+            rank() over (qualified order by round(threat, 9)) - 1 as threat_below,
+            rank() over (qualified order by round(participation, 9)) - 1 as participation_below
         from rated
         window qualified as (partition by is_qualified)
     ),
@@ -109,13 +112,19 @@ begin
             round(available, 3) as weighted_available,
             is_qualified,
             case
-                when is_qualified and power_differs then round(100.0 * power_below / others, 1) else 50
+                when is_qualified and max(power_below) over qualified > 0
+                    then round(100.0 * power_below / others, 1)
+                else 50
             end as power_percentile,
             case
-                when is_qualified and threat_differs then round(100.0 * threat_below / others, 1) else 50
+                when is_qualified and max(threat_below) over qualified > 0
+                    then round(100.0 * threat_below / others, 1)
+                else 50
             end as goal_percentile,
             case
-                when is_qualified and participation_differs then round(100.0 * participation_below / others, 1) else 50
+                when is_qualified and max(participation_below) over qualified > 0
+                    then round(100.0 * participation_below / others, 1)
+                else 50
             end as participation_percentile,
             coalesce(first_match_date, '1900-01-01') as first_match_date,
             name,
@@ -123,6 +132,7 @@ begin
             is_ringer,
             selected_club
         from ranked
+        window qualified as (partition by is_qualified)
     ),
     stale as (
         delete from public.aggregated_performance_ratings as stored
