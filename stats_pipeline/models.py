@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
 Trigger = Literal["post-match", "admin", "cron"]
@@ -63,6 +63,12 @@ class Job(BaseModel):
     attempts: int = Field(ge=0)
     run_id: str | None
     msg_id: int | None
+
+    @field_validator("job_payload", mode="before")
+    @classmethod
+    def _as_object(cls, value: Any) -> Any:
+        # The app's own inserts may hold any JSON; wrapped as `admit_messages` wraps a message that is no object.
+        return value if isinstance(value, dict) else {"message": value}
 
     @property
     def is_over(self) -> bool:
