@@ -256,11 +256,12 @@ def _execute_run(instance_ref: InstanceRef, run_id: str) -> None:
         run = instance.get_run_by_id(run_id)
         if run is None or run.job_code_origin is None:
             raise RuntimeError(f"Run {run_id} was deleted before it could start, or its job cannot be loaded by name")
-        instance.report_engine_event("Started the run's process", run, EngineEventData.in_process(worker.pid))
-        recon_job = recon_job_from_origin(run.job_code_origin)
-        with suppress(Exception):  # the event log has it already
-            for _ in core_execute_run(recon_job, run, instance, inject_env_vars=True):
-                pass
+        if run.status != dg.DagsterRunStatus.CANCELING:  # terminated before its process was recorded
+            instance.report_engine_event("Started the run's process", run, EngineEventData.in_process(worker.pid))
+            recon_job = recon_job_from_origin(run.job_code_origin)
+            with suppress(Exception):  # the event log has it already
+                for _ in core_execute_run(recon_job, run, instance, inject_env_vars=True):
+                    pass
         _end(instance, run_id, "The run's process ended before the run did.")
 
 
