@@ -36,6 +36,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard
 def one_line_errors() -> Iterator[None]:
     """Turn what the user can put right into one line and exit code 1, and Ctrl-C into exit code 130."""
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    # A shell script's `&` starts us with SIGINT ignored; Dagster's processes would inherit that and ignore SIGTERM too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except StatsPipelineError as error:

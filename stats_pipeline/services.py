@@ -18,7 +18,7 @@ import fasteners  # type: ignore[import-untyped]
 import psycopg
 
 from stats_pipeline import database, embedded, migrate
-from stats_pipeline.errors import AlreadyRunning, SettingsError, StatsPipelineError
+from stats_pipeline.errors import AlreadyRunning, SettingsError
 from stats_pipeline.settings import PROJECT_ROOT, Settings
 from stats_pipeline.supervisor import Child, Supervisor
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 LOCATION = "stats_pipeline"
 _DRAIN_SECONDS = 10
-_READY_SECONDS = 60  # for a server to answer after its start; three are normal
 
 
 @dataclass(frozen=True)
@@ -90,43 +89,33 @@ def dagster_running(
     code_socket = settings.home / "code.sock"
     workspace = _write_workspace(settings.home, code_socket)
 
-    def child(name: str, *arguments: str) -> Child:
-        log = logs / f"{name}.log" if log_to_files else None
+    def start(name: str, *arguments: str) -> Child:
+        log = logs / f"{name.replace(' ', '-')}.log" if log_to_files else None
         if log:
             log.write_bytes(b"")
-        return Child(name, [sys.executable, "-W", "ignore", "-m", *arguments], environment, log)
+        child = Child(name, [sys.executable, "-W", "ignore", "-m", *arguments], environment, log)
+        supervisor.start(child)
+        return child
 
     supervisor = Supervisor(settings.home / "children.json", say)
     try:
         say("Starting the code server …")
         code_socket.unlink(missing_ok=True)
-        module = ("-m", "stats_pipeline.definitions")
-        supervisor.start(
-            child(
-                "code-server",
-                "dagster",
-                "api",
-                "grpc",
-                *module,
-                "--socket",
-                str(code_socket),
-                "--location-name",
-                LOCATION,
-            )
-        )
+        serve = ("dagster", "api", "grpc", "-m", "stats_pipeline.definitions", "--location-name", LOCATION)
+        code_server = start("code server", *serve, "--socket", str(code_socket))
         with _dagster_instance(environment) as instance:
-            supervisor.watch(until=_patiently(lambda: _answers(code_socket), "the code server"))
+            supervisor.wait_until_ready(code_server, lambda: _answers(code_socket))
             say("Starting the daemon and the web server …")
-            supervisor.start(child("daemon", "dagster._daemon", "run", "-w", str(workspace)))
+            daemon = start("daemon", "dagster._daemon", "run", "-w", str(workspace))
             address = ("-h", settings.host, "-p", str(settings.ui_port))
-            supervisor.start(child("webserver", "dagster_webserver", "-w", str(workspace), *address))
-            supervisor.watch(until=_patiently(lambda: _answers((settings.host, settings.ui_port)), "the web server"))
+            web_server = start("web server", "dagster_webserver", "-w", str(workspace), *address)
+            supervisor.wait_until_ready(web_server, lambda: _answers((settings.host, settings.ui_port)))
             try:
                 yield Running(database_url, f"http://{settings.host}:{settings.ui_port}", supervisor)
             finally:
                 say("Stopping …")
                 _wake_sensors(database_url)
-                supervisor.stop("daemon")
+                supervisor.retire(daemon)
                 _let_runs_end(instance, say)
     finally:
         supervisor.stop()
@@ -199,19 +188,6 @@ def _answers(address: Path | tuple[str, int]) -> bool:
     with socket.socket(family) as probe:
         probe.settimeout(1)
         return probe.connect_ex(str(address) if isinstance(address, Path) else address) == 0
-
-
-def _patiently(condition: Callable[[], bool], name: str) -> Callable[[], bool]:
-    deadline = time.monotonic() + _READY_SECONDS
-
-    def check() -> bool:
-        if condition():
-            return True
-        if time.monotonic() > deadline:
-            raise StatsPipelineError(f"{name} did not answer within {_READY_SECONDS} seconds; see its log")
-        return False
-
-    return check
 
 
 def _wake_sensors(database_url: str) -> None:

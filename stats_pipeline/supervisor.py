@@ -11,11 +11,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from stats_pipeline.errors import StatsPipelineError
+
+_READY_SECONDS = 60
+_LOOK_SECONDS = 0.05
 STOP_SECONDS = 15  # for a child to end after SIGTERM, before SIGKILL
 _BACKOFF = (0.5, 1, 2, 5, 10)  # seconds before a restart, by how often the child has died in a row
 _STEADY_SECONDS = 60  # a child that ran this long starts again from the shortest wait
@@ -62,6 +67,7 @@ class Supervisor:
         self._pid_file = pid_file
         self._say = say
         self._children: list[Child] = []
+        self._left_behind: list[psutil.Process] = []
         self._exits: queue.Queue[Child] = queue.Queue()
         end_leftovers(pid_file)
 
@@ -71,14 +77,26 @@ class Supervisor:
         self._children.append(child)
         self._write_pids()
 
-    def watch(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Restart what dies, for ever or until the condition, which is checked several times a second, holds."""
-        while not until():
+    def wait_until_ready(self, child: Child, is_ready: Callable[[], bool]) -> None:
+        """Return once a new child is ready. Raises `StatsPipelineError` if it, or any other, ends before, or is not
+        ready within a minute; three seconds are normal."""
+        deadline = time.monotonic() + _READY_SECONDS
+        while not is_ready():
             try:
-                child = self._exits.get(timeout=0.2)
+                dead = self._exits.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
-                continue
-            self._restart(child)
+                if time.monotonic() > deadline:
+                    raise StatsPipelineError(
+                        f"the {child.name} is not ready after {_READY_SECONDS} seconds{_see(child)}"
+                    ) from None
+            else:
+                raise StatsPipelineError(f"the {dead.name} ended while it started{_see(dead)}")
+
+    def watch(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Restart what dies, for ever or until the condition, which is looked at several times a second, holds."""
+        while not until():
+            with suppress(queue.Empty):
+                self._restart(self._exits.get(timeout=_LOOK_SECONDS))
 
     def _restart(self, child: Child) -> None:
         assert child.process is not None
@@ -86,19 +104,25 @@ class Supervisor:
             child.deaths = 0
         wait = _BACKOFF[min(child.deaths, len(_BACKOFF) - 1)]
         child.deaths += 1
-        where = f"; see {child.log}" if child.log else ""
-        self._say(f"{child.name} ended with exit code {child.process.returncode}: again in {wait} s{where}")
+        self._say(f"The {child.name} ended with exit code {child.process.returncode}: again in {wait} s{_see(child)}")
         time.sleep(wait)
         child.start(self._exits)
         self._write_pids()
 
-    def stop(self, name: str | None = None) -> None:
-        """End one child, or all, and what they started: SIGTERM, and fifteen seconds later SIGKILL."""
-        ending = [child for child in self._children if name in (None, child.name)]
-        _end([psutil.Process(c.process.pid) for c in ending if c.process and c.process.poll() is None])
-        self._children = [child for child in self._children if child not in ending]
-        if not self._children:
-            self._pid_file.unlink(missing_ok=True)
+    def retire(self, child: Child) -> None:
+        """End one child for good, but not what it has started: that goes on until `stop`."""
+        self._children.remove(child)
+        if child.process is not None and child.process.poll() is None:
+            process = psutil.Process(child.process.pid)
+            self._left_behind += _family(process)
+            _end([process])
+
+    def stop(self) -> None:
+        """End every child and what it started: SIGTERM to all, and fifteen seconds later SIGKILL to what is left."""
+        running = [psutil.Process(c.process.pid) for c in self._children if c.process and c.process.poll() is None]
+        _end([member for process in running for member in _family(process)] + self._left_behind)
+        self._children.clear()
+        self._pid_file.unlink(missing_ok=True)
 
     def _write_pids(self) -> None:
         pids = {}
@@ -113,6 +137,15 @@ class Supervisor:
         written.replace(self._pid_file)  # whole at every moment, whoever is killed when
 
 
+def _see(child: Child) -> str:
+    """Where to look, and the last line there, which in a Python traceback is the error."""
+    if child.log is None:
+        return ": see its output above"
+    lines = child.log.read_text(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was logged")
+    return f": {last[:300]} (see {child.log})"
+
+
 def end_leftovers(pid_file: Path) -> None:
     """End the children of a supervisor that was killed. A pid that another process has got since is left alone."""
     if not pid_file.exists():
@@ -125,12 +158,11 @@ def end_leftovers(pid_file: Path) -> None:
                 leftovers.append(process)
         except psutil.NoSuchProcess:
             continue
-    _end(leftovers)
+    _end([member for process in leftovers for member in _family(process)])
     pid_file.unlink()
 
 
 def _end(processes: list[psutil.Process]) -> None:
-    processes = [member for process in processes for member in _family(process)]
     for process in processes:
         _send(process, signal.SIGTERM)
     _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)

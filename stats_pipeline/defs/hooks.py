@@ -1,25 +1,38 @@
 """What follows each op: its result in the job's row and its cache tags to the app, or its error in the row.
 
 Hooks do not see a run that is killed, cancelled or timed out, and one that raises only leaves a log line. So nothing
-depends on them alone: what they record and deliver is in the database before they start.
+depends on them alone: what they record and deliver is in the database before they start, or repaired by `upkeep.py`.
 """
 
+from collections.abc import Sequence
+
 import dagster as dg
+from dagster._core.definitions.decorators.hook_decorator import event_list_hook  # private: the reason is below
+from dagster._core.definitions.events import HookExecutionResult
 
 from stats_pipeline.errors import one_line
 
 
-@dg.success_hook(required_resource_keys={"refresh"})
-def deliver_tags(context: dg.HookContext) -> None:
-    """Deliver the function's tags; ends the job when it was the last function."""
+# One hook for both outcomes, where a success hook and a failure hook would write ten more "skipped" events per run.
+@event_list_hook(required_resource_keys={"refresh"})
+def record_outcome(context: dg.HookContext, event_list: Sequence[dg.DagsterEvent]) -> HookExecutionResult:
+    """Deliver the function's tags or record its last error; ends the job when it was the last function."""
+    if any(event.is_step_success for event in event_list):
+        _deliver_tags(context)
+    elif any(event.is_step_failure for event in event_list):
+        _record_failure(context)
+    else:  # a failed try, with another one to come
+        return HookExecutionResult(hook_name="record_outcome", is_skipped=True)
+    return HookExecutionResult(hook_name="record_outcome", is_skipped=False)
+
+
+def _deliver_tags(context: dg.HookContext) -> None:
     delivery = context.resources.refresh.deliver(context.run_id, context.op.name)
     if delivery.problem:
         context.log.warning("Cache tags of %s stay due: %s", context.op.name, delivery.problem)
 
 
-@dg.failure_hook(required_resource_keys={"refresh"})
-def record_failure(context: dg.HookContext) -> None:
-    """Record the function's last error; ends the job when it was the last function."""
+def _record_failure(context: dg.HookContext) -> None:
     error = context.op_exception
     problem = one_line(error) if error is not None else "the op was stopped"
     if isinstance(error, dg.Failure) and error.description:
@@ -27,4 +40,4 @@ def record_failure(context: dg.HookContext) -> None:
     context.resources.refresh.fail(context.run_id, context.op.name, problem)
 
 
-HOOKS = {deliver_tags, record_failure}
+HOOKS = {record_outcome}

@@ -68,7 +68,8 @@ def test_a_child_that_is_killed_is_started_again(tmp_path: Path, supervisor: Sup
     first, second = pids(tmp_path)
     assert is_gone(first)
     assert not is_gone(second)
-    assert said == [f"worker ended with exit code -9: again in 0.5 s; see {tmp_path / 'worker.log'}"]
+    log = tmp_path / "worker.log"
+    assert said == [f"The worker ended with exit code -9: again in 0.5 s: nothing was logged (see {log})"]
 
 
 def test_a_child_that_dies_at_once_is_started_ever_more_slowly(
@@ -77,8 +78,8 @@ def test_a_child_that_dies_at_once_is_started_ever_more_slowly(
     monkeypatch.setattr(module, "_BACKOFF", (0.01, 0.02, 0.04))
     supervisor.start(child(tmp_path, "raise SystemExit(7)"))
     supervisor.watch(until=within(lambda: len(said) == 5))
-    assert [line.split(";")[0] for line in said] == [
-        f"worker ended with exit code 7: again in {wait} s" for wait in (0.01, 0.02, 0.04, 0.04, 0.04)
+    assert [": ".join(line.split(": ")[:2]) for line in said] == [
+        f"The worker ended with exit code 7: again in {wait} s" for wait in (0.01, 0.02, 0.04, 0.04, 0.04)
     ]
 
 
