@@ -102,6 +102,8 @@ def dagster_running(
         say("Starting the code server …")
         code_socket.unlink(missing_ok=True)
         serve = ("dagster", "api", "grpc", "-m", "stats_pipeline.definitions", "--location-name", LOCATION)
+        # Each waiting sensor holds a worker thread; the default leaves too few on a small machine.
+        serve += ("--max-workers", "16")
         code_server = start("code server", *serve, "--socket", str(code_socket))
         with _dagster_instance(environment) as instance:
             supervisor.wait_until_ready(code_server, lambda: _answers(code_socket))

@@ -1,6 +1,8 @@
-"""The queue sensor: waits for work, leases it, asks for one run per tenant.
+"""The queue sensors: they wait for work, lease it, and ask for one run per tenant.
 
-What a lease is and who gets one is decided in the database (`lease_jobs`); launching is Dagster's part.
+There are three alike. Dagster's daemon gives a sensor its next tick up to five seconds after the last one has ended,
+and while one is in that gap another one is waiting. What a lease is and who gets one is decided in the database
+(`lease_jobs`); launching is Dagster's part.
 """
 
 import time
@@ -22,19 +24,23 @@ from stats_pipeline.settings import Settings
 TICK_SECONDS = 20
 # Behind the notification, for what a lost one would miss and for leases that expire, which nothing notifies of.
 POLL_SECONDS = 1
+QUEUE_SENSORS = ("stats_queue", "stats_queue_2", "stats_queue_3")
 WORK_CHANNEL = "stats_pipeline_work"
 STOP_CHANNEL = "stats_pipeline_stop"  # ends the tick at once, so that a shutdown need not wait for it
 
 
-def build_queue_sensor(settings: Settings) -> dg.SensorDefinition:
-    """A sensor that is running by default and reacts within milliseconds of an enqueue while it waits."""
+def build_queue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
+    """Sensors that are running by default, each of which reacts to an enqueue within milliseconds while it waits."""
+    return [_build_queue_sensor(settings, name) for name in QUEUE_SENSORS]
 
+
+def _build_queue_sensor(settings: Settings, name: str) -> dg.SensorDefinition:
     @dg.sensor(
-        name="stats_queue",
+        name=name,
         job_name=JOB_NAME,
         minimum_interval_seconds=1,  # 0 would mean Dagster's default of 30
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Launches a run for each tenant with waiting jobs.",
+        description="Launches a run for each tenant with waiting jobs. Three of a kind take turns.",
     )
     def stats_queue(_: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
