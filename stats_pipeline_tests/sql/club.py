@@ -142,3 +142,28 @@ def read(
 def in_order(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of one table by the columns that identify them."""
     return sorted(rows, key=lambda row: tuple(str(row[key]) for key in _KEYS if key in row))
+
+
+def fingerprint(connection: Connection[Any], tenant_id: UUID = DEFAULT_TENANT) -> list[tuple[str, str]]:
+    """Every stored value of the tenant as text, to the last digit; the hall of fame with its order."""
+    lines = []
+    for table in TABLES:
+        position = ", row_number() over (order by id)" if table == "aggregated_hall_of_fame" else ""
+        rows = connection.execute(
+            f"select (to_jsonb(stored) - %s::text[])::text{position}"
+            f" from public.{table} as stored where tenant_id = %s".encode(),
+            (sorted(_UNSTABLE), tenant_id),
+        )
+        lines += [(table, "|".join(map(str, tuple(row)))) for row in rows]
+    return sorted(lines)
+
+
+def versions(connection: Connection[Any], tenant_id: UUID = DEFAULT_TENANT) -> set[tuple[str, str, str]]:
+    """Table, place and writing transaction of every stored row of the tenant: a row that was written anew differs."""
+    return {
+        (table, *row)
+        for table in TABLES
+        for row in connection.execute(
+            f"select ctid::text, xmin::text from public.{table} where tenant_id = %s".encode(), (tenant_id,)
+        )
+    }

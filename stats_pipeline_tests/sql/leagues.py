@@ -110,6 +110,8 @@ def seasons(draw: st.DrawFn) -> tuple[Season, ...]:
         half = start + timedelta(days=draw(st.sampled_from((0, 7, 30, 100))))
         end = half + timedelta(days=draw(st.sampled_from((1, 12, 100, 400))))
         found.append(Season(number, start, half, end))
+    if found and draw(st.integers(0, 4)) == 0:
+        found.append(found[0]._replace(id=len(found) + 1))
     return tuple(found)
 
 

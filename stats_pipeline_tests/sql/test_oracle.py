@@ -15,6 +15,7 @@ from stats_pipeline_tests.sql.club import Appearance, Club, Match, Player, Seaso
 from stats_pipeline_tests.sql.golden import DAY_3, GOLDEN, golden_until
 from stats_pipeline_tests.sql.leagues import TODAYS, clubs
 from stats_pipeline_tests.sql.oracle_tables import expected
+from stats_pipeline_tests.sql.rare_clubs import RARE_CLUBS
 
 # What depends on the exponential weights is compared to the precision it is stored with.
 APPROXIMATE = {
@@ -60,6 +61,11 @@ def check(connection: Connection[Any], club: Club, today: date) -> None:
 @example(club=Club(), today=DAY_3)
 def test_small_clubs(stats_connection: Connection[Any], club: Club, today: date) -> None:
     check(stats_connection, club, today)
+
+
+@pytest.mark.parametrize("name", RARE_CLUBS)
+def test_rare_clubs(stats_connection: Connection[Any], name: str) -> None:
+    check(stats_connection, RARE_CLUBS[name], DAY_3)
 
 
 def as_club(demo: league.League) -> Club:
