@@ -4,3 +4,5 @@ create or replace function stats_pipeline.backoff(earlier_failures integer) retu
 language sql volatile set search_path = '' as $$
 select make_interval(secs => least(300, 2 ^ least(earlier_failures, 20)) * (0.75 + random() / 2));
 $$;
+
+revoke all on function stats_pipeline.backoff(integer) from public, anon, authenticated;

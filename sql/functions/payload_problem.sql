@@ -22,3 +22,5 @@ select case
     when stats_pipeline.uuid_problem(payload -> 'retryOf') then 'retryOf must be a UUID'
 end;
 $$;
+
+revoke all on function stats_pipeline.payload_problem(jsonb) from public, anon, authenticated;

@@ -3,3 +3,5 @@ create or replace function stats_pipeline.tenant_key(tenant_id uuid) returns tex
 language sql immutable set search_path = '' as $$
 select coalesce(tenant_id::text, 'default');
 $$;
+
+revoke all on function stats_pipeline.tenant_key(uuid) from public, anon, authenticated;

@@ -6,3 +6,5 @@ select case
         (field #>> '{}')::uuid
 end;
 $$;
+
+revoke all on function stats_pipeline.to_uuid(jsonb) from public, anon, authenticated;

@@ -3,3 +3,5 @@ create or replace function stats_pipeline.uuid_problem(field jsonb) returns bool
 language sql immutable set search_path = '' as $$
 select coalesce(jsonb_typeof(field), 'null') <> 'null' and stats_pipeline.to_uuid(field) is null;
 $$;
+
+revoke all on function stats_pipeline.uuid_problem(jsonb) from public, anon, authenticated;

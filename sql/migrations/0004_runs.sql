@@ -18,6 +18,7 @@ select distinct on (coalesce(tenant_id::text, 'default'), job_payload ->> 'reque
 from public.background_job_status
 where job_type = 'stats_update' and jsonb_typeof(job_payload -> 'requestId') = 'string'
 order by coalesce(tenant_id::text, 'default'), job_payload ->> 'requestId', created_at;
+set constraints all immediate; -- while checks of these rows are pending, the table cannot be altered
 
 -- One row from the moment jobs are leased for a tenant, or a run launched by hand starts, to the end of its computing.
 create table stats_pipeline.run (
