@@ -1,0 +1,251 @@
+"""Migrating: a new database, an app's own, twice, twenty at once, and everything that must be refused whole."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import Connection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from stats_pipeline import database, embedded, migrate
+from stats_pipeline.errors import MigrationError
+from stats_pipeline.settings import SQL_ROOT
+from stats_pipeline_tests.integration import steps
+
+Connected = Connection[DictRow]
+
+# As an app may have created it before us: with columns of its own, and none of ours.
+APPS_TABLE = """
+create table public.background_job_status (
+    id uuid primary key default gen_random_uuid(),
+    job_type text not null default 'stats_update',
+    job_payload jsonb not null,
+    status text not null check (status in ('queued', 'processing', 'completed', 'failed')),
+    started_at timestamptz,
+    completed_at timestamptz,
+    error_message text,
+    results jsonb,
+    retry_count integer default 0,
+    max_retries integer default 3,
+    priority integer default 1,
+    created_at timestamptz default now(),
+    updated_at timestamptz default now()
+);
+create function public.update_updated_at_column() returns trigger language plpgsql as
+$$ begin new.updated_at = now(); return new; end $$;
+create trigger update_background_job_status_updated_at before update on public.background_job_status
+for each row execute function public.update_updated_at_column();
+"""
+
+
+@pytest.fixture
+def empty_url(create_database: Callable[..., str]) -> str:
+    """A database with the queue extension and nothing else."""
+    return create_database()
+
+
+@pytest.fixture
+def empty(empty_url: str) -> Iterator[Connected]:
+    with database.connect(empty_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def sql_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the SQL files that the test may change."""
+    copy = tmp_path / "sql"
+    shutil.copytree(SQL_ROOT, copy)
+    monkeypatch.setattr(migrate, "SQL_ROOT", copy)
+    return copy
+
+
+def names(folder: str) -> tuple[str, ...]:
+    return tuple(sorted(file.name for file in (SQL_ROOT / folder).glob("*.sql")))
+
+
+def schemas(connection: Connected) -> set[str]:
+    rows = connection.execute("select nspname from pg_namespace where nspname !~ '^(pg_|information_schema|pgmq)'")
+    return {row["nspname"] for row in rows}
+
+
+def refused(connection: Connected, **arguments: Any) -> str:
+    """Migrating raises, in one line, and leaves nothing behind."""
+    before = schemas(connection)
+    with pytest.raises(MigrationError) as caught:
+        migrate.migrate(connection, **arguments)
+    assert "\n" not in str(caught.value)
+    assert schemas(connection) == before
+    return str(caught.value)
+
+
+def works(connection: Connected) -> None:
+    """A job comes through."""
+    steps.enqueue(connection)
+    claimed = steps.start(connection)
+    connection.execute(
+        b"select stats_pipeline.complete_function(%s, %s, array['tag'], 1, 1)", ("run-1", steps.TWO[0].rpc)
+    )
+    connection.execute(
+        b"select stats_pipeline.complete_function(%s, %s, array['tag'], 1, 1)", ("run-1", steps.TWO[1].rpc)
+    )
+    steps.settle(connection)
+    assert steps.job(connection, claimed.job_ids[0]).status == "completed"
+
+
+def test_a_new_database(empty: Connected) -> None:
+    applied = migrate.migrate(empty)
+    assert (applied.migrations, applied.functions, applied.reference_stats) == (
+        names("migrations"),
+        names("functions"),
+        (),
+    )
+    assert schemas(empty) == {"public", "stats_pipeline", "dagster"}
+    works(empty)
+
+
+def test_a_new_database_with_the_reference_stats(empty: Connected) -> None:
+    assert migrate.migrate(empty, reference_stats=True).reference_stats == names("stats")
+    assert migrate.migrate(empty, reference_stats=True) == migrate.Applied((), (), ())
+
+
+def test_the_second_time_nothing_is_left_to_do(empty: Connected) -> None:
+    migrate.migrate(empty)
+    assert migrate.migrate(empty) == migrate.Applied((), (), ())
+
+
+def test_twenty_at_once_do_the_work_of_one(empty_url: str, at_once: Callable[..., list[Any]]) -> None:
+    def process(_: int) -> migrate.Applied:
+        with database.connect(empty_url, autocommit=True) as connection:
+            return migrate.migrate(connection, reference_stats=True)
+
+    outcomes = at_once(20, process)
+    nothing = migrate.Applied((), (), ())
+    [worker] = [outcome for outcome in outcomes if outcome != nothing]
+    assert worker == migrate.Applied(names("migrations"), names("functions"), names("stats"))
+
+
+def test_a_table_that_the_app_has_created_is_adopted(empty: Connected) -> None:
+    empty.execute(APPS_TABLE.encode())
+    old = [
+        empty.execute(
+            "insert into public.background_job_status (job_payload, status, priority) values (%s, %s, 5) returning *",
+            (Jsonb(steps.payload(requestId=request)), status),
+        ).fetchone()
+        for request, status in [("1", "completed"), ("2", "failed"), ("2", "completed")]
+    ]
+    empty.execute("insert into public.background_job_status (job_payload, status) values ('[]', 'failed')")
+
+    migrate.migrate(empty)
+
+    for row in old:
+        assert row is not None
+        now = empty.execute("select * from public.background_job_status where id = %s", (row["id"],)).fetchone()
+        assert now is not None
+        assert {column: now[column] for column in row} == row
+    # Requests the app has made before are known, also those it has made twice.
+    assert old[0] is not None
+    assert steps.enqueue(empty, requestId="1") == old[0]["id"]
+    steps.enqueue(empty, requestId="2")
+    assert steps.lease(empty) == []
+    works(empty)
+
+
+def test_columns_of_ours_that_exist_already_are_kept(empty: Connected) -> None:
+    empty.execute(APPS_TABLE.encode())
+    empty.execute("alter table public.background_job_status add tenant_id uuid, add attempts integer default 0")
+    migrate.migrate(empty)
+    works(empty)
+
+
+def test_a_queue_that_the_app_has_created_is_kept_with_its_messages(empty: Connected) -> None:
+    empty.execute("select pgmq.create('stats_update')")
+    empty.execute("select pgmq.send('stats_update', %s::jsonb)", (Jsonb(steps.payload()),))
+    migrate.migrate(empty)
+    [leased] = steps.lease(empty)
+    assert leased.jobs == 1
+
+
+@pytest.mark.parametrize(
+    "object_of_the_app",
+    [
+        "create table public.players (id int)",
+        "create table public.aggregated_hall_of_fame (id int)",
+        "create function public.update_power_ratings() returns int language sql return 7",
+        "create function public.update_power_ratings(target_tenant_id uuid) returns int language sql return 7",
+    ],
+)
+def test_reference_stats_never_meet_the_apps_own(empty: Connected, object_of_the_app: str) -> None:
+    empty.execute(object_of_the_app.encode())
+    assert "stats objects of its own" in refused(empty, reference_stats=True)
+
+    migrate.migrate(empty)
+    assert refused(empty, reference_stats=True)
+    if "()" in object_of_the_app:
+        assert empty.execute("select public.update_power_ratings() as answer").fetchone() == {"answer": 7}
+
+
+def test_a_database_without_the_queue_extension(create_database: Callable[..., str]) -> None:
+    with database.connect(create_database("template1"), autocommit=True) as connection:
+        message = refused(connection)
+    assert message.startswith("this database has no pgmq")
+    assert "enable Queues in the Supabase dashboard" in message
+
+
+def test_a_role_without_rights(empty: Connected) -> None:
+    empty.execute("create role visitor_of_migrations")
+    empty.execute("set role visitor_of_migrations")
+    try:
+        message = refused(empty)
+    finally:
+        empty.execute("reset role")
+        empty.execute("drop role visitor_of_migrations")
+    assert message.startswith("STATS_DATABASE_URL: this role may not set the schema up")
+
+
+def test_an_applied_migration_never_changes(empty: Connected, sql_files: Path) -> None:
+    migrate.migrate(empty)
+    with next((sql_files / "migrations").glob("0002_*.sql")).open("a") as file:
+        file.write("-- one more thought\n")
+    assert "0002_background_job_status.sql was applied to this database with other content" in refused(empty)
+
+
+def test_a_changed_function_is_applied_again_alone(empty: Connected, sql_files: Path) -> None:
+    migrate.migrate(empty)
+    with (sql_files / "functions" / "tenant_key.sql").open("a") as file:
+        file.write("-- one more thought\n")
+    assert migrate.migrate(empty) == migrate.Applied((), ("tenant_key.sql",), ())
+    assert migrate.migrate(empty) == migrate.Applied((), (), ())
+
+
+def test_changed_reference_stats_are_applied_again(empty: Connected, sql_files: Path) -> None:
+    migrate.migrate(empty, reference_stats=True)
+    with next((sql_files / "stats").glob("1100_*.sql")).open("a") as file:
+        file.write("-- one more thought\n")
+    assert migrate.migrate(empty, reference_stats=True).reference_stats == names("stats")
+
+
+def test_a_migration_that_fails_leaves_nothing_of_its_batch(empty: Connected, sql_files: Path) -> None:
+    migrate.migrate(empty)
+    (sql_files / "migrations" / "9998_good.sql").write_text("create table stats_pipeline.good (id int);")
+    (sql_files / "migrations" / "9999_broken.sql").write_text("create table stats_pipeline.broken (id nonsense);")
+    message = refused(empty)
+    assert message.startswith("migrating failed and nothing was changed")
+    assert "nonsense" in message
+    assert empty.execute("select to_regclass('stats_pipeline.good') as good").fetchone() == {"good": None}
+
+
+def test_two_databases_of_a_new_server_are_migrated_at_once(tmp_path: Path, at_once: Callable[..., list[Any]]) -> None:
+    """Roles belong to the server: both find none, and both create them."""
+    with embedded.running(tmp_path) as url:
+        with database.connect(url.replace("/postgres?", "/template1?"), autocommit=True) as connection:
+            connection.execute("create database another template postgres")
+        urls = [url, url.replace("/postgres?", "/another?")]
+
+        def process(number: int) -> migrate.Applied:
+            with database.connect(urls[number], autocommit=True) as connection:
+                return migrate.migrate(connection)
+
+        assert [type(outcome) for outcome in at_once(2, process)] == [migrate.Applied, migrate.Applied]
