@@ -1,0 +1,24 @@
+-- Tell listeners that a job is new, has another status, or has got on: id, status and version, in the order of commits.
+create or replace function stats_pipeline.job_changed() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform pg_notify('stats_pipeline_jobs', json_build_object(
+        'id', new.id, 'status', new.status, 'version', stats_pipeline.job_version(new))::text);
+    return null;
+end;
+$$;
+
+revoke all on function stats_pipeline.job_changed() from public, anon, authenticated;
+
+create or replace trigger stats_pipeline_job_created
+after insert on public.background_job_status
+for each row when (new.job_type = 'stats_update')
+execute function stats_pipeline.job_changed();
+
+create or replace trigger stats_pipeline_job_changed
+after update on public.background_job_status
+for each row when (
+    new.job_type = 'stats_update'
+    and (old.status is distinct from new.status or old.results is distinct from new.results)
+)
+execute function stats_pipeline.job_changed();

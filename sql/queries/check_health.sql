@@ -1,0 +1,11 @@
+-- What the health page says of the queue, the daemon and the cache.
+select
+    (
+        select count(*)
+        from public.background_job_status
+        where job_type = 'stats_update' and status = 'queued'
+    ) as waiting,
+    to_regclass('pgmq.q_stats_update') is not null as has_queue,
+    extract(epoch from clock_timestamp() - stats_pipeline.last_sensor_tick())::float as seconds_since_tick,
+    (select count(*) from stats_pipeline.outbox where delivered_at is null) as undelivered_tags,
+    (select min(failing_since) from stats_pipeline.endpoint) as app_failing_since;

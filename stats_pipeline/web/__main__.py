@@ -1,0 +1,8 @@
+"""`python -m stats_pipeline.web`: the web process that `up` keeps running, beside a database that is there already."""
+
+from stats_pipeline import database, settings
+from stats_pipeline.web.server import serve
+
+if __name__ == "__main__":
+    loaded = settings.load()
+    serve(loaded, database.database_url(loaded))

@@ -1,0 +1,141 @@
+"""The JSON API: enqueue, cron, list, read, retry, stream. Each handler is one call of `job_status.py`.
+
+Who may call which is said beside the routes in `app.py`; errors are turned into answers there too.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import structlog
+from psycopg import Connection
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from stats_pipeline import job_status
+from stats_pipeline.errors import InvalidJob
+from stats_pipeline.models import Job, Payload
+from stats_pipeline.web.auth import Caller
+from stats_pipeline.web.context import answer, read_json, web_of
+from stats_pipeline.web.schemas import CronAnswer, Problem, TenantJob
+
+MAX_LIMIT = 100
+ENQUEUE = "/api/admin/enqueue-stats-job"
+_LOGGED_TEXT = 200  # characters of what a caller may make as long as it likes
+
+
+async def enqueue(request: Request, caller: Caller) -> Response:
+    """Enqueue a job, or find the one with the same requestId."""
+    web = web_of(request)
+    web.writable()
+    payload = await read_json(request)
+    context = _loggable(payload) | {"caller": caller.name}
+    try:
+        job = await web.call(lambda connection: job_status.enqueue(connection, payload))
+    except InvalidJob as error:
+        structlog.get_logger().warning("stats job refused", **context, reason=str(error)[:_LOGGED_TEXT])
+        raise
+    structlog.get_logger().info("stats job enqueued", **context, job_id=str(job.job_id), message=job.message)
+    return answer(job, HTTPStatus.ACCEPTED)
+
+
+async def cron(request: Request, caller: Caller) -> Response:
+    """Enqueue today's job of every tenant, unless it has been."""
+    web = web_of(request)
+    web.writable()
+    today = datetime.now(ZoneInfo(web.settings.timezone)).date()
+
+    def enqueue_all(connection: Connection[Any]) -> list[TenantJob]:
+        return [
+            TenantJob(
+                **job_status.enqueue(
+                    connection,
+                    Payload(
+                        triggered_by="cron",
+                        request_id=f"cron-{today}",
+                        tenant_id=str(tenant) if tenant else None,
+                        timestamp=datetime.now(UTC),
+                    ).as_json(),
+                ).model_dump(),
+                tenant_id=tenant,
+            )
+            for tenant in web.settings.tenants or (None,)
+        ]
+
+    jobs = await web.call(enqueue_all)
+    structlog.get_logger().info(
+        "cron jobs enqueued", caller=caller.name, day=str(today), job_ids=[str(job.job_id) for job in jobs]
+    )
+    return answer(CronAnswer(**jobs[0].model_dump(exclude={"tenant_id"}), jobs=jobs), HTTPStatus.ACCEPTED)
+
+
+def cron_moved(_: Request) -> Response:
+    """What the app's old route did on POST has moved."""
+    return answer(Problem(error=f"POST {ENQUEUE} takes its place"), HTTPStatus.GONE)
+
+
+def list_jobs(request: Request, _: Caller) -> Response:
+    """The newest jobs, newest first."""
+    limit = request.query_params.get("limit", "10")
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 3 and 1 <= int(limit) <= MAX_LIMIT):
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f"limit must be a whole number from 1 to {MAX_LIMIT}")
+    with web_of(request).database.connection() as connection:
+        jobs = job_status.list_jobs(connection, limit=int(limit))
+    return JSONResponse([job.model_dump(mode="json") for job in jobs])
+
+
+def get_job(request: Request, _: Caller) -> Response:
+    """One job."""
+    with web_of(request).database.connection() as connection:
+        return answer(_find(connection, request.path_params["job_id"]))
+
+
+async def retry(request: Request, caller: Caller) -> Response:
+    """Enqueue a failed job again."""
+    web = web_of(request)
+    web.writable()
+    failed: UUID = request.path_params["job_id"]
+
+    def find_and_retry(connection: Connection[Any]) -> Any:
+        _find(connection, failed)
+        try:
+            return job_status.retry(connection, failed)
+        except InvalidJob as error:
+            raise HTTPException(HTTPStatus.CONFLICT, str(error)) from None
+
+    job = await web.call(find_and_retry)
+    structlog.get_logger().info("stats job retried", caller=caller.name, retry_of=str(failed), job_id=str(job.job_id))
+    return answer(job, HTTPStatus.ACCEPTED)
+
+
+async def stream(request: Request, _: Caller) -> Response:
+    """One event per change of a job, until the client goes away."""
+    changes = web_of(request).changes
+    if changes.is_full:
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams are open", {"Retry-After": "10"})
+    events: AsyncIterator[str] = changes.events()
+    # A proxy that collected the answer before it passed it on would hold every event back.
+    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+def _find(connection: Connection[Any], job_id: UUID) -> Job:
+    try:
+        return job_status.get_job(connection, job_id)
+    except InvalidJob as error:
+        raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
+
+
+def _loggable(payload: Any) -> dict[str, Any]:
+    """What a log line says of a payload: what triggered it and for whom, and none of the rest."""
+    if not isinstance(payload, dict):
+        return {}
+    fields = ("triggeredBy", "requestId", "matchId", "userId", "tenantId", "retryOf")
+    return {
+        field: value[:_LOGGED_TEXT] if isinstance(value := payload[field], str) else value
+        for field in fields
+        if isinstance(payload.get(field), str | int)
+    }

@@ -1,0 +1,189 @@
+"""The app put together: which address does what, who may, and what an error looks like.
+
+What an address does belongs to `api.py`, `health.py`, `metrics.py` and `page.py`.
+"""
+
+import inspect
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+
+import psycopg
+import structlog
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from stats_pipeline.database import Database
+from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
+from stats_pipeline.models import Enqueued, Job
+from stats_pipeline.settings import Settings
+from stats_pipeline.web import api, health, metrics, openapi, page
+from stats_pipeline.web.auth import Guard
+from stats_pipeline.web.context import Web, answer, web_of
+from stats_pipeline.web.headers import SecurityHeaders
+from stats_pipeline.web.openapi import Access, Operation
+from stats_pipeline.web.schemas import Alive, CronAnswer, EnqueueRequest, Health, Problem
+from stats_pipeline.web.stream import JobChanges
+
+OK, ACCEPTED = HTTPStatus.OK, HTTPStatus.ACCEPTED
+_MAX_CONNECTIONS = 8
+_STATIC = Path(__file__).parent / "static"
+_JOBS = "/api/admin/background-jobs"
+_CRON = "/api/admin/trigger-stats-update"
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        api.ENQUEUE,
+        "Enqueue a job",
+        api.enqueue,
+        Access.ADMIN,
+        {ACCEPTED: Enqueued},
+        body=EnqueueRequest,
+    ),
+    Operation("GET", api.ENQUEUE, "Whether a job could be enqueued", health.alive, Access.OPEN, {OK: Alive}),
+    Operation("GET", _CRON, "Enqueue today's job of every tenant", api.cron, Access.CRON, {ACCEPTED: CronAnswer}),
+    Operation("POST", _CRON, "Moved to the enqueue endpoint", api.cron_moved, Access.OPEN, {HTTPStatus.GONE: Problem}),
+    Operation(
+        "GET",
+        _JOBS,
+        "The newest jobs",
+        api.list_jobs,
+        Access.ADMIN,
+        {OK: list[Job]},
+        query={"limit": {"type": "integer", "minimum": 1, "maximum": api.MAX_LIMIT, "default": 10}},
+    ),
+    Operation(
+        "GET",
+        f"{_JOBS}/stream",
+        "Changes of jobs as server-sent events",
+        api.stream,
+        Access.ADMIN,
+        {OK: "text/event-stream"},
+    ),
+    Operation("GET", f"{_JOBS}/{openapi.JOB_ID}", "One job", api.get_job, Access.ADMIN, {OK: Job}),
+    Operation(
+        "POST",
+        f"{_JOBS}/{openapi.JOB_ID}/retry",
+        "Enqueue a failed job again",
+        api.retry,
+        Access.ADMIN,
+        {ACCEPTED: Enqueued, HTTPStatus.CONFLICT: Problem},
+    ),
+    Operation(
+        "GET",
+        "/health",
+        "Database, queue, daemon and app",
+        health.health,
+        Access.OPEN,
+        {OK: Health, HTTPStatus.SERVICE_UNAVAILABLE: Health},
+    ),
+    Operation("GET", "/metrics", "Prometheus metrics", metrics.metrics, Access.ADMIN, {OK: "text/plain"}),
+)
+
+
+def build_app(settings: Settings, database_url: str) -> Starlette:
+    """The ASGI app. It opens its connections when it is started, and needs a migrated database."""
+    database = Database(database_url, max_connections=_MAX_CONNECTIONS, application_name="stats-pipeline-web")
+    web = Web(
+        settings=settings,
+        database=database,
+        guard=Guard(settings),
+        changes=JobChanges(database),
+        templates=page.templates(),
+        document=openapi.document(OPERATIONS),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        with database:
+            async with web.changes:
+                yield
+
+    app = Starlette(
+        routes=[
+            *_api_routes(),
+            *page.ROUTES,
+            Route("/openapi.json", _openapi),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+        ],
+        middleware=[Middleware(SecurityHeaders, app_url=settings.app_url)],
+        exception_handlers={
+            HTTPException: _refused,
+            InvalidJob: _invalid,
+            DatabaseUnavailable: _out_of_reach,
+            psycopg.OperationalError: _out_of_reach,
+            Exception: _broken,
+        },
+        lifespan=lifespan,
+    )
+    app.state.web = web
+    return app
+
+
+def _api_routes() -> list[Route]:
+    by_path: defaultdict[str, list[Operation]] = defaultdict(list)
+    for operation in OPERATIONS:
+        by_path[operation.path].append(operation)
+    return [_route(path, operations) for path, operations in by_path.items()]
+
+
+def _route(path: str, operations: Sequence[Operation]) -> Route:
+    """One route per path, so that a wrong method is told which ones there are."""
+    by_method = {operation.method: operation for operation in operations}
+
+    async def dispatch(request: Request) -> Response:
+        operation = by_method["GET" if request.method == "HEAD" else request.method]
+        guard = web_of(request).guard
+        arguments: list[object] = [request]
+        if operation.access is Access.CRON:
+            arguments.append(guard.server(request))
+        elif operation.access is Access.ADMIN:
+            arguments.append(guard.server_or_admin(request))
+        if inspect.iscoroutinefunction(operation.endpoint):
+            response: Response = await operation.endpoint(*arguments)
+            return response
+        return await run_in_threadpool(operation.endpoint, *arguments)
+
+    return Route(path.replace(openapi.JOB_ID, "{job_id:uuid}"), dispatch, methods=list(by_method))
+
+
+def _openapi(request: Request) -> Response:
+    return JSONResponse(web_of(request).document)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # Starlette's handler type is the base class
+    return _problem(request, HTTPStatus(error.status_code), error.detail, error.headers)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    return _problem(request, HTTPStatus.BAD_REQUEST, str(error))
+
+
+def _out_of_reach(request: Request, error: Exception) -> Response:
+    structlog.get_logger().warning("the database is out of reach", path=request.url.path, reason=one_line(error))
+    headers = {"Retry-After": "5"}
+    return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "the database is out of reach", headers)
+
+
+def _broken(request: Request, _: Exception) -> Response:
+    """Starlette raises the error again after this answer, so the server logs it."""
+    return _problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "something is wrong here; see the server's log")
+
+
+def _problem(request: Request, status: HTTPStatus, reason: str, headers: object = None) -> Response:
+    if page.is_for_people(request):
+        response = page.problem(request, status, reason)
+    else:
+        response = answer(Problem(error=reason), status)
+    response.headers.update(dict(headers or {}))  # type: ignore[call-overload]
+    return response

@@ -1,0 +1,177 @@
+"""Who a request comes from: a server with a key, the admin with a session, or, without a password, this machine.
+
+Secrets are compared in constant time, and none has a default. What a caller may do is said in `app.py`, per route.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+import time
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from itsdangerous import BadSignature, Signer, URLSafeTimedSerializer
+from pydantic import SecretStr
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stats_pipeline.settings import Settings
+
+COOKIE = "stats_pipeline_session"
+LOGIN_FAILURES = 5  # per address, in LOGIN_WINDOW; after that even the right password is refused
+LOGIN_WINDOW = 300  # seconds
+_LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who is calling. `session` is what form tokens are bound to; a server that shows a key has none."""
+
+    name: str
+    session: str | None
+
+
+class Guard:
+    """Checks keys, sessions, form tokens and logins. One per process; failed logins are counted in its memory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.password = settings.admin_password
+        self._api_key = settings.internal_api_key
+        self._cron_secret = settings.cron_secret
+        self._lifetime = settings.session_hours * 3600
+        # From the password, so that all sessions end when it changes and none when the process restarts; slow to
+        # derive (about 50 ms), so that a stolen cookie is a bad place to guess passwords at.
+        secret = (
+            hashlib.scrypt(self.password.get_secret_value().encode(), salt=COOKIE.encode(), n=2**14, r=8, p=1)
+            if self.password
+            else secrets.token_bytes(32)
+        )
+        self._sessions = URLSafeTimedSerializer(secret, salt="session", signer_kwargs={"digest_method": hashlib.sha256})
+        self._forms = Signer(secret, salt="form", digest_method=hashlib.sha256)
+        self._failures: defaultdict[str, deque[float]] = defaultdict(deque)
+
+    def server(self, request: Request) -> Caller:
+        """The caller with the cron secret. Raises 401, and 503 when no secret is set."""
+        if self._cron_secret is None:
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "CRON_SECRET is not set: this address is switched off")
+        if not _shows(request, self._cron_secret):
+            raise _unauthorized("Authorization: Bearer CRON_SECRET is required")
+        return Caller("cron", None)
+
+    def server_or_admin(self, request: Request) -> Caller:
+        """The caller with the API key, or the admin. Raises 401, or 403 if another site's page sent the request."""
+        if "authorization" in request.headers:
+            if self._api_key is None or not _shows(request, self._api_key):
+                raise _unauthorized("the key is wrong")
+            return Caller("server", None)
+        caller = self.admin(request)
+        if caller is None:
+            raise _unauthorized("Authorization: Bearer INTERNAL_API_KEY, or a login at /login, is required")
+        self.same_origin(request)
+        return caller
+
+    def admin(self, request: Request) -> Caller | None:
+        """The admin, by session; without a password, whoever is on this machine and speaks to it by a local name."""
+        if self.password is None:
+            return Caller("admin", "loopback") if _is_local(request) else None
+        try:
+            session = self._sessions.loads(request.cookies.get(COOKIE, ""), max_age=self._lifetime)
+        except BadSignature:
+            return None
+        return Caller("admin", str(session))
+
+    def same_origin(self, request: Request) -> None:
+        """Raises 403 if a browser sent this from a page of another origin and it could change something.
+
+        All browsers since 2023 say so in one of two headers; a request with neither is no browser's.
+        """
+        if request.method in ("GET", "HEAD", "OPTIONS"):
+            return
+        site = request.headers.get("sec-fetch-site")
+        origin = request.headers.get("origin")
+        if site is not None:
+            is_ours = site in ("same-origin", "none")
+        else:
+            is_ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+        if not is_ours:
+            raise HTTPException(HTTPStatus.FORBIDDEN, "another site's page may not do this")
+
+    def form_token(self, caller: Caller) -> str:
+        """What a form of this caller must carry."""
+        return self._forms.get_signature(caller.session or "").decode()
+
+    def check_form(self, request: Request, caller: Caller, token: str) -> None:
+        """Raises 403 if the form is not one of ours, given to this caller."""
+        self.same_origin(request)
+        if not hmac.compare_digest(token.encode("utf-8", "replace"), self.form_token(caller).encode()):
+            raise HTTPException(HTTPStatus.FORBIDDEN, "the form is too old: reload the page and try again")
+
+    def log_in(self, request: Request, response: Response, password: str) -> bool:
+        """Give the response a session if the password is right. Raises 429 after too many wrong ones."""
+        failures = self._recent_failures(request)
+        if len(failures) >= LOGIN_FAILURES:
+            wait = round(failures[0] + LOGIN_WINDOW - time.monotonic()) + 1
+            raise HTTPException(
+                HTTPStatus.TOO_MANY_REQUESTS, "too many wrong passwords: wait", {"Retry-After": str(wait)}
+            )
+        if self.password is None or not _same(password, self.password):
+            failures.append(time.monotonic())
+            return False
+        failures.clear()
+        response.set_cookie(
+            COOKIE,
+            self._sessions.dumps(secrets.token_urlsafe(16)),
+            max_age=self._lifetime,
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+        )
+        return True
+
+    def _recent_failures(self, request: Request) -> deque[float]:
+        limit = time.monotonic() - LOGIN_WINDOW
+        for network, times in list(self._failures.items()):
+            while times and times[0] < limit:
+                times.popleft()
+            if not times:
+                del self._failures[network]
+        return self._failures[_network(request)]
+
+
+def _unauthorized(reason: str) -> HTTPException:
+    return HTTPException(HTTPStatus.UNAUTHORIZED, reason, {"WWW-Authenticate": "Bearer"})
+
+
+def _same(given: str, secret: SecretStr) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.get_secret_value().encode())
+
+
+def _shows(request: Request, key: SecretStr) -> bool:
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    return _same(given, key) and kind.lower() == "bearer"
+
+
+def _is_local(request: Request) -> bool:
+    """Straight from this machine. The Host header too: a site that points its own name at 127.0.0.1 is not us."""
+    if request.client is None or any(header in request.headers for header in _PROXY_HEADERS):
+        return False
+    try:
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+        return host in _LOOPBACK_HOSTS and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _network(request: Request) -> str:
+    """What counts as one address: an IPv6 subscriber has 2^64 of them."""
+    host = request.client.host if request.client else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))

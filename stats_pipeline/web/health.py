@@ -1,0 +1,59 @@
+"""`GET /health` and the enqueue endpoint's own health: what a load balancer and an operator ask.
+
+Numbers over time are in `metrics.py`.
+"""
+
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+import psycopg
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.web.context import Web, answer, web_of
+from stats_pipeline.web.schemas import Alive, AppHealth, DatabaseHealth, Health, QueueHealth, SensorHealth
+
+LATE_TICK_SECONDS = 90  # a tick waits up to 20 s for work, and the next one follows within a few
+
+
+def health(request: Request) -> Response:
+    """The state of what this process depends on; 503 if nothing can be enqueued."""
+    found = check(web_of(request))
+    return answer(found, HTTPStatus.SERVICE_UNAVAILABLE if found.status == "down" else HTTPStatus.OK)
+
+
+def alive(request: Request) -> Response:
+    """Whether an enqueue would be taken. Raises 503 if not."""
+    if check(web_of(request)).status == "down":
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "nothing can be enqueued now; see /health")
+    return answer(Alive(message="The enqueue endpoint is ready", timestamp=datetime.now(UTC)))
+
+
+def check(web: Web) -> Health:
+    """Ask the database, where all of it is known."""
+    try:
+        (row,) = web.database.run("check_health")
+    except (DatabaseUnavailable, psycopg.Error) as error:
+        structlog.get_logger().warning("the database fails the health check", reason=one_line(error))
+        return Health(status="down", database=DatabaseHealth(status="down"))
+    queue = QueueHealth(status="ok" if row["has_queue"] else "missing", waiting=row["waiting"])
+    since = row["seconds_since_tick"]
+    sensor = SensorHealth(
+        status="never" if since is None else "ok" if since <= LATE_TICK_SECONDS else "late", seconds_since_tick=since
+    )
+    app = AppHealth(
+        status="not configured" if web.settings.app_url is None else "failing" if row["app_failing_since"] else "ok",
+        failing_since=row["app_failing_since"],
+        undelivered_tags=row["undelivered_tags"],
+    )
+    is_fine = sensor.status == "ok" and app.status != "failing"
+    return Health(
+        status="down" if queue.status == "missing" else "ok" if is_fine else "degraded",
+        database=DatabaseHealth(status="ok"),
+        queue=queue,
+        sensor=sensor,
+        app=app,
+    )

@@ -1,0 +1,217 @@
+"""The pages for people: login, the admin's page and its live part, its forms, the API's description, errors.
+
+Every form works without JavaScript; with it, the page calls the JSON API and moves by itself (`static/info.js`).
+"""
+
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import structlog
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from starlette.templating import Jinja2Templates
+
+from stats_pipeline import job_status
+from stats_pipeline.database import run, run_one
+from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
+from stats_pipeline.models import Payload
+from stats_pipeline.settings import Settings
+from stats_pipeline.web import view
+from stats_pipeline.web.auth import COOKIE, Caller
+from stats_pipeline.web.context import Web, read_form, web_of
+
+INFO = "/admin/info"
+_SHOWN_JOBS = 10
+_SHOWN_ERROR = "the database is out of reach"
+
+
+def templates() -> Jinja2Templates:
+    """The templates beside this module; a name that a handler forgot is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["took"] = view.took
+    return Jinja2Templates(env=environment)
+
+
+def is_for_people(request: Request) -> bool:
+    """Whether a browser asks for a page to show, rather than a program for data."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def problem(request: Request, status: HTTPStatus, reason: str) -> Response:
+    """An error as a page."""
+    return _render(request, "problem.html", status=status, reason=reason, status_code=status)
+
+
+def info(request: Request) -> Response:
+    """The whole page. Without a database it says so, and comes back to life when the database does."""
+    caller = web_of(request).guard.admin(request)
+    if caller is None:
+        return RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+    status = HTTPStatus.OK
+    try:
+        content = _content(request, caller) | {"error": None}
+    except (DatabaseUnavailable, psycopg.OperationalError) as error:
+        structlog.get_logger().warning(_SHOWN_ERROR, path=request.url.path, reason=one_line(error))
+        content = _frame(request, caller) | {"error": _SHOWN_ERROR, "jobs": []}
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+    return _render(request, "info.html", **content, status_code=status)
+
+
+def jobs(request: Request) -> Response:
+    """The live part of the page, by itself."""
+    caller = web_of(request).guard.admin(request)
+    if caller is None:
+        raise HTTPException(HTTPStatus.UNAUTHORIZED, "the session is over: log in again")
+    return _render(request, "jobs.html", **_content(request, caller))
+
+
+def _frame(request: Request, caller: Caller) -> dict[str, Any]:
+    web = web_of(request)
+    return {
+        "token": web.guard.form_token(caller),
+        "read_only": web.settings.read_only,
+        "tenants": web.settings.tenants,
+        "has_login": web.guard.password is not None,
+        "request_id": uuid4(),
+        "pressed": request.query_params.get("job"),  # the job that the button was last pressed for
+        "pressed_status": None,
+        "dagster_url": dagster_url(web.settings),
+    }
+
+
+def _content(request: Request, caller: Caller) -> dict[str, Any]:
+    web = web_of(request)
+    with web.database.connection() as connection:
+        found = job_status.list_jobs(connection, limit=_SHOWN_JOBS)
+        usual = view.overview(run_one(connection, "read_overview"))
+        durations = run(connection, "list_durations")
+    now = datetime.now(UTC)
+    url = dagster_url(web.settings)
+    frame = _frame(request, caller)
+    return frame | {
+        "pressed_status": next((job.status for job in found if str(job.id) == frame["pressed"]), None),
+        "jobs": [view.job_row(job, web.settings.functions, usual, now=now, dagster_url=url) for job in found],
+        "overview": usual,
+        "strip": view.strip(durations),
+        "is_open": set(request.query_params.getlist("open")),
+    }
+
+
+def dagster_url(settings: Settings) -> str:
+    """Where the admin's browser finds Dagster."""
+    if settings.ui_url is not None:
+        return str(settings.ui_url).rstrip("/")
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.ui_port}"
+
+
+async def enqueue(request: Request) -> Response:
+    """The button, without JavaScript. A form that is sent twice makes one job."""
+    web, form = await _admin_form(request)
+    payload = Payload(
+        triggered_by="admin",
+        request_id=form.get("requestId", ""),
+        user_id="admin",
+        tenant_id=form.get("tenantId") or None,
+    ).as_json()
+    job = await web.call(lambda connection: job_status.enqueue(connection, payload))
+    structlog.get_logger().info("stats job enqueued", caller="admin", triggeredBy="admin", job_id=str(job.job_id))
+    return RedirectResponse(f"{INFO}?job={job.job_id}", HTTPStatus.SEE_OTHER)
+
+
+async def retry(request: Request) -> Response:
+    """Retry, without JavaScript."""
+    web, form = await _admin_form(request)
+    try:
+        failed = UUID(form.get("job", ""))
+    except ValueError:
+        raise InvalidJob("job must be the id of a failed job") from None
+    job = await web.call(lambda connection: job_status.retry(connection, failed))
+    structlog.get_logger().info("stats job retried", caller="admin", retry_of=str(failed), job_id=str(job.job_id))
+    return RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
+
+
+async def _admin_form(request: Request) -> tuple[Web, dict[str, str]]:
+    web = web_of(request)
+    caller = web.guard.admin(request)
+    if caller is None:
+        raise HTTPException(HTTPStatus.UNAUTHORIZED, "the session is over: log in again")
+    form = await read_form(request)
+    web.guard.check_form(request, caller, form.get("token", ""))
+    web.writable()
+    return web, form
+
+
+def login_page(request: Request) -> Response:
+    """The login; or the page itself for those who need none."""
+    guard = web_of(request).guard
+    if guard.admin(request) is not None:
+        return RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
+    return _render(request, "login.html", is_wrong=False, has_login=guard.password is not None)
+
+
+async def login(request: Request) -> Response:
+    """Check the password."""
+    guard = web_of(request).guard
+    guard.same_origin(request)
+    form = await read_form(request)
+    response: Response = RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
+    if guard.log_in(request, response, form.get("password", "")):
+        return response
+    structlog.get_logger().warning("wrong password", client=request.client.host if request.client else None)
+    wrong = HTTPStatus.UNAUTHORIZED
+    has_login = guard.password is not None
+    return _render(request, "login.html", is_wrong=has_login, has_login=has_login, status_code=wrong)
+
+
+async def logout(request: Request) -> Response:
+    """Forget the session."""
+    guard = web_of(request).guard
+    caller = guard.admin(request)
+    if caller is not None:
+        guard.check_form(request, caller, (await read_form(request)).get("token", ""))
+    response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+    response.delete_cookie(COOKIE)
+    return response
+
+
+async def docs(request: Request) -> Response:
+    """The OpenAPI document for people."""
+    document = web_of(request).document
+    return await run_in_threadpool(_render, request, "docs.html", document=document)
+
+
+async def to_info(_: Request) -> Response:
+    """The page is all there is."""
+    return RedirectResponse(INFO)
+
+
+def _render(request: Request, name: str, *, status_code: int = HTTPStatus.OK, **content: Any) -> Response:
+    return web_of(request).templates.TemplateResponse(request, name, content, status_code=status_code)
+
+
+ROUTES = [
+    Route("/", to_info),
+    Route("/login", login_page, methods=["GET"]),
+    Route("/login", login, methods=["POST"]),
+    Route("/logout", logout, methods=["POST"]),
+    Route(INFO, info),
+    Route(f"{INFO}/jobs", jobs),
+    Route(f"{INFO}/enqueue", enqueue, methods=["POST"]),
+    Route(f"{INFO}/retry", retry, methods=["POST"]),
+    Route("/docs", docs),
+]

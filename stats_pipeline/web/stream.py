@@ -1,0 +1,144 @@
+"""Server-sent events: one per change of a job, from one listening connection to any number of browsers.
+
+The notification (`stats_pipeline.job_changed`) is quick, the poll behind it is sure: both end in `_observe`, which
+passes on what is news. What a page does with an event is its own affair.
+"""
+
+import asyncio
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg import Connection
+
+from stats_pipeline.database import Database, run
+from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.web.schemas import JobEvent
+
+CHANNEL = "stats_pipeline_jobs"
+POLL_SECONDS = 15  # behind the notifications
+POLL_ALONE_SECONDS = 2  # where there are none: behind a transaction pooler
+HEARTBEAT_SECONDS = 15  # so that a proxy does not take a quiet stream for a dead one
+MAX_STREAMS = 200
+_BACKLOG = 500  # events a reader may be behind; then its stream ends, and it comes back and reads everything afresh
+_REMEMBERED = 1000  # jobs; more than the poll looks at
+_STOP_SECONDS = 1  # how long the listening thread takes to see that it shall stop
+
+
+class JobChanges:
+    """The changes of all jobs, for the length of an `async with` block. Outages of the database are waited out."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._readers: set[asyncio.Queue[JobEvent | None]] = set()
+        self._known: OrderedDict[str, tuple[int, str]] = OrderedDict()
+        self._is_primed = False
+        self._stopping = threading.Event()
+
+    async def __aenter__(self) -> "JobChanges":
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._follow, name="job-changes", daemon=True)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+        await asyncio.to_thread(self._thread.join)
+
+    def close(self) -> None:
+        """End every stream. May be called twice, and from a signal handler."""
+        self._stopping.set()
+        self._loop.call_soon_threadsafe(self._end_all)
+
+    def _end_all(self) -> None:
+        for reader in self._readers:
+            _end(reader)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another reader would be one too many."""
+        return len(self._readers) >= MAX_STREAMS
+
+    async def events(self) -> AsyncIterator[str]:
+        """The lines of one stream, until the reader goes away, falls behind, or the process stops."""
+        reader: asyncio.Queue[JobEvent | None] = asyncio.Queue(maxsize=_BACKLOG)
+        self._readers.add(reader)
+        try:
+            yield "retry: 2000\n: connected\n\n"
+            while not self._stopping.is_set():
+                try:
+                    event = await asyncio.wait_for(reader.get(), HEARTBEAT_SECONDS)
+                except TimeoutError:
+                    yield ": still here\n\n"
+                    continue
+                if event is None:
+                    return
+                yield f"event: job\ndata: {event.model_dump_json()}\n\n"
+        finally:
+            self._readers.discard(reader)
+
+    def _follow(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                if self._database.can_listen:
+                    self._listen()
+                else:
+                    self._poll(self._database.run("list_job_states"))
+                    self._stopping.wait(POLL_ALONE_SECONDS)
+            except (DatabaseUnavailable, psycopg.OperationalError) as error:
+                structlog.get_logger().warning("the database is out of reach", reason=one_line(error))
+                self._stopping.wait(POLL_ALONE_SECONDS)
+
+    def _listen(self) -> None:
+        with self._database.dedicated_connection() as connection:
+            connection.execute(f"listen {CHANNEL}".encode())
+            while not self._stopping.is_set():
+                self._poll(run(connection, "list_job_states"))
+                self._wait_for_notifications(connection)
+
+    def _wait_for_notifications(self, connection: Connection[Any]) -> None:
+        for _ in range(POLL_SECONDS // _STOP_SECONDS):
+            for notification in connection.notifies(timeout=_STOP_SECONDS):
+                self._tell(json.loads(notification.payload))
+                if self._stopping.is_set():
+                    return
+            if self._stopping.is_set():
+                return
+
+    def _poll(self, rows: list[Any]) -> None:
+        for row in reversed(rows):
+            self._tell(row)
+        self._loop.call_soon_threadsafe(setattr, self, "_is_primed", True)
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        self._loop.call_soon_threadsafe(self._observe, JobEvent(**row))
+
+    def _observe(self, event: JobEvent) -> None:
+        """Pass a change on, once. What the first look finds is no change."""
+        key = str(event.id)
+        version, status = self._known.get(key, (-1, ""))
+        if event.version < version or (event.version == version and event.status == status):
+            return
+        self._known[key] = (event.version, event.status)
+        self._known.move_to_end(key)
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        if not self._is_primed:
+            return
+        for reader in list(self._readers):
+            try:
+                reader.put_nowait(event)
+            except asyncio.QueueFull:
+                self._readers.discard(reader)
+                _end(reader)
+
+
+def _end(reader: "asyncio.Queue[JobEvent | None]") -> None:
+    """Make the reader's stream end at the next event it takes."""
+    while not reader.empty():
+        reader.get_nowait()
+    reader.put_nowait(None)

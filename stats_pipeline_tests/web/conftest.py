@@ -1,0 +1,99 @@
+"""The web app as it is served: a real uvicorn on a free loopback port, before the test's own database."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from stats_pipeline.settings import Settings
+from stats_pipeline.web.app import build_app
+
+API_KEY = "the-key-of-the-app-0123456789"
+CRON_SECRET = "the-secret-of-the-cron-0123456789"
+PASSWORD = "correct horse battery"
+KEY = {"Authorization": f"Bearer {API_KEY}"}
+JOBS = "/api/admin/background-jobs"
+ENQUEUE = "/api/admin/enqueue-stats-job"
+CRON = "/api/admin/trigger-stats-update"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running app."""
+
+    url: str
+    settings: Settings
+
+    @property
+    def host(self) -> str:
+        """Host and port, as a browser would say them."""
+        return self.url.removeprefix("http://")
+
+
+def settings(**variables: Any) -> Settings:
+    """Settings with these variables, and nothing from a `.env` of the developer's own."""
+    return Settings(_env_file=None, **variables)
+
+
+@contextmanager
+def serving(chosen: Settings, database_url: str) -> Iterator[Served]:
+    """Serve for the length of the block; a stop that hangs is an error."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        app = build_app(chosen, database_url)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        try:
+            httpx.get(f"{url}/static/icon.svg", timeout=20)  # answered once the app has started
+            yield Served(url, chosen)
+        finally:
+            if thread.is_alive() and server.started:
+                app.state.web.changes.close()
+            server.should_exit = True
+            thread.join(timeout=15)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def serve(database_url: str) -> Iterator[Callable[..., Served]]:
+    """Serve the test's database with these variables, until the test is over."""
+    with ExitStack() as stack:
+
+        def start(url: str = database_url, **variables: Any) -> Served:
+            return stack.enter_context(serving(settings(**variables), url))
+
+        yield start
+
+
+@pytest.fixture
+def local(serve: Callable[..., Served]) -> Served:
+    """The app as `demo` runs it: no password, no keys."""
+    return serve()
+
+
+@pytest.fixture
+def guarded(serve: Callable[..., Served]) -> Served:
+    """The app with every secret set."""
+    return serve(ADMIN_PASSWORD=PASSWORD, INTERNAL_API_KEY=API_KEY, CRON_SECRET=CRON_SECRET)
+
+
+@pytest.fixture
+def server(guarded: Served) -> Iterator[httpx.Client]:
+    """A server of the app's: it has the key."""
+    with httpx.Client(base_url=guarded.url, headers=KEY, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def anyone(guarded: Served) -> Iterator[httpx.Client]:
+    """Somebody with nothing."""
+    with httpx.Client(base_url=guarded.url, timeout=20) as client:
+        yield client
