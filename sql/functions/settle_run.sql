@@ -38,10 +38,14 @@ begin
     is_late := settled.ended_at < clock_timestamp() - make_interval(secs => deadline_seconds);
 
     update public.background_job_status as j
-    set results = outcome_of_run || jsonb_build_object(
-        'attempt', j.attempts,
-        'coalesced_with', to_jsonb(array_remove(settled.job_ids, j.id)))
-    where j.run_id = dagster_run_id;
+    set results = n.results
+    from public.background_job_status as o
+    cross join lateral (
+        select outcome_of_run || jsonb_build_object(
+            'attempt', o.attempts,
+            'coalesced_with', to_jsonb(array_remove(settled.job_ids, o.id))) as results
+    ) as n
+    where j.run_id = dagster_run_id and o.id = j.id and o.results is distinct from n.results;
 
     if settled.ended_at is null or (tags_due and not is_late) then
         return;

@@ -45,8 +45,12 @@ def _build_queue_sensor(settings: Settings, name: str) -> dg.SensorDefinition:
     def stats_queue(_: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
             url = database.database_url(settings)
-            with database.connect(url, autocommit=True) as opened:
-                return _wait_for_work(opened, settings)
+            opened = database.Database(url)
+            with opened.dedicated_connection() as connection:
+                if opened.can_listen:
+                    connection.execute(f"listen {WORK_CHANNEL}".encode())
+                    connection.execute(f"listen {STOP_CHANNEL}".encode())
+                return _wait_for_work(connection, settings)
         except (DatabaseUnavailable, psycopg.OperationalError) as error:
             return dg.SkipReason(f"The database is out of reach: {one_line(error)}")
 
@@ -54,8 +58,6 @@ def _build_queue_sensor(settings: Settings, name: str) -> dg.SensorDefinition:
 
 
 def _wait_for_work(connection: Connection[Any], settings: Settings) -> dg.SensorResult | dg.SkipReason:
-    connection.execute(f"listen {WORK_CHANNEL}".encode())
-    connection.execute(f"listen {STOP_CHANNEL}".encode())
     deadline = time.monotonic() + TICK_SECONDS
     while True:
         leases = job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)

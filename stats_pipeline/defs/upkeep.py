@@ -45,7 +45,8 @@ def _keep_up(opened: database.Database, settings: Settings, instance: dg.Dagster
     cache = CacheClient(settings) if settings.app_url else None
     try:
         with opened.dedicated_connection() as listener:
-            listener.execute(f"listen {STOP_CHANNEL}".encode())
+            if opened.can_listen:
+                listener.execute(f"listen {STOP_CHANNEL}".encode())
             while True:
                 if cache is not None:
                     _redeliver(opened, cache, settings, done)
