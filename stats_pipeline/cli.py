@@ -77,7 +77,9 @@ def up() -> None:
             with services.database_for(loaded) as url:
                 services.migrated(loaded, url)
                 with services.dagster_running(loaded, url, say=say) as running:
-                    say(f"[green]Up.[/green] Dagster UI: {running.ui_url} · Ctrl-C stops")
+                    say(
+                        f"[green]Up.[/green] Admin page: {running.web_url} · Dagster UI: {running.ui_url} · Ctrl-C stops"
+                    )
                     say(f"Database: {database.describe(url)}")
                     if loaded.app_url is None:
                         say("Cache invalidation is [yellow]not configured[/yellow]: set NEXT_PUBLIC_APP_URL")
@@ -130,10 +132,21 @@ def demo(
                         reason = job.error_message or job.status
                         say(f"[red]The job did not succeed:[/red] {reason}; logs in {loaded.home}/logs")
                     if not exit_:
-                        say(f"Dagster UI: {running.ui_url} · Ctrl-C stops")
+                        say(f"Admin page: {running.web_url} · Dagster UI: {running.ui_url} · Ctrl-C stops")
                         running.supervisor.watch()
         if not good:
             raise typer.Exit(1)
+
+
+@app.command()
+def web() -> None:
+    """Serve the admin's page and the HTTP API until Ctrl-C, for jobs that an `up` elsewhere works on."""
+    from stats_pipeline.web import address, server  # noqa: PLC0415  # a web server no other command needs
+
+    with _database() as (loaded, opened):
+        services.check_port_is_free(address.address(loaded), loaded.web_port, "STATS_WEB_PORT")
+        console.err.print(f"Admin page: {address.url(loaded)} · Ctrl-C stops")
+        server.serve(loaded, opened.url)
 
 
 @app.command("migrate")

@@ -21,6 +21,7 @@ from stats_pipeline import database, embedded, migrate
 from stats_pipeline.errors import AlreadyRunning, SettingsError
 from stats_pipeline.settings import PROJECT_ROOT, Settings
 from stats_pipeline.supervisor import Child, Supervisor
+from stats_pipeline.web import address
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -35,6 +36,7 @@ class Running:
 
     database_url: str
     ui_url: str
+    web_url: str
     supervisor: Supervisor
 
 
@@ -77,8 +79,10 @@ def dagster_running(
     extra_environment: Mapping[str, str] | None = None,
     log_to_files: bool = False,
 ) -> Iterator[Running]:
-    """Code server, daemon and web server, up and answering, for the length of the block."""
+    """Code server, daemon, Dagster's web server and the admin's page, up and answering, for the length of the block."""
+    web_address = (address.address(settings), settings.web_port)
     check_port_is_free(settings.host, settings.ui_port, "STATS_UI_PORT")
+    check_port_is_free(*web_address, "STATS_WEB_PORT")
     environment = {
         **os.environ,
         **dagster_environment(settings, database_url),
@@ -101,19 +105,22 @@ def dagster_running(
     try:
         say("Starting the code server …")
         code_socket.unlink(missing_ok=True)
-        serve = ("dagster", "api", "grpc", "-m", "stats_pipeline.definitions", "--location-name", LOCATION)
+        module = ("-m", "stats_pipeline.definitions", "--location-name", LOCATION)
         # Each waiting sensor holds a worker thread; the default leaves too few on a small machine.
-        serve += ("--max-workers", "16")
-        code_server = start("code server", *serve, "--socket", str(code_socket))
+        serve = ("dagster", "api", "grpc", "--socket", str(code_socket), "--max-workers", "16")
+        code_server = start("code server", *serve, *module)
         with _dagster_instance(environment) as instance:
             supervisor.wait_until_ready(code_server, lambda: _answers(code_socket))
             say("Starting the daemon and the web server …")
             daemon = start("daemon", "dagster._daemon", "run", "-w", str(workspace))
-            address = ("-h", settings.host, "-p", str(settings.ui_port))
-            web_server = start("web server", "dagster_webserver", "-w", str(workspace), *address)
+            listen = ("-h", settings.host, "-p", str(settings.ui_port))
+            web_server = start("web server", "dagster_webserver", "-w", str(workspace), *listen)
+            admin_page = start("admin page", "stats_pipeline.web")
+            supervisor.wait_until_ready(admin_page, lambda: _answers(web_address))
             supervisor.wait_until_ready(web_server, lambda: _answers((settings.host, settings.ui_port)))
             try:
-                yield Running(database_url, f"http://{settings.host}:{settings.ui_port}", supervisor)
+                ui_url = f"http://{settings.host}:{settings.ui_port}"
+                yield Running(database_url, ui_url, address.url(settings), supervisor)
             finally:
                 say("Stopping …")
                 _wake_sensors(database_url)
