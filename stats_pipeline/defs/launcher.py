@@ -33,6 +33,8 @@ from dagster._utils import get_run_crash_explanation
 from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster._utils.interrupts import capture_interrupts
 
+from stats_pipeline.defs.executor import MAX_CONCURRENT
+
 WORKER_TAG = "stats_pipeline/worker"  # "<pid> <seconds from boot to its start>" of the process that executes the run
 
 # Importing everything takes 1.5 s on a quiet machine; a server that has not answered after this many is given up.
@@ -251,6 +253,9 @@ def _fork(launcher: Connection, body: Callable[..., None], *args: object) -> tup
 
 def _execute_run(instance_ref: InstanceRef, run_id: str) -> None:
     with capture_interrupts(), dg.DagsterInstance.from_ref(instance_ref) as instance:
+        # Otherwise Dagster opens a connection for all it reads or writes: 170 for a run of ten assets, where 23 do.
+        # Holding them open nearly halves such a run (0.72 s instead of 1.25 s on two busy cores).
+        instance.optimize_for_webserver(statement_timeout=30_000, pool_recycle=60, max_overflow=MAX_CONCURRENT)
         worker = psutil.Process()
         instance.add_run_tags(run_id, {WORKER_TAG: f"{worker.pid} {_seconds_from_boot(worker)}"})
         run = instance.get_run_by_id(run_id)

@@ -137,7 +137,17 @@ def test_run_is_forked_from_preloaded_code(instance: dg.DagsterInstance, hold: C
     assert get_run(instance, held.run_id).tags[WORKER_TAG].startswith(f"{held.worker.pid} ")
 
 
-def test_asset_job_in_its_own_process(instance: dg.DagsterInstance) -> None:
+@pytest.mark.parametrize("storage", ["sqlite", "postgres"])
+def test_asset_job_in_its_own_process(storage: str, tmp_path: Path, create_database: Callable[..., str]) -> None:
+    overrides: dict[str, object] = {"run_launcher": launcher_config(toy_jobs.__name__)}
+    if storage == "postgres":
+        url = create_database().replace("postgresql://", "postgresql+psycopg2://")
+        overrides["storage"] = {"postgres": {"postgres_url": url}}
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=overrides) as instance:
+        launch_asset_job(instance)
+
+
+def launch_asset_job(instance: dg.DagsterInstance) -> None:
     recon_job = dg.reconstructable(toy_jobs.asset_job)
     run = instance.create_run_for_job(recon_job.get_definition(), job_code_origin=recon_job.get_python_origin())
     instance.launch_run(run.run_id, None)  # type: ignore[arg-type]
