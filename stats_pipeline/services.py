@@ -112,7 +112,7 @@ def dagster_running(
         with _dagster_instance(environment) as instance:
             supervisor.wait_until_ready(code_server, lambda: _answers(code_socket))
             say("Starting the daemon and the web server …")
-            daemon = start("daemon", "dagster._daemon", "run", "-w", str(workspace))
+            daemon = start("daemon", "stats_pipeline.defs.daemon", "run", "-w", str(workspace))
             listen = ("-h", settings.host, "-p", str(settings.ui_port))
             web_server = start("web server", "dagster_webserver", "-w", str(workspace), *listen)
             admin_page = start("admin page", "stats_pipeline.web")

@@ -1,6 +1,6 @@
 """The one job: all stats functions side by side, under the executor that overlaps them.
 
-The stock executors stay usable: `launch` the job with run config `execution: ...` of a Dagster built-in.
+The stock executors stay selectable by run config: `execution: {config: {multiprocess: {}}}`, or `in_process: {}`.
 """
 
 from collections.abc import Sequence
