@@ -76,12 +76,14 @@ class Refresh(dg.ConfigurableResource[Any]):
 
     def _keep_alive(self, run_id: str) -> None:
         """Beat until the run's process ends. A beat that cannot be sent is missing: the next may get through."""
-        while not self._ending.wait(HEARTBEAT_SECONDS):
+        # The first beat at once: under the multiprocess executor each op is a process that may live for less than one.
+        while not self._ending.is_set():
             try:
                 with self._database.connection() as connection:
                     job_status.heartbeat(connection, run_id=run_id, lease_seconds=self._settings.lease)
             except (psycopg.Error, StatsPipelineError) as error:
                 log.warning("run %s could not say that it is alive: %s", run_id, one_line(error))
+            self._ending.wait(HEARTBEAT_SECONDS)
 
     def _wait_for_claim(self, run: dg.DagsterRun, functions: list[str]) -> Claim:
         # A re-execution copies its parent's tags, but the lease was the parent's.
