@@ -17,8 +17,8 @@ begin
         raise exception using errcode = 'SP001', message = format('run %s has been replaced', dagster_run_id);
     end if;
 
-    insert into stats_pipeline.outbox (run_id, rpc, tag)
-    select dagster_run_id, function_rpc, t.tag
+    insert into stats_pipeline.outbox (run_id, rpc, tag, due_at)
+    select dagster_run_id, function_rpc, t.tag, clock_timestamp()
     from unnest(tags) as t (tag);
 
     perform stats_pipeline.record_function(dagster_run_id, function_rpc, 'success', tries, elapsed_ms, null);
