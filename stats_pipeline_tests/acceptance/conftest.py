@@ -1,0 +1,84 @@
+"""Fixtures for tests with real processes: `stats-pipeline up` with the demo's league and an app, once per module."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from stats_pipeline.demo import league
+from stats_pipeline.settings import PROJECT_ROOT
+from stats_pipeline_tests.acceptance.app_server import KEY, App
+from stats_pipeline_tests.acceptance.processes import Pipeline, free_port
+
+COMMAND = str(Path(sys.executable).with_name("stats-pipeline"))
+Result = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[App]:
+    """The app: checks the key and takes every tag."""
+    app = App()
+    app.start()
+    yield app
+    app.stop()
+
+
+@pytest.fixture(scope="module")
+def ui_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory, app: App, ui_port: int) -> Iterator[Pipeline]:
+    """`stats-pipeline up`, and the demo's league in its database."""
+    started = Pipeline(tmp_path_factory.mktemp("up"), app, {"STATS_UI_PORT": str(ui_port)})
+    app.version = dict
+    started.start()
+    try:
+        with started.connect() as connection, connection.transaction():
+            league.load(connection, league.generate(last_match=date.today()))
+        yield started
+    finally:
+        started.stop()
+    assert "Traceback" not in started.log.read_text()
+
+
+def environment(home: Path, **settings: str) -> dict[str, str]:
+    """The environment of a command that has a state folder and ports of its own."""
+    return {
+        **os.environ,
+        "STATS_HOME": str(home),
+        "STATS_UI_PORT": str(free_port()),
+        "STATS_WEB_PORT": str(free_port()),
+        **settings,
+    }
+
+
+def run(home: Path, *arguments: str, **settings: str) -> Result:
+    """Run `stats-pipeline` to its end, as a user does; whatever happens, the user sees no stack trace."""
+    finished = subprocess.run(
+        [COMMAND, *arguments],
+        env=environment(home, **settings),
+        cwd=PROJECT_ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in finished.stdout + finished.stderr
+    return finished
+
+
+@pytest.fixture(scope="module")
+def cli(pipeline: Pipeline, app: App) -> Callable[..., Result]:
+    """`stats-pipeline` beside the one that is up."""
+
+    def call(*arguments: str) -> Result:
+        return run(pipeline.home, *arguments, NEXT_PUBLIC_APP_URL=app.url, INTERNAL_API_KEY=KEY)
+
+    return call
