@@ -234,6 +234,8 @@ def _show_enqueued(
         _print_json(shown.model_dump(mode="json", by_alias=True))
     elif job is None:
         console.out.print(f"{answer.message}: {answer.job_id} ({answer.status})")
+    else:
+        console.out.print(f"Job {job.id} {job.status}, {console.duration(job)}")
     if job is not None and job.status != "completed":
         reason = job.error_message if job.is_over else f"still {job.status} after {timeout:g} seconds; is `up` running?"
         raise StatsPipelineError(f"job {job.id}: {reason}")
