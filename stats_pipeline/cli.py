@@ -77,13 +77,18 @@ def up() -> None:
             with services.database_for(loaded) as url:
                 services.migrated(loaded, url)
                 with services.dagster_running(loaded, url, say=say) as running:
-                    say(
-                        f"[green]Up.[/green] Admin page: {running.web_url} · Dagster UI: {running.ui_url} · Ctrl-C stops"
-                    )
-                    say(f"Database: {database.describe(url)}")
+                    say(f"[green]Up.[/green] Dagster UI: {running.ui_url} · Ctrl-C stops")
+                    say(f"Admin page: {running.web_url} · database: {database.describe(url)}")
                     if loaded.app_url is None:
                         say("Cache invalidation is [yellow]not configured[/yellow]: set NEXT_PUBLIC_APP_URL")
                     running.supervisor.watch()
+
+
+@app.command()
+def down() -> None:
+    """Stop the `up` or `demo` of this state folder, and whatever a killed one has left running."""
+    with one_line_errors():
+        console.err.print("Stopped" if services.stop_all(settings.load()) else "Nothing was running")
 
 
 @app.command()

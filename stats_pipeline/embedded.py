@@ -54,6 +54,11 @@ def running_url(folder: Path) -> str:
     return str(info.get_uri())
 
 
+def is_running(folder: Path) -> bool:
+    """Whether the folder's server runs, whoever has started it."""
+    return _live_postmaster(folder / "postgres") is not None
+
+
 def _server(folder: Path) -> PostgresServer:
     data = folder / "postgres"
     socket = data / ".s.PGSQL.5432"

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fasteners  # type: ignore[import-untyped]
+import psutil
 import psycopg
 
 from stats_pipeline import database, embedded, migrate
 from stats_pipeline.errors import AlreadyRunning, SettingsError
 from stats_pipeline.settings import PROJECT_ROOT, Settings
-from stats_pipeline.supervisor import Child, Supervisor
+from stats_pipeline.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.web import address
 
 if TYPE_CHECKING:
@@ -52,22 +53,49 @@ def database_for(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def single_instance(settings: Settings) -> Iterator[None]:
-    """Raises `AlreadyRunning` while another process of this state folder is in the block, killed ones excepted."""
+    """Be the one process that runs services in this state folder, for the length of the block.
+
+    Ends what a killed predecessor has left running. Raises `AlreadyRunning` while there is another one.
+    """
     settings.home.mkdir(parents=True, exist_ok=True)
     lock = fasteners.InterProcessLock(settings.home / "up.lock")
     owner = settings.home / "up.pid"
     if not lock.acquire(blocking=False):
-        pid = owner.read_text() if owner.exists() else "?"
         raise AlreadyRunning(
-            f"stats-pipeline is running here already (process {pid}, state in {settings.home}): "
-            "use it, stop it with Ctrl-C, or set STATS_HOME to another folder"
+            f"stats-pipeline is running here already (process {_owner(settings)}, state in {settings.home}): "
+            "use it, stop it with Ctrl-C or `stats-pipeline down`, or set STATS_HOME to another folder"
         )
     try:
+        end_leftovers(_children(settings))
         owner.write_text(str(os.getpid()))
         yield
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def stop_all(settings: Settings) -> bool:
+    """Stop a running `up` or `demo` of this state folder and what a killed one has left; whether there was anything."""
+    was_there = _children(settings).exists() or embedded.is_running(settings.home)
+    try:
+        with single_instance(settings):
+            if embedded.is_running(settings.home):
+                with embedded.running(settings.home):
+                    pass  # the last one to leave stops the server
+    except AlreadyRunning:
+        process = psutil.Process(int(_owner(settings)))
+        process.terminate()
+        process.wait(timeout=60)
+    return was_there
+
+
+def _owner(settings: Settings) -> str:
+    owner = settings.home / "up.pid"
+    return owner.read_text() if owner.exists() else "unknown"
+
+
+def _children(settings: Settings) -> Path:
+    return settings.home / "children.json"
 
 
 @contextmanager
@@ -101,7 +129,7 @@ def dagster_running(
         supervisor.start(child)
         return child
 
-    supervisor = Supervisor(settings.home / "children.json", say)
+    supervisor = Supervisor(_children(settings), say)
     try:
         say("Starting the code server …")
         code_socket.unlink(missing_ok=True)

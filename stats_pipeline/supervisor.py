@@ -69,7 +69,6 @@ class Supervisor:
         self._children: list[Child] = []
         self._left_behind: list[psutil.Process] = []
         self._exits: queue.Queue[Child] = queue.Queue()
-        end_leftovers(pid_file)
 
     def start(self, child: Child) -> None:
         """Start a child and keep it running from now on."""

@@ -143,7 +143,7 @@ def test_the_next_supervisor_ends_what_a_killed_one_left(tmp_path: Path) -> None
     [leftover] = pids(tmp_path)
     assert not is_gone(leftover)
 
-    Supervisor(tmp_path / "children.json", print)
+    end_leftovers(tmp_path / "children.json")
 
     assert is_gone(leftover)
     assert not (tmp_path / "children.json").exists()
