@@ -1,0 +1,191 @@
+"""How long a job takes from enqueue to processing, to completed, and to the last cache tag at the app.
+
+Compares `stats-pipeline up`, a plain worker, Dagster with its defaults, and the floor: the ten RPCs called straight
+from ten threads. How the systems are run is in `harness.py`.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import psycopg
+import typer
+
+from benchmarks.harness import App, Bench, System, bench, percentiles, say, show, write_json
+from stats_pipeline.cache import ROUTE
+from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.demo import league as demo_league
+
+BLOCK = 5  # jobs of one system before it is the other's turn
+GAP_SECONDS = (1.0, 5.0)  # between two arrivals
+STOCK_JOBS = 6  # of half a minute each
+STOCK_GAP_SECONDS = (0.0, 30.0)  # one interval of its sensor
+FLOOR_EVERY = 2  # blocks
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One job; seconds since it was enqueued."""
+
+    started_s: float
+    completed_s: float
+    invalidated_s: float
+
+
+def summarize(timings: Sequence[Timing]) -> dict[str, dict[str, float]]:
+    """Percentiles of each of the three."""
+    return {
+        name: percentiles([asdict(timing)[name] for timing in timings])
+        for name in ("started_s", "completed_s", "invalidated_s")
+    }
+
+
+def result_of(league: str, timings: dict[str, list[Timing]]) -> dict[str, Any]:
+    """One league's part of the JSON. `stock` has its own number of jobs, because it is given fewer."""
+    result: dict[str, Any] = {"league": league, "jobs": len(timings["ours"])}
+    for name, measured in timings.items():
+        result[name] = summarize(measured)
+        if name == "stock":
+            result[name]["jobs"] = len(measured)
+    return result
+
+
+def ratios_of(result: dict[str, Any]) -> dict[str, float]:
+    """What the aims are about, from one league's result; seconds where the name says so."""
+    ours, plain, floor = (result[name]["completed_s"] for name in ("ours", "plain", "floor"))
+    ratios = {
+        "completed p50, ours / plain": ours["p50"] / plain["p50"],
+        "completed p95, ours / plain": ours["p95"] / plain["p95"],
+        "completed p50, ours - floor, seconds": ours["p50"] - floor["p50"],
+        "completed p50, plain - floor, seconds": plain["p50"] - floor["p50"],
+        "processing p95, ours, seconds": result["ours"]["started_s"]["p95"],
+    }
+    if "stock" in result:
+        ratios["completed p50, stock / ours"] = result["stock"]["completed_s"]["p50"] / ours["p50"]
+    return {name: round(value, 3) for name, value in ratios.items()}
+
+
+def do_block(system: System, gaps: Sequence[float]) -> list[Timing]:
+    """Enqueue a job after each gap, whether or not the one before is done, and wait for all."""
+    sent = []
+    arrival = time.monotonic()
+    for gap in gaps:
+        arrival += gap
+        time.sleep(max(0.0, arrival - time.monotonic()))
+        sent.append(system.enqueue())
+    rows = {row["id"]: row for row in system.wait(sent)}
+    return [
+        Timing(
+            rows[job.job_id]["started_s"],
+            rows[job.job_id]["completed_s"],
+            system.app.received_all(since=job.at + rows[job.job_id]["started_s"]) - job.at,
+        )
+        for job in sent
+    ]
+
+
+def measure_floor(url: str, times: int) -> list[Timing]:
+    """The ten RPCs at once on open connections, then one call with all tags, and nothing else."""
+    timings = []
+    with ExitStack() as resources:
+        app = resources.enter_context(App().serving())
+        http = resources.enter_context(httpx.Client(headers={"Authorization": f"Bearer {app.key}"}))
+        connections = [resources.enter_context(psycopg.connect(url, autocommit=True)) for _ in STATS_FUNCTIONS]
+        threads = resources.enter_context(ThreadPoolExecutor(len(STATS_FUNCTIONS)))
+        tags = [tag for function in STATS_FUNCTIONS for tag in function.cache_tags]
+        statements = [f"select public.{function.rpc}()".encode() for function in STATS_FUNCTIONS]
+        for _ in range(times + 1):
+            began = time.monotonic()
+            list(threads.map(psycopg.Connection.execute, connections, statements))
+            completed = time.monotonic()
+            http.post(app.url + ROUTE, json={"tags": tags}).raise_for_status()
+            timings.append(Timing(0.0, completed - began, app.received_all(since=began) - began))
+    return timings[1:]  # the first one fills the caches of ten new connections
+
+
+def measure_league(opened: Bench, name: str, jobs: int, seed: int, skip_stock: bool) -> dict[str, Any]:
+    """All systems on one league, ours and the plain worker in turn with the same arrival times."""
+    players, matches = map(int, name.split("/"))
+    made = demo_league.generate(players=players, matches=matches)
+    rng = random.Random(f"{seed} {name}")
+    gaps = [rng.uniform(*GAP_SECONDS) for _ in range(jobs)]
+    blocks = [gaps[start : start + BLOCK] for start in range(0, jobs, BLOCK)]
+    urls = {
+        system: opened.database(f"{system}_{players}_{matches}", [made])
+        for system in ("ours", "plain", "stock", "floor")
+    }
+    timings: dict[str, list[Timing]] = {"ours": [], "plain": [], "floor": []}
+    say(f"League {name}: starting both systems …")
+    with opened.ours(urls["ours"]) as ours, opened.plain(urls["plain"]) as plain:
+        for system in (ours, plain):
+            system.warm_up()
+        for number, block in enumerate(blocks):
+            for system in (ours, plain) if number % 2 == 0 else (plain, ours):
+                timings[system.name] += do_block(system, block)
+            if number % FLOOR_EVERY == 0:
+                timings["floor"] += measure_floor(urls["floor"], BLOCK)
+            say(f"League {name}: {len(timings['ours'])} of {jobs} jobs each")
+    if not skip_stock:
+        timings["stock"] = []
+        with opened.stock(urls["stock"]) as stock:
+            say(f"League {name}: warming stock Dagster up …")
+            stock.warm_up()
+            for number in range(min(jobs, STOCK_JOBS)):
+                timings["stock"] += do_block(stock, [rng.uniform(*STOCK_GAP_SECONDS)])
+                say(f"League {name}: stock Dagster has done {number + 1} of {min(jobs, STOCK_JOBS)} jobs")
+    return result_of(name, timings)
+
+
+def show_result(result: dict[str, Any]) -> None:
+    """The table and the ratios of one league."""
+    show(
+        f"League {result['league']} (players/matches), seconds since the enqueue",
+        [
+            {
+                "": system,
+                **{
+                    f"{name.removesuffix('_s')} {which}": result[system][name][which]
+                    for name in ("started_s", "completed_s", "invalidated_s")
+                    for which in ("p50", "p95", "max")
+                },
+                "jobs": result[system].get("jobs", result["jobs"] if system != "floor" else ""),
+            }
+            for system in ("ours", "plain", "stock", "floor")
+            if system in result
+        ],
+    )
+    show("Ratios", [{"": name, "value": value} for name, value in ratios_of(result).items()])
+
+
+def main(
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs for ours and for the plain worker, per league.")] = 30,
+    leagues: Annotated[str, typer.Option(help="Leagues as players/matches, separated by commas.")] = "40/200,80/1000",
+    seed: Annotated[int, typer.Option(help="Of the random arrival times.")] = 1,
+    skip_stock: Annotated[bool, typer.Option("--skip-stock", help="Leave Dagster's defaults out: 4 minutes.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there.")] = None,
+) -> None:
+    """From enqueue to processing, to completed, and to the last cache tag at the app, in seconds.
+
+    Four systems share one embedded database server, each with a database of its own and the same league:
+    `stats-pipeline up` (ours), a worker that polls once a second (plain), Dagster with its defaults (stock), and the
+    ten RPCs called straight from ten threads (floor). Ours and plain take turns, five jobs each, with the same random
+    arrival times; stock follows with fewer jobs, since one takes half a minute.
+
+    Takes about 5 minutes per league. Compare the columns of one run, never two runs. Ctrl-C stops everything.
+    """
+    names = leagues.split(",")
+    with bench() as opened:
+        results = [measure_league(opened, name.strip(), jobs, seed, skip_stock) for name in names]
+    for result in results:
+        show_result(result)
+    write_json(json_file, {"seed": seed, "leagues": results})
+
+
+if __name__ == "__main__":
+    typer.run(main)

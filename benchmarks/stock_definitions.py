@@ -1,0 +1,48 @@
+"""The same project as Dagster comes: default sensor interval, coordinator, launcher and executor.
+
+Ops, hooks, resources and SQL are the product's. The two sensors are plain: each tick looks once and returns, because a
+sensor that waits would hold up the others of a daemon that runs them one after the other. Only the benchmarks load
+this; what they configure is in `harness.py`.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from stats_pipeline import database, job_status, outbox
+from stats_pipeline import settings as settings_module
+from stats_pipeline.cache import CacheClient
+from stats_pipeline.defs.assets import build_source_assets, build_stats_assets
+from stats_pipeline.defs.jobs import JOB_NAME
+from stats_pipeline.defs.resources import Refresh
+from stats_pipeline.defs.sensors import run_requests
+from stats_pipeline.defs.upkeep import repair_all
+
+settings = settings_module.load()
+
+
+@dg.sensor(job_name=JOB_NAME, default_status=dg.DefaultSensorStatus.RUNNING)
+def stats_queue(_: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
+    """Launch what waits."""
+    with database.connect(database.database_url(settings), autocommit=True) as connection:
+        leases = job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+    yield from run_requests(leases)
+
+
+@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING)
+def stats_upkeep(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Redeliver and repair once."""
+    with database.Database(database.database_url(settings)) as opened:
+        cache = CacheClient(settings)
+        outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline)
+        cache.close()
+        return dg.SkipReason(f"{len(repair_all(opened, settings, context.instance))} repairs")
+
+
+stats_assets = build_stats_assets(settings.functions)
+defs = dg.Definitions(
+    assets=[*build_source_assets(settings.functions), *stats_assets],
+    jobs=[dg.define_asset_job(JOB_NAME, selection=dg.AssetSelection.assets(*stats_assets))],
+    sensors=[stats_queue, stats_upkeep],
+    resources={"refresh": Refresh()},
+)
