@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database, run, run_one
-from stats_pipeline.errors import INVALID_JOB_SQLSTATE, LEASE_LOST_SQLSTATE, InvalidJob, LeaseLost
+from stats_pipeline.errors import INVALID_JOB_SQLSTATE, LEASE_LOST_SQLSTATE, InvalidJob, LeaseLost, one_line
 from stats_pipeline.models import Claim, Enqueued, Job, Lease
 
 
@@ -32,10 +32,11 @@ def retry(connection: Connection[Any], job_id: UUID) -> Enqueued:
 def _public_call(connection: Connection[Any], query: str, **parameters: Any) -> Enqueued:
     try:
         return Enqueued.model_validate(run_one(connection, query, **parameters)["answer"])
-    except psycopg.Error as error:
+    except psycopg.DataError as error:
         if error.sqlstate == INVALID_JOB_SQLSTATE:
             raise InvalidJob(error.diag.message_primary) from None
-        raise
+        # NaN, a zero character, half a surrogate pair: JSON to Python, but not to PostgreSQL.
+        raise InvalidJob(f"payload cannot be stored as JSON: {one_line(error)}") from None
 
 
 def lease(connection: Connection[Any], *, lease_seconds: int, max_runs: int) -> list[Lease]:
@@ -72,7 +73,8 @@ def claim(
     if not rows:
         return None
     row = rows[0]
-    return Claim(run_id, row["tenant_id"], tuple(row["job_ids"]), frozenset(row["carried_over"]))
+    carried_over = frozenset(carried["rpc"] for carried in run(connection, "list_carried_over", run_id=run_id))
+    return Claim(run_id, row["tenant_id"], tuple(row["job_ids"]), carried_over)
 
 
 def heartbeat(connection: Connection[Any], *, run_id: str, lease_seconds: int) -> bool:

@@ -87,8 +87,11 @@ class RequeueJob:
 
 
 @dataclass(frozen=True)
-class ExpireLeases:
-    """Leases that no run claimed in time are void."""
+class VoidLease:
+    """A lease that no run will claim gives its jobs back; they fail if the run was cancelled before it started."""
+
+    lease_id: UUID
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class FailInDagster:
     run_id: str
 
 
-Repair = SendMessage | ArchiveMessage | RequeueJob | ExpireLeases | SettleRun | AbandonRun | FailInDagster
+Repair = SendMessage | ArchiveMessage | RequeueJob | VoidLease | SettleRun | AbandonRun | FailInDagster
 
 
 def decide(
@@ -125,7 +128,10 @@ def decide(
     dagster: Mapping[str, DagsterState],
     limits: Limits,
 ) -> list[Repair]:
-    """What to repair, given what there is. Pure; the same state gives the same repairs, a sound one gives none."""
+    """What to repair, given what there is. Pure; the same state gives the same repairs, a sound one gives none.
+
+    `dagster` tells of a claimed run under its id, of one that has not claimed its lease under the lease's.
+    """
     repairs: list[Repair] = []
     on_queue = {message.msg_id for message in messages}
     working = {r.run_id for r in runs if r.run_id is not None and r.outcome != "died"}
@@ -140,14 +146,14 @@ def decide(
         if job.status == "processing" and job.run_id not in working:
             repairs.append(RequeueJob(job.id))
     for candidate in runs:
-        state = dagster.get(candidate.run_id, "unknown") if candidate.run_id is not None else "unknown"
+        state = dagster.get(candidate.run_id or str(candidate.id), "unknown")
         repairs.extend(_decide_run(candidate, state, limits))
     return repairs
 
 
 def _decide_run(row: RunRow, state: DagsterState, limits: Limits) -> list[Repair]:
     if row.run_id is None:
-        return [ExpireLeases()] if row.lease_expired and row.outcome is None else []
+        return _decide_lease(row, state)
     if row.outcome == "died":
         return [FailInDagster(row.run_id)] if state == "live" else []
     if row.outcome is not None:
@@ -164,6 +170,14 @@ def _decide_run(row: RunRow, state: DagsterState, limits: Limits) -> list[Repair
         dead = AbandonRun(row.run_id, row.seen_at, "The run stopped answering")
         return [dead, FailInDagster(row.run_id)] if state == "live" else [dead]
     return []
+
+
+def _decide_lease(row: RunRow, state: DagsterState) -> list[Repair]:
+    if row.outcome is not None:
+        return []
+    if state == "canceled":
+        return [VoidLease(row.id, "The run was cancelled before it started")]
+    return [VoidLease(row.id)] if state == "finished" or row.lease_expired else []
 
 
 @dataclass(frozen=True)
@@ -202,8 +216,8 @@ def apply(
             run(connection, "archive_stale_messages", msg_ids=[msg_id])
         case RequeueJob(job_id, reason):
             run(connection, "requeue_jobs", job_ids=[job_id], max_attempts=settings.max_attempts, reason=reason)
-        case ExpireLeases():
-            run(connection, "expire_leases")
+        case VoidLease(lease_id, problem):
+            run(connection, "void_lease", lease_id=lease_id, problem=problem)
         case SettleRun(run_id):
             run(
                 connection,

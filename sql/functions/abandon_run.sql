@@ -1,5 +1,5 @@
--- Give up on an open run that is dead: its attempts end as 'died', and its jobs are queued again, or fail when they
--- have had max_attempts. Idempotent; a run that has been seen since `not_seen_since` is left alone and false is
+-- Give up on an open run that is dead: its jobs are queued again, or fail when they have had max_attempts, and what it
+-- has left connected is cut off. Idempotent; a run that has been seen since `not_seen_since` is left alone and false is
 -- returned.
 create or replace function stats_pipeline.abandon_run(
     dagster_run_id text,
@@ -18,14 +18,12 @@ begin
         return false;
     end if;
 
-    update stats_pipeline.attempt as a set ended_at = clock_timestamp(), outcome = 'died', error = reason
-    where a.run_id = dagster_run_id and a.ended_at is null;
-
     perform stats_pipeline.requeue_jobs(
         array(select j.id from public.background_job_status as j
             where j.run_id = dagster_run_id and j.status = 'processing'),
         max_attempts,
         reason);
+    perform stats_pipeline.cut_off_run(dagster_run_id);
     return true;
 end;
 $$;

@@ -22,7 +22,10 @@ begin
     insert into stats_pipeline.function_result (run_id, rpc, status, attempts, duration_ms)
     select successor.run_id, f.rpc, 'success', f.attempts, f.duration_ms
     from stats_pipeline.function_result as f
-    where f.run_id = predecessor.run_id and f.status = 'success' and f.rpc = any(successor.functions);
+    where f.run_id = predecessor.run_id and f.status = 'success' and f.rpc = any(successor.functions)
+    on conflict (run_id, rpc) do update -- a try of this run's own that could not claim
+    set status = excluded.status, attempts = excluded.attempts, duration_ms = excluded.duration_ms, error = null,
+        recorded_at = excluded.recorded_at;
 
     update stats_pipeline.outbox as o set run_id = successor.run_id
     where o.run_id = predecessor.run_id;

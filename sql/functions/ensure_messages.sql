@@ -9,7 +9,7 @@ begin
     where j.id = any(job_ids) and j.status = 'queued';
 
     update public.background_job_status as j
-    set msg_id = pgmq.send('stats_update'::text, jsonb_build_object('jobId', j.id), 0)
+    set msg_id = (select s.id from pgmq.send('stats_update'::text, jsonb_build_object('jobId', j.id), 0) as s (id))
     where j.id = any(job_ids) and j.status = 'queued'
         and not exists (select from pgmq.q_stats_update as q where q.msg_id = j.msg_id);
 

@@ -4,6 +4,7 @@ Each second it looks at every open run, in our tables and in Dagster's, so it do
 cancelled and succeeded runs without their five-second loop. What is a mismatch, and its repair: `reconcile.py`.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -13,10 +14,13 @@ import psycopg
 
 from stats_pipeline import database, outbox, reconcile
 from stats_pipeline.cache import CacheClient
+from stats_pipeline.defs.resources import LEASE_TAG
 from stats_pipeline.defs.sensors import POLL_SECONDS, STOP_CHANNEL, TICK_SECONDS
-from stats_pipeline.errors import StatsPipelineError, one_line
-from stats_pipeline.reconcile import DagsterState, Repair
+from stats_pipeline.errors import DatabaseUnavailable, RepairFailed, one_line
+from stats_pipeline.reconcile import DagsterState, Repair, Snapshot
 from stats_pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def build_upkeep_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -33,7 +37,7 @@ def build_upkeep_sensor(settings: Settings) -> dg.SensorDefinition:
         try:
             with database.Database(database.database_url(settings), max_connections=2) as opened:
                 _keep_up(opened, settings, context.instance, done)
-        except (psycopg.OperationalError, StatsPipelineError) as error:
+        except (psycopg.OperationalError, DatabaseUnavailable) as error:
             done[f"stopped: {one_line(error)}"] += 1
         return dg.SkipReason(", ".join(f"{text} ({count})" for text, count in done.items()) or "All is well")
 
@@ -70,23 +74,50 @@ def _redeliver(opened: database.Database, cache: CacheClient, settings: Settings
 def repair_all(
     opened: database.Database, settings: Settings, instance: dg.DagsterInstance, *, dry_run: bool = False
 ) -> list[Repair]:
-    """One look, and every repair it asks for; with `dry_run` only the list."""
+    """One look, and every repair it asks for; with `dry_run` only the list.
+
+    Raises `RepairFailed` if one of them fails, after the others were tried.
+    """
     snapshot = reconcile.read(opened)
-    states = dagster_states(instance, (r.run_id for r in snapshot.runs if r.run_id is not None))
+    states = dagster_states(instance, snapshot)
     repairs = reconcile.decide(snapshot.jobs, snapshot.messages, snapshot.runs, states, reconcile.limits_of(settings))
     if not dry_run:
-        for repair in repairs:
-            with opened.transaction() as connection:
-                reconcile.apply(connection, repair, settings, lambda run_id: fail_in_dagster(instance, run_id))
+        _apply_all(opened, repairs, settings, instance)
     return repairs
 
 
-def dagster_states(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> dict[str, DagsterState]:
-    """What Dagster says of these runs; one it does not know is left out."""
-    wanted = list(run_ids)
-    if not wanted:
-        return {}
-    return {run.run_id: _state(run) for run in instance.get_runs(filters=dg.RunsFilter(run_ids=wanted))}
+def _apply_all(
+    opened: database.Database, repairs: Iterable[Repair], settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    problems: list[str] = []
+    for repair in repairs:
+        try:
+            with opened.transaction() as connection:
+                # Whoever holds the row is alive and may well make the repair unnecessary; the other repairs go on.
+                connection.execute("set local lock_timeout = '2s'")
+                reconcile.apply(connection, repair, settings, lambda run_id: fail_in_dagster(instance, run_id))
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
+            log.exception("%s failed", repair)
+            problems.append(f"{repair}: {one_line(error)}")
+    if problems:
+        raise RepairFailed(f"{len(problems)} repairs failed: " + "; ".join(problems))
+
+
+def dagster_states(instance: dg.DagsterInstance, snapshot: Snapshot) -> dict[str, DagsterState]:
+    """What Dagster says of these runs, and of the runs that were launched for leases still unclaimed (by the lease's
+    id); what it does not know is left out."""
+    claimed = [run.run_id for run in snapshot.runs if run.run_id is not None]
+    leases = [str(run.id) for run in snapshot.runs if run.run_id is None]
+    states: dict[str, DagsterState] = {}
+    if claimed:
+        states |= {run.run_id: _state(run) for run in instance.get_runs(dg.RunsFilter(run_ids=claimed))}
+    if leases:
+        launched = instance.get_runs(dg.RunsFilter(tags={LEASE_TAG: leases}))
+        # A re-execution has its parent's tags, but not the lease.
+        states |= {run.tags[LEASE_TAG]: _state(run) for run in launched if run.parent_run_id is None}
+    return states
 
 
 def _state(run: dg.DagsterRun) -> DagsterState:
