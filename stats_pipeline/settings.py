@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     lease: int = Field(30, ge=5, le=3600, validation_alias="STATS_LEASE_SECONDS")
     dead_after: float = Field(6.0, ge=2, le=600, validation_alias="STATS_DEAD_AFTER_SECONDS")
 
+    # Days of history to keep; 0 keeps everything.
+    retention_days: int = Field(0, ge=0, le=3650, validation_alias="STATS_RETENTION_DAYS")
+
     # Servers. Loopback unless told otherwise.
     host: str = Field("127.0.0.1", validation_alias="STATS_HOST")
     ui_port: int = Field(3000, ge=1, le=65535, validation_alias="STATS_UI_PORT")

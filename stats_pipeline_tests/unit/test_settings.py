@@ -59,6 +59,7 @@ def test_an_example_value_is_empty_only_where_the_default_is_none_or_depends_on_
         ("STATS_MAX_ATTEMPTS", "0", "greater than or equal to 1"),
         ("STATS_LEASE_SECONDS", "4", "greater than or equal to 5"),
         ("STATS_DEAD_AFTER_SECONDS", "1", "greater than or equal to 2"),
+        ("STATS_RETENTION_DAYS", "-1", "greater than or equal to 0"),
         ("STATS_UI_URL", "localhost:3000", "URL scheme should be"),
         ("STATS_WEB_PORT", "0", "greater than or equal to 1"),
         ("ADMIN_PASSWORD", "short", "at least 8"),

@@ -1,0 +1,20 @@
+-- Delete up to `batch` messages that were archived longer ago than `days`. Returns how many; call again until it is 0.
+create or replace function stats_pipeline.prune_messages(days integer, batch integer) returns integer
+language plpgsql set search_path = '' as $$
+declare
+    pruned integer;
+begin
+    delete from pgmq.a_stats_update as a
+    where a.msg_id in (
+        select old.msg_id
+        from pgmq.a_stats_update as old
+        where old.archived_at < now() - make_interval(days => days)
+        order by old.archived_at
+        limit batch
+    );
+    get diagnostics pruned = row_count;
+    return pruned;
+end;
+$$;
+
+revoke all on function stats_pipeline.prune_messages(integer, integer) from public, anon, authenticated;

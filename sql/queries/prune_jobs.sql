@@ -1,0 +1,2 @@
+-- Delete one batch of old jobs.
+select stats_pipeline.prune_jobs(%(days)s::integer, %(batch)s::integer) as pruned;
