@@ -1,4 +1,4 @@
-"""Deleting what is old: jobs that ended, with their attempts; runs, with their results; delivered tags; archived messages.
+"""Deleting what is old: jobs that ended, with their attempts; runs, with their results; delivered tags; the archive.
 
 Each kind goes in batches, each batch in a transaction of its own, so that nothing waits for a long delete. Whether and
 when to prune, and Dagster's own runs, belong to `defs/retention.py`.
