@@ -7,6 +7,7 @@ passes on what is news. What a page does with an event is its own affair.
 import asyncio
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Any
@@ -26,7 +27,7 @@ HEARTBEAT_SECONDS = 15  # so that a proxy does not take a quiet stream for a dea
 MAX_STREAMS = 200
 _BACKLOG = 500  # events a reader may be behind; then its stream ends, and it comes back and reads everything afresh
 _REMEMBERED = 1000  # jobs; more than the poll looks at
-_STOP_SECONDS = 1  # how long the listening thread takes to see that it shall stop
+_STOP_SECONDS = 0.2  # how long the listening thread takes to see that it shall stop
 
 
 class JobChanges:
@@ -101,13 +102,10 @@ class JobChanges:
                 self._wait_for_notifications(connection)
 
     def _wait_for_notifications(self, connection: Connection[Any]) -> None:
-        for _ in range(POLL_SECONDS // _STOP_SECONDS):
+        until = time.monotonic() + POLL_SECONDS
+        while time.monotonic() < until and not self._stopping.is_set():
             for notification in connection.notifies(timeout=_STOP_SECONDS):
                 self._tell(json.loads(notification.payload))
-                if self._stopping.is_set():
-                    return
-            if self._stopping.is_set():
-                return
 
     def _poll(self, rows: list[Any]) -> None:
         for row in reversed(rows):

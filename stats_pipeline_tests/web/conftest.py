@@ -1,4 +1,4 @@
-"""The web app as it is served: a real uvicorn on a free loopback port, before the test's own database."""
+"""The web app as it is served: a real uvicorn on a free loopback port, before a real database."""
 
 import socket
 import threading
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 import uvicorn
 
@@ -62,6 +63,24 @@ def serving(chosen: Settings, database_url: str) -> Iterator[Served]:
             assert not thread.is_alive()
 
 
+@pytest.fixture(scope="module")
+def shared_database(create_database: Callable[..., str], template: str) -> str:
+    """One migrated database for all tests of a module, and so for the apps that stay up between them."""
+    return create_database(template)
+
+
+@pytest.fixture
+def database_url(shared_database: str) -> Iterator[str]:
+    """The module's database, without jobs; what the test leaves behind is removed."""
+    yield shared_database
+    with psycopg.connect(shared_database, autocommit=True) as connection:
+        connection.execute(
+            "truncate public.background_job_status, stats_pipeline.job_request, stats_pipeline.run, "
+            "stats_pipeline.attempt, stats_pipeline.function_result, stats_pipeline.outbox, stats_pipeline.endpoint"
+        )
+        connection.execute("select pgmq.purge_queue('stats_update')")
+
+
 @pytest.fixture
 def serve(database_url: str) -> Iterator[Callable[..., Served]]:
     """Serve the test's database with these variables, until the test is over."""
@@ -73,27 +92,30 @@ def serve(database_url: str) -> Iterator[Callable[..., Served]]:
         yield start
 
 
-@pytest.fixture
-def local(serve: Callable[..., Served]) -> Served:
+@pytest.fixture(scope="module")
+def local(shared_database: str) -> Iterator[Served]:
     """The app as `demo` runs it: no password, no keys."""
-    return serve()
+    with serving(settings(), shared_database) as served:
+        yield served
 
 
-@pytest.fixture
-def guarded(serve: Callable[..., Served]) -> Served:
+@pytest.fixture(scope="module")
+def guarded(shared_database: str) -> Iterator[Served]:
     """The app with every secret set."""
-    return serve(ADMIN_PASSWORD=PASSWORD, INTERNAL_API_KEY=API_KEY, CRON_SECRET=CRON_SECRET)
+    secrets = {"ADMIN_PASSWORD": PASSWORD, "INTERNAL_API_KEY": API_KEY, "CRON_SECRET": CRON_SECRET}
+    with serving(settings(**secrets), shared_database) as served:
+        yield served
 
 
 @pytest.fixture
-def server(guarded: Served) -> Iterator[httpx.Client]:
+def server(guarded: Served, database_url: str) -> Iterator[httpx.Client]:
     """A server of the app's: it has the key."""
     with httpx.Client(base_url=guarded.url, headers=KEY, timeout=20) as client:
         yield client
 
 
 @pytest.fixture
-def anyone(guarded: Served) -> Iterator[httpx.Client]:
+def anyone(guarded: Served, database_url: str) -> Iterator[httpx.Client]:
     """Somebody with nothing."""
     with httpx.Client(base_url=guarded.url, timeout=20) as client:
         yield client

@@ -1,0 +1,398 @@
+"""Who gets in, and what the others are told. After every refusal the database holds no job and no message."""
+
+import http.client
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from stats_pipeline.web.auth import COOKIE, LOGIN_FAILURES
+from stats_pipeline_tests.web.conftest import (
+    API_KEY,
+    CRON,
+    CRON_SECRET,
+    ENQUEUE,
+    JOBS,
+    KEY,
+    PASSWORD,
+    Served,
+)
+
+Query = Callable[..., list[dict[str, Any]]]
+PAYLOAD = {"triggeredBy": "admin", "requestId": "1"}
+HTML = {"Accept": "text/html"}
+
+
+@pytest.fixture
+def enqueues() -> None:
+    """For a test that does enqueue something."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_enqueued(request: pytest.FixtureRequest, query: Query) -> Iterator[None]:
+    """After each test, but those that use `enqueues`."""
+    yield
+    (row,) = query(
+        "select (select count(*) from public.background_job_status) + (select count(*) from pgmq.q_stats_update) as n"
+    )
+    assert (row["n"] > 0) == ("enqueues" in request.fixturenames)
+
+
+def log_in(client: httpx.Client, password: str = PASSWORD, **headers: str) -> httpx.Response:
+    return client.post("/login", data={"password": password}, headers=headers)
+
+
+@pytest.fixture
+def admin(guarded: Served) -> Iterator[httpx.Client]:
+    """A browser of the admin's, logged in."""
+    with httpx.Client(base_url=guarded.url, timeout=20) as client:
+        assert log_in(client).status_code == 303
+        yield client
+
+
+def token(client: httpx.Client) -> str:
+    """The token of the forms on the admin's page."""
+    found = re.search(r'name="token" value="([^"]+)"', client.get("/admin/info").text)
+    assert found is not None
+    return found[1]
+
+
+# Keys.
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer wrong",
+        f"Bearer {API_KEY}x",
+        f"Bearer {API_KEY[:-1]}",
+        f"Bearer  {API_KEY}",
+        f"Basic {API_KEY}",
+        API_KEY,
+        f"Bearer {CRON_SECRET}",
+        f"Bearer {PASSWORD}",
+    ],
+)
+def test_without_the_key_nothing_is_read_or_enqueued(anyone: httpx.Client, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    for response in (
+        anyone.post(ENQUEUE, json=PAYLOAD, headers=headers),
+        anyone.post(f"{JOBS}/{uuid4()}/retry", headers=headers),
+        anyone.get(JOBS, headers=headers),
+        anyone.get(f"{JOBS}/{uuid4()}", headers=headers),
+        anyone.get(f"{JOBS}/stream", headers=headers),
+        anyone.get("/metrics", headers=headers),
+    ):
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert API_KEY not in response.text
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer wrong", f"Bearer {API_KEY}", "Bearer undefined"])
+def test_cron_needs_its_own_secret(anyone: httpx.Client, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    assert anyone.get(CRON, headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("authorization", ["Bearer", "Bearer None", "Bearer undefined"])
+def test_a_secret_that_is_not_set_is_matched_by_nothing(serve: Callable[..., Served], authorization: str) -> None:
+    url = serve().url
+    headers = {"Authorization": authorization}
+    assert httpx.get(url + CRON, headers=headers).status_code == 503
+    assert httpx.post(url + ENQUEUE, headers=headers, json=PAYLOAD).status_code == 401
+
+
+# Bodies.
+
+
+def test_a_body_of_more_than_64_kib_is_refused(server: httpx.Client) -> None:
+    long = {**PAYLOAD, "userId": "x" * 65_536}
+    assert server.post(ENQUEUE, json=long).status_code == 413
+
+
+def test_a_body_of_unknown_length_is_counted_as_it_comes(server: httpx.Client) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b'{"triggeredBy": "admin", "requestId": "1", "userId": "'
+        for _ in range(200):
+            yield b"x" * 1_000
+
+    response = server.post(ENQUEUE, content=chunks(), headers={"Content-Type": "application/json"})
+    assert response.status_code == 413
+
+
+@pytest.mark.usefixtures("enqueues")
+def test_a_body_of_just_64_kib_is_taken(server: httpx.Client) -> None:
+    start = '{"triggeredBy":"admin","requestId":"1","userId":"'
+    body = start + "x" * (65_000 - len(start)) + '"}'
+    assert server.post(ENQUEUE, content=body, headers={"Content-Type": "application/json"}).status_code == 202
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/xml"])
+def test_a_body_that_is_not_json_by_its_name_is_refused(server: httpx.Client, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    body = b'{"triggeredBy": "admin", "requestId": "1"}'
+    assert server.post(ENQUEUE, content=body, headers=headers).status_code == 415
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b'{"triggeredBy": "admin", "requestId": NaN}',
+        b'{"triggeredBy": "admin", "requestId": "\\u0000"}',
+        b'{"triggeredBy": "admin", "requestId": "1", "userId": "a\\u0000b"}',
+        b'{"triggeredBy": "admin", "requestId": "\\ud800"}',
+        b'{"triggeredBy": "admin", "requestId": "1", "more": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+        b'{"triggeredBy": "admin", "requestId": "1", "more": ' + b"[" * 900 + b"}",
+        b'{"triggeredBy": "admin", "requestId": "1", "matchId": ' + b"9" * 5_000 + b"}",
+        b'{"triggeredBy": "admin", "requestId": "1", "matchId": 1e400}',
+    ],
+)
+def test_a_body_that_cannot_be_read_or_stored_is_refused(server: httpx.Client, body: bytes) -> None:
+    response = server.post(ENQUEUE, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert response.json().keys() == {"success", "error"}
+
+
+@pytest.mark.usefixtures("enqueues")
+def test_text_that_would_be_sql_or_html_is_only_text(admin: httpx.Client, server: httpx.Client, query: Query) -> None:
+    hostile = "'); drop table public.background_job_status; --<script>alert(1)</script>"
+    response = server.post(ENQUEUE, json={"triggeredBy": "admin", "requestId": hostile, "userId": hostile})
+    assert response.status_code == 202
+    query(
+        "insert into public.background_job_status (job_payload, status, error_message) values (%s, 'failed', %s)",
+        '{"triggeredBy": "<script>alert(2)</script>", "matchId": "<b>"}',
+        hostile,
+    )
+    page = admin.get("/admin/info").text
+    assert "&lt;script&gt;alert(2)" in page
+    assert re.findall(r"<script(?! src=)", page) == []
+    assert server.get(f"{JOBS}/{hostile}").status_code == 404
+    assert server.get(JOBS, params={"limit": hostile}).status_code == 400
+
+
+def test_an_error_repeats_nothing_of_the_payload(server: httpx.Client) -> None:
+    secret = "what the caller sent"
+    for payload in (
+        {"triggeredBy": secret, "requestId": secret},
+        {"triggeredBy": "admin", "requestId": "1", "matchId": secret},
+        {"triggeredBy": "admin", "requestId": "1", "userId": secret + "\0"},
+    ):
+        response = server.post(ENQUEUE, json=payload)
+        assert response.status_code == 400
+        assert secret not in response.text
+
+
+# Sessions.
+
+
+def test_a_session_is_signed_and_kept_from_scripts_and_other_sites(anyone: httpx.Client, admin: httpx.Client) -> None:
+    cookie = log_in(anyone).headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert "Secure" not in cookie  # this is plain http
+    assert "Secure" in log_in(anyone, **{"X-Forwarded-Proto": "https"}).headers["set-cookie"]
+    assert PASSWORD not in cookie
+
+    value = admin.cookies[COOKIE]
+    for forged in (value[:-1], value[::-1], "a" + value, "", "1.2.3"):
+        response = anyone.get(JOBS, headers={"Cookie": f"{COOKIE}={forged}"})
+        assert response.status_code == 401
+
+
+def test_the_page_sends_strangers_to_the_login_and_the_password_lets_them_in(anyone: httpx.Client) -> None:
+    response = anyone.get("/admin/info", headers=HTML)
+    assert (response.status_code, response.headers["location"]) == (303, "/login")
+    assert anyone.get("/admin/info/jobs").status_code == 401
+
+    wrong = log_in(anyone, "letmein")
+    assert wrong.status_code == 401
+    assert "That is not the password" in wrong.text
+
+    assert log_in(anyone).headers["location"] == "/admin/info"
+    assert "Background Job Status" in anyone.get("/admin/info").text
+
+
+def test_changing_the_password_ends_all_sessions_and_restarting_ends_none(
+    serve: Callable[..., Served], admin: httpx.Client
+) -> None:
+    same, other = serve(ADMIN_PASSWORD=PASSWORD), serve(ADMIN_PASSWORD=PASSWORD + "!")
+    cookie = {"Cookie": f"{COOKIE}={admin.cookies[COOKIE]}"}
+    assert httpx.get(same.url + JOBS, headers=cookie).status_code == 200
+    assert httpx.get(other.url + JOBS, headers=cookie).status_code == 401
+
+
+def test_a_session_ends_by_itself(
+    serve: Callable[..., Served], admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = serve(ADMIN_PASSWORD=PASSWORD, STATS_SESSION_HOURS=1).url
+    cookie = {"Cookie": f"{COOKIE}={admin.cookies[COOKIE]}"}
+    assert httpx.get(url + JOBS, headers=cookie).status_code == 200
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: 2**32)
+    assert httpx.get(url + JOBS, headers=cookie).status_code == 401
+
+
+def test_logging_out_forgets_the_session(admin: httpx.Client) -> None:
+    assert admin.post("/logout", data={"token": "wrong"}).status_code == 403
+    assert admin.post("/logout", data={"token": token(admin)}).headers["location"] == "/login"
+    assert admin.get("/admin/info", headers=HTML).status_code == 303
+
+
+def test_too_many_wrong_passwords_close_the_login_for_that_address_only(anyone: httpx.Client) -> None:
+    attacker = {"X-Forwarded-For": "2001:db8:1:2::7"}  # as a proxy on this machine reports it
+    neighbour = {"X-Forwarded-For": "2001:db8:1:2::8"}
+    for number in range(LOGIN_FAILURES):
+        assert log_in(anyone, f"guess {number}", **attacker).status_code == 401
+    for headers in (attacker, neighbour):  # one subscriber
+        refused = log_in(anyone, PASSWORD, **headers)
+        assert refused.status_code == 429
+        assert 0 < int(refused.headers["retry-after"]) <= 301
+    assert log_in(anyone, **{"X-Forwarded-For": "192.0.2.1"}).status_code == 303
+
+
+# Other sites.
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://127.0.0.1"},
+    ],
+)
+def test_another_sites_page_can_do_nothing_with_the_admins_session(
+    admin: httpx.Client, headers: dict[str, str]
+) -> None:
+    form = {"token": token(admin), "requestId": "1", "job": str(uuid4())}
+    for response in (
+        admin.post(ENQUEUE, json=PAYLOAD, headers=headers),
+        admin.post(f"{JOBS}/{uuid4()}/retry", headers=headers),
+        admin.post("/admin/info/enqueue", data=form, headers=headers),
+        admin.post("/admin/info/retry", data=form, headers=headers),
+        admin.post("/login", data={"password": PASSWORD}, headers=headers),
+        admin.post("/logout", data=form, headers=headers),
+    ):
+        assert response.status_code == 403
+
+
+def test_a_form_needs_the_token_of_this_session(admin: httpx.Client, serve: Callable[..., Served]) -> None:
+    other = serve(ADMIN_PASSWORD=PASSWORD)
+    with httpx.Client(base_url=other.url) as somebody:
+        log_in(somebody)
+        their_token = token(somebody)
+    for value in (None, "", "wrong", their_token, "\udcff".encode("utf-8", "surrogateescape").decode("latin-1")):
+        form = {"requestId": "1", "job": str(uuid4())} | ({} if value is None else {"token": value})
+        assert admin.post("/admin/info/enqueue", data=form).status_code == 403
+        assert admin.post("/admin/info/retry", data=form).status_code == 403
+
+
+@pytest.mark.usefixtures("enqueues")
+def test_the_forms_work_without_javascript_and_sent_twice_make_one_job(admin: httpx.Client, query: Query) -> None:
+    form = {"token": token(admin), "requestId": "from the form"}
+    first, second = (admin.post("/admin/info/enqueue", data=form) for _ in range(2))
+    assert first.status_code == 303
+    assert first.headers["location"] == second.headers["location"]
+    assert "Job Queued..." in admin.get(first.headers["location"]).text
+    query("update public.background_job_status set status = 'failed'")
+    (row,) = query("select id from public.background_job_status")
+    assert admin.post("/admin/info/retry", data={**form, "job": str(row["id"])}).status_code == 303
+    assert query("select count(*) as n from public.background_job_status where retry_of is not null") == [{"n": 1}]
+    assert admin.post("/admin/info/retry", data={**form, "job": "1"}).status_code == 400
+
+
+# Without a password.
+
+
+def raw(served: Served, method: str, path: str, headers: dict[str, str]) -> int:
+    """A request whose Host header is the caller's own."""
+    with closing(http.client.HTTPConnection(served.host, timeout=20)) as connection:
+        connection.request(method, path, body=b'{"triggeredBy": "admin", "requestId": "1"}', headers=headers)
+        with connection.getresponse() as response:
+            response.read()
+            return response.status
+
+
+@pytest.mark.usefixtures("enqueues")
+def test_without_a_password_this_machine_is_the_admin(local: Served) -> None:
+    assert httpx.post(local.url + ENQUEUE, json=PAYLOAD).status_code == 202
+    assert "Background Job Status" in httpx.get(local.url + "/admin/info").text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "localhost.evil.example"},
+        {"Host": "[::1"},
+        {"Host": ""},
+        {"Host": "127.0.0.1", "X-Forwarded-For": "192.0.2.1"},
+        {"Host": "127.0.0.1", "Via": "1.1 proxy"},
+    ],
+)
+def test_without_a_password_a_name_of_somebody_elses_or_a_proxy_is_not_this_machine(
+    local: Served, headers: dict[str, str]
+) -> None:
+    json = {"Content-Type": "application/json"}
+    assert raw(local, "POST", ENQUEUE, json | headers) in (400, 401)
+    assert raw(local, "GET", JOBS, headers) in (400, 401)
+    assert raw(local, "GET", "/admin/info", headers) in (303, 400)
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
+def test_without_a_password_another_sites_page_is_still_refused(local: Served, headers: dict[str, str]) -> None:
+    assert httpx.post(local.url + ENQUEUE, json=PAYLOAD, headers=headers).status_code == 403
+
+
+# Every answer.
+
+
+@pytest.mark.parametrize("path", ["/admin/info", "/login", "/docs", "/health", "/static/info.js", "/nowhere", JOBS])
+def test_every_answer_says_what_it_may_load(local: Served, path: str) -> None:
+    headers = httpx.get(local.url + path).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'self'" in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == ("no-cache" if path.startswith("/static") else "no-store")
+
+
+def test_only_the_app_may_frame_the_page(serve: Callable[..., Served]) -> None:
+    url = serve(NEXT_PUBLIC_APP_URL="https://app.example.com/club", INTERNAL_API_KEY=API_KEY).url
+    policy = httpx.get(url + "/login").headers["content-security-policy"]
+    assert policy.endswith("frame-ancestors 'self' https://app.example.com")
+
+
+@pytest.mark.parametrize("path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd"])
+def test_only_the_static_files_are_served(local: Served, path: str) -> None:
+    assert raw(local, "GET", path, {"Host": "127.0.0.1"}) == 404
+
+
+@pytest.mark.usefixtures("enqueues")
+def test_nothing_secret_is_logged(
+    server: httpx.Client, anyone: httpx.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.post(ENQUEUE, json={**PAYLOAD, "note": "not for the log"})
+    log_in(anyone, "a wrong password")
+    log_in(anyone)
+    logged = "".join(capfd.readouterr())
+    assert "stats job enqueued" in logged
+    assert "wrong password" in logged  # that there was one
+    for secret in (API_KEY, CRON_SECRET, PASSWORD, "a wrong password", "not for the log"):
+        assert secret not in logged
+
+
+def test_keys_are_for_their_own_door(anyone: httpx.Client) -> None:
+    assert anyone.get("/admin/info", headers={**KEY, **HTML}).status_code == 303
