@@ -43,6 +43,8 @@ class Database:
             max_size=max_connections,
             max_idle=60,
             timeout=CONNECT_TIMEOUT,
+            # Or else an outage of some minutes would be followed by minutes of waiting between two tries.
+            reconnect_timeout=CONNECT_TIMEOUT,
             open=False,
             kwargs=_arguments(application_name=application_name, autocommit=True),
             configure=_configure,
