@@ -5,8 +5,7 @@ Everything is written to standard error or, as the command's result, to standard
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -109,14 +108,3 @@ def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     return table
-
-
-@contextmanager
-def progress(text: str) -> Iterator[Callable[[str], None]]:
-    """Say what is going on: a spinner on a terminal, one line each elsewhere."""
-    if not err.is_terminal:
-        err.print(text)
-        yield err.print
-        return
-    with err.status(text) as status:
-        yield status.update
