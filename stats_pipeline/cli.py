@@ -15,11 +15,13 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn
 from uuid import UUID, uuid4
 
+import psycopg
 import typer
 from rich.live import Live
+from rich.text import Text
 
 from stats_pipeline import console, database, job_status, migrate, services, settings
-from stats_pipeline.errors import StatsPipelineError
+from stats_pipeline.errors import StatsPipelineError, is_permanent, one_line
 from stats_pipeline.models import Enqueued, Payload
 
 app = typer.Typer(
@@ -41,10 +43,18 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except StatsPipelineError as error:
-        console.err.print(f"[red]Error:[/red] {error}", soft_wrap=True, highlight=False)
-        raise typer.Exit(1) from None
+        _fail(str(error))
+    except psycopg.Error as error:
+        advice = "bring it to this version with `stats-pipeline migrate`" if is_permanent(error) else "try again"
+        _fail(f"STATS_DATABASE_URL: the database refused: {one_line(error)}; {advice}")
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _fail(problem: str) -> NoReturn:
+    # As text, not as markup: a message may hold brackets of the user's.
+    console.err.print(Text.assemble(("Error:", "red"), " ", problem), soft_wrap=True)
+    raise typer.Exit(1) from None
 
 
 def _interrupt() -> NoReturn:

@@ -43,9 +43,14 @@ class Running:
 
 @contextmanager
 def database_for(settings: Settings) -> Iterator[str]:
-    """The URL of the database to use, embedded or given, available for the length of the block."""
+    """The URL of the database to use, embedded or given, available for the length of the block.
+
+    Raises `DatabaseUnavailable` at once, where a pool would try for ten seconds and log each time.
+    """
     if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
+        url = settings.database_url.get_secret_value()
+        database.connect(url).close()
+        yield url
         return
     with embedded.running(settings.home) as url:
         yield url

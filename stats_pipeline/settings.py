@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
+import psycopg
 from croniter import croniter
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -81,6 +83,10 @@ class Settings(BaseSettings):
     def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://")
+        try:
+            conninfo_to_dict(value.get_secret_value() if value is not None else "")
+        except psycopg.ProgrammingError:  # its message may quote the password
+            raise ValueError("must be a URL such as postgresql://user:password@host:5432/name") from None
         return value
 
     @field_validator("cron")

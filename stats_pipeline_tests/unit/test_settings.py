@@ -45,6 +45,7 @@ def test_an_example_value_is_empty_only_where_the_default_is_none_or_depends_on_
     ("variable", "value", "expected"),
     [
         ("STATS_DATABASE_URL", "mysql://localhost/app", "must start with postgresql://"),
+        ("STATS_DATABASE_URL", "postgresql://localhost/app?no=option", "must be a URL such as"),
         ("NEXT_PUBLIC_APP_URL", "app.example.com", "valid URL"),
         ("STATS_CACHE_TIMEOUT_SECONDS", "0", "greater than 0"),
         ("STATS_CACHE_TIMEOUT_SECONDS", "soon", "number"),
