@@ -58,8 +58,8 @@ as $$
             coalesce(pm.actual_team, pm.team)::text as side,
             coalesce(pm.goals, 0) as goals,
             coalesce(pm.clean_sheet, false) as clean_sheet,
-            coalesce(coalesce(pm.actual_team, pm.team) in ('A', 'B'), false)
-            and abs(m.team_a_score - m.team_b_score) >= rules.heavy_threshold as heavy
+            abs(m.team_a_score - m.team_b_score) >= rules.heavy_threshold
+            and coalesce(coalesce(pm.actual_team, pm.team) in ('A', 'B'), false) as heavy
     ) as played
     where pm.tenant_id = target_tenant_id;
 $$;

@@ -77,64 +77,61 @@ begin
         top_scorers = excluded.top_scorers,
         last_updated = excluded.last_updated;
 
-    with streak as materialized (
-        select * from stats_pipeline.running_streaks(target_tenant_id)
+    with calendar as materialized (
+        select array_agg(m.match_date order by m.match_no) as dates
+        from stats_pipeline.numbered_matches(target_tenant_id) as m
     ),
-    record as materialized (
-        select
-            max(goals) as goals,
-            max(win) as win,
-            max(losing) as losing,
-            max(undefeated) as undefeated,
-            max(winless) as winless,
-            max(scoring) as scoring,
-            max(attendance) as attendance
-        from streak
+    career as materialized (
+        select c.player_id, c.games
+        from stats_pipeline.careers(target_tenant_id) as c
+    ),
+    best as materialized (
+        select career.player_id, reached.metric, reached.best, max(reached.best) over (partition by reached.metric) as record
+        from career
+        cross join lateral stats_pipeline.career_bests(career.games) as reached
     ),
     holder as (
+        -- a player may hold a record more than once, so the careers of the holders are read again
         select
             kind.name as kind,
             kind.length,
-            streak.player_id,
+            p.player_id,
             p.name,
-            streak.match_id as last_match_id,
-            streak.match_date as end_date,
-            first_game.match_date as start_date
-        from record
-        inner join streak
-            on streak.win = record.win
-            or streak.losing = record.losing
-            or streak.undefeated = record.undefeated
-            or streak.winless = record.winless
-            or streak.scoring = record.scoring
-            or streak.attendance = record.attendance
+            streak.match_no as last_match_no,
+            calendar.dates[streak.match_no] as end_date,
+            calendar.dates[(career.games[streak.appearance_no - kind.length + 1] >> 32)::integer] as start_date
+        from calendar
+        cross join career
+        cross join lateral stats_pipeline.running_streaks(career.games) as streak
         cross join lateral (
             values
-            ('Win Streak', streak.win, record.win, 1),
-            ('Losing Streak', streak.losing, record.losing, 1),
-            ('Undefeated Streak', streak.undefeated, record.undefeated, 1),
-            ('Winless Streak', streak.winless, record.winless, 1),
-            ('scoring', streak.scoring, record.scoring, 1),
-            ('attendance', streak.attendance, record.attendance, greatest(min_attendance, 1))
-        ) as kind (name, length, longest, minimum)
-        inner join streak as first_game
-            on first_game.player_id = streak.player_id
-            and first_game.appearance_no = streak.appearance_no - kind.length + 1
-        inner join public.players as p on p.player_id = streak.player_id
-        where kind.length = kind.longest and kind.length >= kind.minimum
+            ('win', 'Win Streak', streak.win, 1),
+            ('losing', 'Losing Streak', streak.losing, 1),
+            ('undefeated', 'Undefeated Streak', streak.undefeated, 1),
+            ('winless', 'Winless Streak', streak.winless, 1),
+            ('scoring', 'scoring', streak.scoring, 1),
+            ('attendance', 'attendance', streak.attendance, greatest(min_attendance, 1))
+        ) as kind (metric, name, length, minimum)
+        inner join best
+            on best.player_id = career.player_id
+            and best.metric = kind.metric
+            and best.record = kind.length
+        inner join public.players as p on p.player_id = career.player_id
+        where kind.length >= kind.minimum
+            and career.player_id in (select best.player_id from best where best.best = best.record)
     ),
     holder_list as (
         select
             kind,
             jsonb_agg(
                 jsonb_build_object('name', name, 'streak', length, 'start_date', start_date, 'end_date', end_date)
-                order by end_date desc, name, last_match_id
+                order by end_date desc, name, last_match_no
             ) as holders
         from (
             select
                 holder.*,
                 row_number() over (
-                    partition by kind, player_id order by end_date desc, last_match_id desc
+                    partition by kind, player_id order by end_date desc, last_match_no desc
                 ) as recency
             from holder
         ) as numbered
@@ -154,14 +151,16 @@ begin
             ) as entries
         from stats_pipeline.appearances(target_tenant_id) as a
         inner join public.players as p on p.player_id = a.player_id
-        where not a.is_ringer and a.goals > 0 and a.goals = (select record.goals from record)
+        where not a.is_ringer and a.goals > 0 and a.goals = (select max(best.record) from best where best.metric = 'goals')
     ),
     victory as (
         select m.*, rank() over (order by abs(m.team_a_score - m.team_b_score) desc) as place
         from public.matches as m
         where m.tenant_id = target_tenant_id
             and m.team_a_score <> m.team_b_score
-            and m.match_id in (select streak.match_id from streak)
+            and m.match_id in (
+                select a.match_id from stats_pipeline.appearances(target_tenant_id) as a where not a.is_ringer
+            )
     ),
     side_list as (
         select

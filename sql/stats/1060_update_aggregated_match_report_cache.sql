@@ -53,13 +53,22 @@ begin
             select name || case when goals > 1 then ' (' || goals || ')' else '' end as label
         ) as scorer
     ),
-    streak as materialized (
-        select * from stats_pipeline.running_streaks(target_tenant_id)
+    career as materialized (
+        select
+            c.player_id,
+            c.games,
+            p.name,
+            p.is_retired is true as is_retired,
+            lineup.goals as match_goals,
+            lineup.player_id is not null as in_lineup
+        from stats_pipeline.careers(target_tenant_id) as c
+        inner join public.players as p on p.player_id = c.player_id
+        left join lineup on lineup.player_id = c.player_id
     ),
-    at_latest as materialized (
-        select streak.*, lineup.name
-        from streak
-        inner join lineup on lineup.player_id = streak.player_id and lineup.match_id = streak.match_id
+    reached as materialized (
+        select career.*, bests.*
+        from career
+        cross join lateral stats_pipeline.career_bests(career.games) as bests
     ),
 
     -- milestones
@@ -72,20 +81,23 @@ begin
             ) as games,
             coalesce(
                 jsonb_agg(jsonb_build_object('name', name, 'value', goals_mark) order by goals_mark desc, name)
-                filter (where goal_step > 0 and goals_mark > career_goals - match_goals),
+                filter (where goal_step > 0 and goals_mark > goals - match_goals),
                 '[]'
             ) as goals
         from (
             select
-                at_latest.name,
-                at_latest.appearance_no as games,
-                at_latest.goals as match_goals,
-                sum(streak.goals)::integer as career_goals,
-                (sum(streak.goals)::integer / nullif(goal_step, 0)) * goal_step as goals_mark
-            from at_latest
-            inner join streak on streak.player_id = at_latest.player_id
-            group by at_latest.player_id, at_latest.name, at_latest.appearance_no, at_latest.goals
-        ) as career
+                career.name,
+                career.match_goals,
+                cardinality(career.games) as games,
+                total.goals,
+                total.goals / nullif(goal_step, 0) * goal_step as goals_mark
+            from career
+            cross join lateral (
+                select sum((game >> 2) & 1073741823)::integer as goals
+                from unnest(career.games) as game
+            ) as total
+            where career.in_lineup
+        ) as totals
     ),
 
     -- leaders of the season and the half that contain the match
@@ -173,82 +185,79 @@ begin
     ),
 
     -- current streaks
-    current_streak as materialized (
-        select streak.*, p.name, kind.name as kind, kind.length
+    streak as (
+        select distinct on (reached.player_id) reached.name, listed.streak_type, reached.current_value as length
         from teams
-        cross join streak
-        inner join public.players as p on p.player_id = streak.player_id
-        left join lateral (
-            select listed.name, listed.length
-            from (
-                values
-                (1, 'win', streak.win, min_win),
-                (2, 'unbeaten', streak.undefeated, min_unbeaten),
-                (3, 'loss', streak.losing, min_loss),
-                (4, 'winless', streak.winless, min_winless)
-            ) as listed (priority, name, length, minimum)
-            where listed.length >= greatest(listed.minimum, 1)
-            order by listed.priority
-            limit 1
-        ) as kind on true
-        where teams.has_regular and streak.is_last and p.is_retired is not true
+        cross join reached
+        inner join (
+            values
+            (1, 'win', 'win', min_win),
+            (2, 'undefeated', 'unbeaten', min_unbeaten),
+            (3, 'losing', 'loss', min_loss),
+            (4, 'winless', 'winless', min_winless)
+        ) as listed (priority, metric, streak_type, minimum) on listed.metric = reached.metric
+        where teams.has_regular
+            and not reached.is_retired
+            and reached.current_value >= greatest(listed.minimum, 1)
+        order by reached.player_id, listed.priority
     ),
     goal_streak as (
-        select
-            current_streak.name,
-            current_streak.scoring as matches,
-            sum(streak.goals)::integer as goals
-        from current_streak
-        inner join streak
-            on streak.player_id = current_streak.player_id
-            and streak.appearance_no > current_streak.appearance_no - current_streak.scoring
-        where current_streak.scoring >= greatest(min_scoring, 1)
-        group by current_streak.player_id, current_streak.name, current_streak.scoring
+        select reached.name, reached.current_value as matches, total.goals
+        from teams
+        cross join reached
+        cross join lateral (
+            select sum((game >> 2) & 1073741823)::integer as goals
+            from unnest(reached.games[cardinality(reached.games) - reached.current_value + 1:]) as game
+        ) as total
+        where teams.has_regular
+            and not reached.is_retired
+            and reached.metric = 'scoring'
+            and reached.current_value >= greatest(min_scoring, 1)
     ),
 
-    -- feats
-    record as materialized (
-        select
-            coalesce(max(goals), 0) as goals,
-            coalesce(max(win), 0) as win,
-            coalesce(max(losing), 0) as losing,
-            coalesce(max(undefeated), 0) as undefeated,
-            coalesce(max(winless), 0) as winless,
-            coalesce(max(scoring), 0) as scoring,
-            coalesce(max(attendance), 0) as attendance,
-            (
-                select coalesce(max(abs(m.team_a_score - m.team_b_score)), 0)
-                from public.matches as m
-                where m.tenant_id = target_tenant_id
-                    and m.match_id <> (select latest.match_id from latest)
-                    and m.match_id in (select streak.match_id from streak)
-            ) as margin
-        from streak
-        where match_id <> (select latest.match_id from latest)
+    -- feats, against the best of everybody before the match
+    record as (
+        select metric, max(case when in_lineup then previous_best else best end) as value
+        from reached
+        group by metric
+    ),
+    margin as (
+        select coalesce(max(abs(m.team_a_score - m.team_b_score)), 0) as record
+        from public.matches as m
+        where m.tenant_id = target_tenant_id
+            and m.match_id <> (select latest.match_id from latest)
+            and m.match_id in (
+                select a.match_id from stats_pipeline.appearances(target_tenant_id) as a where not a.is_ringer
+            )
     ),
     feat as (
-        select kind.name as feat_type, at_latest.name as player_name, at_latest.player_id, kind.new_value, kind.record
-        from at_latest
-        cross join record
-        cross join lateral (
+        select
+            kind.feat_type,
+            reached.name as player_name,
+            reached.player_id,
+            reached.current_value as new_value,
+            record.value as record
+        from reached
+        inner join record on record.metric = reached.metric
+        inner join (
             values
-            ('most_goals_in_game', at_latest.goals, record.goals, min_goals),
-            ('win_streak', at_latest.win, record.win, min_win),
-            ('loss_streak', at_latest.losing, record.losing, min_loss),
-            ('unbeaten_streak', at_latest.undefeated, record.undefeated, min_unbeaten),
-            ('winless_streak', at_latest.winless, record.winless, min_winless),
-            ('goal_streak', at_latest.scoring, record.scoring, min_scoring),
-            ('attendance_streak', at_latest.attendance, record.attendance, min_attendance)
-        ) as kind (name, new_value, record, minimum)
-        where kind.new_value >= greatest(kind.minimum, kind.record, 1)
+            ('goals', 'most_goals_in_game', min_goals),
+            ('win', 'win_streak', min_win),
+            ('losing', 'loss_streak', min_loss),
+            ('undefeated', 'unbeaten_streak', min_unbeaten),
+            ('winless', 'winless_streak', min_winless),
+            ('scoring', 'goal_streak', min_scoring),
+            ('attendance', 'attendance_streak', min_attendance)
+        ) as kind (metric, feat_type, minimum) on kind.metric = reached.metric
+        where reached.in_lineup and reached.current_value >= greatest(kind.minimum, record.value, 1)
         union all
         select
-            'biggest_victory', 'Team Result', null, abs(latest.team_a_score - latest.team_b_score), record.margin
+            'biggest_victory', 'Team Result', null, abs(latest.team_a_score - latest.team_b_score), margin.record
         from latest
         cross join teams
-        cross join record
+        cross join margin
         where teams.has_regular
-            and abs(latest.team_a_score - latest.team_b_score) >= greatest(record.margin, 1)
+            and abs(latest.team_a_score - latest.team_b_score) >= greatest(margin.record, 1)
     ),
     feat_list as (
         select
@@ -314,13 +323,12 @@ begin
                 select
                     coalesce(
                         jsonb_agg(
-                            jsonb_build_object('name', name, 'streak_type', kind, 'streak_count', length)
+                            jsonb_build_object('name', name, 'streak_type', streak_type, 'streak_count', length)
                             order by length desc, name
                         ),
                         '[]'
                     )
-                from current_streak
-                where kind is not null
+                from streak
             ) as streaks,
             (
                 select

@@ -21,58 +21,39 @@ begin
         order by m.match_date desc, m.match_id desc
         limit 1
     ),
-    streak as materialized (
-        select running.*, running.match_id = (select latest.match_id from latest) as is_latest
-        from stats_pipeline.running_streaks(target_tenant_id) as running
-        where running.player_id = any(
-            array(
-                select pm.player_id
-                from public.player_matches as pm
-                where pm.match_id = (select latest.match_id from latest)
-            )
-        )
-    ),
-    before as (
-        select
-            player_id,
-            max(goals) as goals,
-            max(win) as win,
-            max(undefeated) as undefeated,
-            max(losing) as losing,
-            max(winless) as winless,
-            max(attendance) as attendance,
-            max(scoring) as scoring
-        from streak
-        where not is_latest
-        group by player_id
-    ),
     best as (
         select
-            streak.player_id,
+            career.player_id,
             jsonb_agg(
                 jsonb_build_object(
                     'metric_type', metric.name,
-                    'value', metric.value,
-                    'previous_best_value', coalesce(metric.previous, 0)
+                    'value', reached.current_value,
+                    'previous_best_value', reached.previous_best
                 )
                 order by metric.position
             ) as entries
-        from streak
-        left join before on before.player_id = streak.player_id
-        cross join lateral (
+        from stats_pipeline.careers(target_tenant_id) as career
+        cross join lateral stats_pipeline.career_bests(career.games) as reached
+        inner join (
             values
-            (1, 'most_goals_in_game', streak.goals, before.goals, min_goals),
-            (2, 'longest_win_streak', streak.win, before.win, min_streak),
-            (3, 'longest_undefeated_streak', streak.undefeated, before.undefeated, min_streak),
-            (4, 'longest_losing_streak', streak.losing, before.losing, min_streak),
-            (5, 'longest_winless_streak', streak.winless, before.winless, min_streak),
-            (6, 'attendance_streak', streak.attendance, before.attendance, min_streak),
-            (7, 'longest_scoring_streak', streak.scoring, before.scoring, min_streak)
-        ) as metric (position, name, value, previous, minimum)
-        where streak.is_latest
-            and metric.value >= metric.minimum
-            and metric.value > coalesce(metric.previous, 0)
-        group by streak.player_id
+            (1, 'goals', 'most_goals_in_game', min_goals),
+            (2, 'win', 'longest_win_streak', min_streak),
+            (3, 'undefeated', 'longest_undefeated_streak', min_streak),
+            (4, 'losing', 'longest_losing_streak', min_streak),
+            (5, 'winless', 'longest_winless_streak', min_streak),
+            (6, 'attendance', 'attendance_streak', min_streak),
+            (7, 'scoring', 'longest_scoring_streak', min_streak)
+        ) as metric (position, metric, name, minimum) on metric.metric = reached.metric
+        where career.player_id = any(
+                array(
+                    select pm.player_id
+                    from public.player_matches as pm
+                    where pm.match_id = (select latest.match_id from latest)
+                )
+            )
+            and reached.current_value >= metric.minimum
+            and reached.current_value > reached.previous_best
+        group by career.player_id
     ),
     document as (
         select

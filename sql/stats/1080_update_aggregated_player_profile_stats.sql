@@ -1,7 +1,5 @@
 -- The career page of every regular, those who never played included: totals, bests, longest streaks with their dates,
 -- and figures per calendar year.
--- A best and the appearance that reached it travel as one number (value in the high 32 bits, the player's appearance
--- number in the low ones), so one maximum finds the longest streak and, among equals, the one that ended last.
 create or replace function public.update_aggregated_player_profile_stats(
     target_tenant_id uuid default '00000000-0000-0000-0000-000000000001'
 )
@@ -31,7 +29,8 @@ begin
             player_id,
             sum(games)::integer as games,
             sum(points)::integer as points,
-            max(goals::bigint << 32 | year) as best_year,
+            max(goals) as most_goals,
+            (array_agg(year order by goals desc, year desc))[1] as most_goals_year,
             jsonb_agg(
                 jsonb_build_object(
                     'year', year,
@@ -46,48 +45,35 @@ begin
         from yearly
         group by player_id
     ),
+    calendar as materialized (
+        select array_agg(m.match_date order by m.match_no) as dates
+        from stats_pipeline.numbered_matches(target_tenant_id) as m
+    ),
     best as (
         select
-            player_id,
-            array_agg(match_date order by appearance_no) as dates,
-            max(goals::bigint << 32 | appearance_no) as game,
-            max(win::bigint << 32 | appearance_no) as win,
-            max(losing::bigint << 32 | appearance_no) as losing,
-            max(undefeated::bigint << 32 | appearance_no) as undefeated,
-            max(winless::bigint << 32 | appearance_no) as winless,
-            max(attendance::bigint << 32 | appearance_no) as attendance,
-            max(scoring::bigint << 32 | appearance_no) as scoring
-        from stats_pipeline.running_streaks(target_tenant_id)
-        group by player_id
-    ),
-    longest as (
-        select
-            best.player_id,
-            kind.name,
-            span.length,
-            to_char(best.dates[span.last_no - span.length + 1], 'YYYY-MM-DD')
-            || ' to ' || to_char(best.dates[span.last_no], 'YYYY-MM-DD') as dates
-        from best
+            found.player_id,
+            jsonb_object_agg(
+                reached.metric,
+                jsonb_build_object(
+                    'value', reached.best,
+                    'last_day', last_day.label,
+                    'days', first_day.label || ' to ' || last_day.label
+                )
+            ) as by_metric
+        from calendar
+        cross join stats_pipeline.careers(target_tenant_id) as found
+        cross join lateral stats_pipeline.career_bests(found.games) as reached
         cross join lateral (
-            values
-            ('win', best.win),
-            ('losing', best.losing),
-            ('undefeated', best.undefeated),
-            ('winless', best.winless),
-            ('attendance', best.attendance),
-            ('scoring', best.scoring)
-        ) as kind (name, packed)
+            select to_char(calendar.dates[(found.games[reached.best_at] >> 32)::integer], 'YYYY-MM-DD') as label
+        ) as last_day
         cross join lateral (
-            select (kind.packed >> 32)::integer as length, (kind.packed & 4294967295)::integer as last_no
-        ) as span
-        where span.length > 0
-    ),
-    streaks as (
-        select
-            player_id,
-            jsonb_object_agg(name, jsonb_build_object('length', length, 'dates', dates)) as by_name
-        from longest
-        group by player_id
+            select
+                to_char(
+                    calendar.dates[(found.games[reached.best_at - reached.best + 1] >> 32)::integer], 'YYYY-MM-DD'
+                ) as label
+        ) as first_day
+        where reached.best > 0
+        group by found.player_id
     ),
     fresh as materialized (
         select
@@ -96,30 +82,27 @@ begin
             p.name::text as name,
             coalesce(career.games, 0) as games_played,
             coalesce(career.points, 0) as fantasy_points,
-            nullif(best.game >> 32, 0)::integer as most_game_goals,
-            case
-                when best.game >> 32 > 0 then to_char(best.dates[(best.game & 4294967295)::integer], 'YYYY-MM-DD')
-            end as most_game_goals_date,
-            nullif(career.best_year >> 32, 0)::integer as most_season_goals,
-            case when career.best_year >> 32 > 0 then (career.best_year & 4294967295)::text end as most_season_goals_year,
-            coalesce((streaks.by_name #>> '{win,length}')::integer, 0) as win_streak,
-            streaks.by_name #>> '{win,dates}' as win_streak_dates,
-            coalesce((streaks.by_name #>> '{losing,length}')::integer, 0) as losing_streak,
-            streaks.by_name #>> '{losing,dates}' as losing_streak_dates,
-            coalesce((streaks.by_name #>> '{undefeated,length}')::integer, 0) as undefeated_streak,
-            streaks.by_name #>> '{undefeated,dates}' as undefeated_streak_dates,
-            coalesce((streaks.by_name #>> '{winless,length}')::integer, 0) as winless_streak,
-            streaks.by_name #>> '{winless,dates}' as winless_streak_dates,
-            coalesce((streaks.by_name #>> '{attendance,length}')::integer, 0) as attendance_streak,
-            streaks.by_name #>> '{attendance,dates}' as attendance_streak_dates,
-            coalesce((streaks.by_name #>> '{scoring,length}')::integer, 0) as scoring_streak,
-            streaks.by_name #>> '{scoring,dates}' as scoring_streak_dates,
+            (best.by_metric #>> '{goals,value}')::integer as most_game_goals,
+            best.by_metric #>> '{goals,last_day}' as most_game_goals_date,
+            nullif(career.most_goals, 0) as most_season_goals,
+            case when career.most_goals > 0 then career.most_goals_year::text end as most_season_goals_year,
+            coalesce((best.by_metric #>> '{win,value}')::integer, 0) as win_streak,
+            best.by_metric #>> '{win,days}' as win_streak_dates,
+            coalesce((best.by_metric #>> '{losing,value}')::integer, 0) as losing_streak,
+            best.by_metric #>> '{losing,days}' as losing_streak_dates,
+            coalesce((best.by_metric #>> '{undefeated,value}')::integer, 0) as undefeated_streak,
+            best.by_metric #>> '{undefeated,days}' as undefeated_streak_dates,
+            coalesce((best.by_metric #>> '{winless,value}')::integer, 0) as winless_streak,
+            best.by_metric #>> '{winless,days}' as winless_streak_dates,
+            coalesce((best.by_metric #>> '{attendance,value}')::integer, 0) as attendance_streak,
+            best.by_metric #>> '{attendance,days}' as attendance_streak_dates,
+            coalesce((best.by_metric #>> '{scoring,value}')::integer, 0) as scoring_streak,
+            best.by_metric #>> '{scoring,days}' as scoring_streak_dates,
             p.selected_club,
             coalesce(career.years, '[]') as yearly_stats
         from public.players as p
         left join career on career.player_id = p.player_id
         left join best on best.player_id = p.player_id
-        left join streaks on streaks.player_id = p.player_id
         where p.tenant_id = target_tenant_id and not p.is_ringer
     ),
     stale as (
