@@ -1,5 +1,6 @@
 """The web app as it is served: a real uvicorn on a free loopback port, before a real database."""
 
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 import uvicorn
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from stats_pipeline.settings import Settings
 from stats_pipeline.web.app import build_app
@@ -47,13 +49,14 @@ def serving(chosen: Settings, database_url: str) -> Iterator[Served]:
     """Serve for the length of the block; a stop that hangs is an error."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()  # who comes before the app has started waits for it
         app = build_app(chosen, database_url)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         try:
-            httpx.get(f"{url}/static/icon.svg", timeout=20)  # answered once the app has started
+            httpx.get(f"{url}/static/icon.svg", timeout=20)
             yield Served(url, chosen)
         finally:
             if thread.is_alive() and server.started:
@@ -119,3 +122,34 @@ def anyone(guarded: Served, database_url: str) -> Iterator[httpx.Client]:
     """Somebody with nothing."""
     with httpx.Client(base_url=guarded.url, timeout=20) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, without its sandbox: tests run as root in containers."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open a page in a browser context of its own; whatever it complains about on its console fails the test."""
+    complaints: list[str] = []
+    with ExitStack() as stack:
+
+        def open_at(url: str, **context: Any) -> Page:
+            opened = browser.new_context(**context)
+            stack.callback(opened.close)
+            page = opened.new_page()
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+            page.goto(url)
+            return page
+
+        yield open_at
+    assert [complaint for complaint in complaints if "Failed to load resource" not in complaint] == []

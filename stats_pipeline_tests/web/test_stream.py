@@ -1,0 +1,187 @@
+"""The event stream: each change once, in order, to everybody, from one listening connection, whatever breaks."""
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from psycopg import Connection
+
+from stats_pipeline.database import Database, named_query
+from stats_pipeline.web import stream
+from stats_pipeline_tests.integration import steps
+from stats_pipeline_tests.web.conftest import JOBS, Served, serving, settings
+
+Query = Callable[..., list[dict[str, Any]]]
+LOOK = named_query("list_job_states")
+PATIENCE = 20  # seconds; events come within milliseconds
+
+
+class Reader:
+    """One open stream: what it says, as it comes."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._thread = threading.Thread(target=self._read, args=(lines,), daemon=True)
+        self._thread.start()
+
+    def _read(self, lines: Iterator[str]) -> None:
+        try:
+            for line in lines:
+                if line.startswith("data: "):
+                    self._events.put(json.loads(line.removeprefix("data: ")))
+        except (httpx.StreamError, httpx.TransportError):
+            return
+
+    def next(self) -> dict[str, Any]:
+        return self._events.get(timeout=PATIENCE)
+
+    def statuses(self, job: object, last: str) -> list[str]:
+        """The statuses of one job, up to the last one named; a status that is said again is progress."""
+        found: list[str] = []
+        while not found or found[-1] != last:
+            event = self.next()
+            if event["id"] == str(job) and event["status"] not in found[-1:]:
+                found.append(event["status"])
+        return found
+
+    @property
+    def is_quiet(self) -> bool:
+        return self._events.empty()
+
+    def wait_for_end(self) -> None:
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+@contextmanager
+def reading(served: Served) -> Iterator[Reader]:
+    with (
+        httpx.Client(timeout=httpx.Timeout(PATIENCE, read=None)) as client,
+        client.stream("GET", f"{served.url}{JOBS}/stream") as response,
+    ):
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = response.iter_lines()
+        assert next(lines).startswith("retry:")  # the reader is known to the app from here on
+        yield Reader(lines)
+
+
+def listeners(query: Query) -> list[int]:
+    """The server processes of the connections that look for changes."""
+    rows = query(
+        "select pid from pg_stat_activity where datname = current_database() and query like %s",
+        f"{LOOK.split(';')[0]}%",
+    )
+    return [row["pid"] for row in rows]
+
+
+@pytest.fixture
+def served(serve: Callable[..., Served], connection: Connection[Any], query: Query) -> Served:
+    """An app of the test's own, which has had its first look at the jobs."""
+    return look(serve(), connection)
+
+
+def look(served: Served, connection: Connection[Any]) -> Served:
+    """Return once the app reports changes."""
+    with reading(served) as reader:
+        steps.enqueue(connection)
+        for _ in range(100):
+            try:
+                reader._events.get(timeout=0.2)
+            except queue.Empty:
+                steps.enqueue(connection, steps.OTHER_TENANT)
+            else:
+                break
+    connection.execute("delete from public.background_job_status")
+    connection.execute("select pgmq.purge_queue('stats_update')")
+    return served
+
+
+def test_each_change_of_status_is_one_event_for_every_reader(
+    served: Served, connection: Connection[Any], database_url: str, query: Query
+) -> None:
+    with ExitStack() as stack:
+        readers = [stack.enter_context(reading(served)) for _ in range(5)]
+        assert len(listeners(query)) == 1
+        job = steps.enqueue(connection)
+        with Database(database_url) as database:
+            steps.finish(connection, database)
+        for reader in readers:
+            assert reader.statuses(job, "completed") == ["queued", "processing", "completed"]
+
+
+def test_progress_is_told_as_well(served: Served, connection: Connection[Any], database_url: str) -> None:
+    with reading(served) as reader, Database(database_url) as database:
+        job = steps.enqueue(connection)
+        claimed = steps.start(connection)
+        assert reader.statuses(job, "processing") == ["queued", "processing"]
+        steps.compute(database, claimed, steps.TWO[0])
+        steps.settle(connection)
+        event = reader.next()
+        assert (event["id"], event["status"]) == (str(job), "processing")
+
+
+def test_what_is_rolled_back_is_not_told(served: Served, connection: Connection[Any]) -> None:
+    with reading(served) as reader:
+        with connection.transaction(force_rollback=True):
+            steps.enqueue(connection)
+        job = steps.enqueue(connection)
+        assert reader.next()["id"] == str(job)
+        assert reader.is_quiet
+
+
+def test_a_lost_connection_is_replaced_and_what_happened_meanwhile_is_told(
+    served: Served, connection: Connection[Any], query: Query
+) -> None:
+    with reading(served) as reader:
+        [pid] = listeners(query)
+        query("select pg_terminate_backend(%s)", pid)
+        job = steps.enqueue(connection)
+        assert reader.next()["id"] == str(job)
+        later = steps.enqueue(connection)
+        assert reader.statuses(later, "queued") == ["queued"]
+
+
+def test_without_notifications_the_changes_are_found_by_looking(
+    serve: Callable[..., Served], connection: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Database, "can_listen", False)
+    monkeypatch.setattr(stream, "POLL_ALONE_SECONDS", 0.1)
+    served = look(serve(), connection)
+    with reading(served) as reader:
+        job = steps.enqueue(connection)
+        assert reader.statuses(job, "queued") == ["queued"]
+        steps.start(connection)
+        assert reader.statuses(job, "processing") == ["processing"]
+
+
+def test_a_reader_that_falls_behind_is_sent_away_and_the_others_are_not(
+    served: Served, connection: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_BACKLOG", 3)
+    with reading(served) as small:  # its queue is made with the smaller limit
+        monkeypatch.setattr(stream, "_BACKLOG", 500)
+        with reading(served) as large:
+            with connection.transaction():
+                jobs = [steps.enqueue(connection) for _ in range(50)]  # told all at once
+            assert [large.next()["id"] for _ in jobs] == [str(job) for job in jobs]
+            small.wait_for_end()
+
+
+def test_streams_are_limited(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    with reading(served), reading(served):
+        monkeypatch.setattr(stream, "MAX_STREAMS", 2)
+        refused = httpx.get(f"{served.url}{JOBS}/stream")
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+
+
+def test_a_stop_ends_the_streams(connection: Connection[Any], database_url: str) -> None:
+    with serving(settings(), database_url) as served, ExitStack() as stack:
+        reader = stack.enter_context(reading(look(served, connection)))
+        stack.pop_all()  # the stream stays open while the app is told to stop
+    reader.wait_for_end()
