@@ -19,18 +19,13 @@ stable
 rows 1
 set search_path = ''
 as $$
-    with configured as (
-        select jsonb_object_agg(c.config_key, c.config_value) as value
-        from public.app_config as c
-        where c.tenant_id = target_tenant_id and c.config_key like 'fantasy\_%'
-    ),
-    base as (
+    with base as (
         select
             value,
             coalesce((value ->> 'fantasy_win_points')::integer, 20) as win,
             coalesce((value ->> 'fantasy_draw_points')::integer, 10) as draw,
             coalesce((value ->> 'fantasy_loss_points')::integer, -10) as loss
-        from configured
+        from stats_pipeline.settings(target_tenant_id) as value
     )
     select
         win,

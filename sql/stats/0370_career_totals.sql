@@ -45,7 +45,7 @@ as $$
     ) as total
     inner join public.players as p on p.player_id = total.player_id
     where total.games_played
-        >= coalesce(stats_pipeline.setting(target_tenant_id, 'games_required_for_hof')::integer, 0);
+        >= coalesce((stats_pipeline.settings(target_tenant_id) ->> 'games_required_for_hof')::integer, 0);
 $$;
 
 revoke all on function stats_pipeline.career_totals(uuid) from public, anon, authenticated;

@@ -8,7 +8,8 @@ set search_path = ''
 set jit = off
 as $$
 declare
-    match_minutes integer := coalesce(stats_pipeline.setting(target_tenant_id, 'match_duration_minutes')::integer, 60);
+    settings jsonb := stats_pipeline.settings(target_tenant_id);
+    match_minutes integer := coalesce((settings ->> 'match_duration_minutes')::integer, 60);
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_all_time_stats', target_tenant_id);
 

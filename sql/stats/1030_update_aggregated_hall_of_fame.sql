@@ -10,8 +10,9 @@ set search_path = ''
 set jit = off
 as $$
 declare
-    places integer := coalesce(stats_pipeline.setting(target_tenant_id, 'hall_of_fame_limit')::integer, 3);
-    min_games integer := coalesce(stats_pipeline.setting(target_tenant_id, 'games_required_for_hof')::integer, 50);
+    settings jsonb := stats_pipeline.settings(target_tenant_id);
+    places integer := coalesce((settings ->> 'hall_of_fame_limit')::integer, 3);
+    min_games integer := coalesce((settings ->> 'games_required_for_hof')::integer, 50);
     fresh jsonb;
     stored jsonb;
 begin

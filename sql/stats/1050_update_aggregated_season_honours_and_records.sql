@@ -8,8 +8,9 @@ set search_path = ''
 set jit = off
 as $$
 declare
-    min_games integer := coalesce(stats_pipeline.setting(target_tenant_id, 'min_games_for_honours')::integer, 10);
-    min_attendance integer := coalesce(stats_pipeline.setting(target_tenant_id, 'min_streak_length')::integer, 3);
+    settings jsonb := stats_pipeline.settings(target_tenant_id);
+    min_games integer := coalesce((settings ->> 'min_games_for_honours')::integer, 10);
+    min_attendance integer := coalesce((settings ->> 'min_streak_length')::integer, 3);
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_season_honours_and_records', target_tenant_id);
 
@@ -93,36 +94,32 @@ begin
     holder as (
         -- a player may hold a record more than once, so the careers of the holders are read again
         select
-            kind.name as kind,
-            kind.length,
+            best.metric,
+            best.record as length,
             p.player_id,
             p.name,
             streak.match_no as last_match_no,
             calendar.dates[streak.match_no] as end_date,
-            calendar.dates[(career.games[streak.appearance_no - kind.length + 1] >> 32)::integer] as start_date
+            calendar.dates[(career.games[streak.appearance_no - best.record + 1] >> 32)::integer] as start_date
         from calendar
-        cross join career
+        cross join best
+        inner join career on career.player_id = best.player_id
+        inner join public.players as p on p.player_id = best.player_id
         cross join lateral stats_pipeline.running_streaks(career.games) as streak
-        cross join lateral (
-            values
-            ('win', 'Win Streak', streak.win, 1),
-            ('losing', 'Losing Streak', streak.losing, 1),
-            ('undefeated', 'Undefeated Streak', streak.undefeated, 1),
-            ('winless', 'Winless Streak', streak.winless, 1),
-            ('scoring', 'scoring', streak.scoring, 1),
-            ('attendance', 'attendance', streak.attendance, greatest(min_attendance, 1))
-        ) as kind (metric, name, length, minimum)
-        inner join best
-            on best.player_id = career.player_id
-            and best.metric = kind.metric
-            and best.record = kind.length
-        inner join public.players as p on p.player_id = career.player_id
-        where kind.length >= kind.minimum
-            and career.player_id in (select best.player_id from best where best.best = best.record)
+        where best.best = best.record
+            and best.record >= case best.metric when 'attendance' then greatest(min_attendance, 1) else 1 end
+            and best.record = case best.metric
+                when 'win' then streak.win
+                when 'losing' then streak.losing
+                when 'undefeated' then streak.undefeated
+                when 'winless' then streak.winless
+                when 'scoring' then streak.scoring
+                when 'attendance' then streak.attendance
+            end
     ),
     holder_list as (
         select
-            kind,
+            metric,
             jsonb_agg(
                 jsonb_build_object('name', name, 'streak', length, 'start_date', start_date, 'end_date', end_date)
                 order by end_date desc, name, last_match_no
@@ -130,13 +127,11 @@ begin
         from (
             select
                 holder.*,
-                row_number() over (
-                    partition by kind, player_id order by end_date desc, last_match_no desc
-                ) as recency
+                row_number() over (partition by metric, player_id order by last_match_no desc) as recency
             from holder
         ) as numbered
-        where kind <> 'attendance' or recency = 1
-        group by kind
+        where metric <> 'attendance' or recency = 1
+        group by metric
     ),
     top_score as (
         select
@@ -154,43 +149,37 @@ begin
         where not a.is_ringer and a.goals > 0 and a.goals = (select max(best.record) from best where best.metric = 'goals')
     ),
     victory as (
-        select m.*, rank() over (order by abs(m.team_a_score - m.team_b_score) desc) as place
-        from public.matches as m
-        where m.tenant_id = target_tenant_id
-            and m.team_a_score <> m.team_b_score
-            and m.match_id in (
-                select a.match_id from stats_pipeline.appearances(target_tenant_id) as a where not a.is_ringer
-            )
-    ),
-    side_list as (
         select
-            a.match_id,
-            a.side,
-            string_agg(
-                p.name || case when a.goals > 0 then ' (' || a.goals || ')' else '' end, ', ' order by p.name
-            ) as players
-        from stats_pipeline.appearances(target_tenant_id) as a
+            m.match_id,
+            m.match_date,
+            m.team_a_score,
+            m.team_b_score,
+            string_agg(side.label, ', ' order by p.name) filter (where a.side = 'A') as team_a_players,
+            string_agg(side.label, ', ' order by p.name) filter (where a.side = 'B') as team_b_players
+        from public.matches as m
+        inner join stats_pipeline.appearances(target_tenant_id) as a on a.match_id = m.match_id
         inner join public.players as p on p.player_id = a.player_id
-        where not a.is_ringer
-            and a.match_id = any(array(select victory.match_id from victory where victory.place = 1))
-        group by a.match_id, a.side
+        cross join lateral (
+            select p.name || case when a.goals > 0 then ' (' || a.goals || ')' else '' end as label
+        ) as side
+        where m.tenant_id = target_tenant_id
+            and abs(m.team_a_score - m.team_b_score) = (select stats_pipeline.biggest_margin(target_tenant_id))
+            and not a.is_ringer
+        group by m.match_id
     ),
     top_victory as (
         select
             jsonb_agg(
                 jsonb_build_object(
-                    'team_a_score', victory.team_a_score,
-                    'team_b_score', victory.team_b_score,
-                    'team_a_players', side_a.players,
-                    'team_b_players', side_b.players,
-                    'date', victory.match_date
+                    'team_a_score', team_a_score,
+                    'team_b_score', team_b_score,
+                    'team_a_players', team_a_players,
+                    'team_b_players', team_b_players,
+                    'date', match_date
                 )
-                order by victory.match_date desc, victory.match_id
+                order by match_date desc, match_id
             ) as entries
         from victory
-        left join side_list as side_a on side_a.match_id = victory.match_id and side_a.side = 'A'
-        left join side_list as side_b on side_b.match_id = victory.match_id and side_b.side = 'B'
-        where victory.place = 1
     )
     insert into public.aggregated_records as stored (tenant_id, records)
     select
@@ -199,18 +188,24 @@ begin
             'most_goals_in_game', coalesce((select entries from top_score), '[]'),
             'biggest_victory', coalesce((select entries from top_victory), '[]'),
             'consecutive_goals_streak',
-            coalesce((select holders from holder_list where kind = 'scoring'), '[]'),
+            coalesce((select holders from holder_list where metric = 'scoring'), '[]'),
             'streaks',
             coalesce(
                 (
-                    select jsonb_object_agg(kind, jsonb_build_object('holders', holders))
+                    select jsonb_object_agg(kind.name, jsonb_build_object('holders', holder_list.holders))
                     from holder_list
-                    where kind like '% Streak'
+                    inner join (
+                        values
+                        ('win', 'Win Streak'),
+                        ('losing', 'Losing Streak'),
+                        ('undefeated', 'Undefeated Streak'),
+                        ('winless', 'Winless Streak')
+                    ) as kind (metric, name) on kind.metric = holder_list.metric
                 ),
                 '{}'
             ),
             'attendance_streak',
-            coalesce((select holders from holder_list where kind = 'attendance'), '[]')
+            coalesce((select holders from holder_list where metric = 'attendance'), '[]')
         )
     on conflict (tenant_id) do update set
         records = excluded.records,

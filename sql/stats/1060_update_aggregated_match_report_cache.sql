@@ -10,20 +10,21 @@ set search_path = ''
 set jit = off
 as $$
 declare
-    game_step integer := coalesce(stats_pipeline.setting(target_tenant_id, 'game_milestone_threshold')::integer, 50);
-    goal_step integer := coalesce(stats_pipeline.setting(target_tenant_id, 'goal_milestone_threshold')::integer, 25);
-    min_win integer := coalesce(stats_pipeline.setting(target_tenant_id, 'win_streak_threshold')::integer, 4);
-    min_unbeaten integer := coalesce(stats_pipeline.setting(target_tenant_id, 'unbeaten_streak_threshold')::integer, 6);
-    min_loss integer := coalesce(stats_pipeline.setting(target_tenant_id, 'loss_streak_threshold')::integer, 4);
-    min_winless integer := coalesce(stats_pipeline.setting(target_tenant_id, 'winless_streak_threshold')::integer, 6);
-    min_scoring integer := coalesce(stats_pipeline.setting(target_tenant_id, 'goal_streak_threshold')::integer, 3);
-    min_attendance integer := coalesce(stats_pipeline.setting(target_tenant_id, 'min_streak_length')::integer, 3);
+    settings jsonb := stats_pipeline.settings(target_tenant_id);
+    game_step integer := coalesce((settings ->> 'game_milestone_threshold')::integer, 50);
+    goal_step integer := coalesce((settings ->> 'goal_milestone_threshold')::integer, 25);
+    min_win integer := coalesce((settings ->> 'win_streak_threshold')::integer, 4);
+    min_unbeaten integer := coalesce((settings ->> 'unbeaten_streak_threshold')::integer, 6);
+    min_loss integer := coalesce((settings ->> 'loss_streak_threshold')::integer, 4);
+    min_winless integer := coalesce((settings ->> 'winless_streak_threshold')::integer, 6);
+    min_scoring integer := coalesce((settings ->> 'goal_streak_threshold')::integer, 3);
+    min_attendance integer := coalesce((settings ->> 'min_streak_length')::integer, 3);
     min_goals integer := stats_pipeline.platform_setting('min_goals_for_pb')::integer;
     form_days integer := coalesce(
-        stats_pipeline.positive_integer(stats_pipeline.setting(target_tenant_id, 'on_fire_grim_reaper_window_days')), 45
+        stats_pipeline.positive_integer((settings ->> 'on_fire_grim_reaper_window_days')), 45
     );
     form_games integer := coalesce(
-        stats_pipeline.positive_integer(stats_pipeline.setting(target_tenant_id, 'on_fire_grim_reaper_min_games')), 4
+        stats_pipeline.positive_integer((settings ->> 'on_fire_grim_reaper_min_games')), 4
     );
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_match_report_cache', target_tenant_id);
@@ -222,13 +223,8 @@ begin
         group by metric
     ),
     margin as (
-        select coalesce(max(abs(m.team_a_score - m.team_b_score)), 0) as record
-        from public.matches as m
-        where m.tenant_id = target_tenant_id
-            and m.match_id <> (select latest.match_id from latest)
-            and m.match_id in (
-                select a.match_id from stats_pipeline.appearances(target_tenant_id) as a where not a.is_ringer
-            )
+        select coalesce(stats_pipeline.biggest_margin(target_tenant_id, latest.match_id), 0) as record
+        from latest
     ),
     feat as (
         select

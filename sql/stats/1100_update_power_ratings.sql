@@ -11,11 +11,12 @@ set search_path = ''
 set jit = off
 as $$
 declare
+    settings jsonb := stats_pipeline.settings(target_tenant_id);
     prior_weight numeric := stats_pipeline.platform_setting('prior_weight')::numeric;
     min_played numeric := coalesce(
-        stats_pipeline.setting(target_tenant_id, 'performance_qualification_threshold')::numeric, 5
+        (settings ->> 'performance_qualification_threshold')::numeric, 5
     );
-    half_life numeric := coalesce(stats_pipeline.setting(target_tenant_id, 'performance_half_life_days')::numeric, 730);
+    half_life numeric := coalesce((settings ->> 'performance_half_life_days')::numeric, 730);
     today date := stats_pipeline.stats_today();
 begin
     if half_life <= 0 then
