@@ -47,6 +47,8 @@ def one_line_errors() -> Iterator[None]:
     except psycopg.Error as error:
         advice = "bring it to this version with `stats-pipeline migrate`" if is_permanent(error) else "try again"
         _fail(f"STATS_DATABASE_URL: the database refused: {one_line(error)}; {advice}")
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        _fail(f"STATS_HOME: {error.filename}: {error.strerror}; name a folder that may be written to")
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

