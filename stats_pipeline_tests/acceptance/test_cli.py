@@ -1,0 +1,407 @@
+"""The command line as its user meets it: real processes, what they print, how they end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+
+from stats_pipeline import embedded
+from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.settings import PROJECT_ROOT
+from stats_pipeline_tests.acceptance.app_server import App
+from stats_pipeline_tests.acceptance.conftest import COMMAND, Result, environment, run
+from stats_pipeline_tests.acceptance.processes import Pipeline, kill, until
+
+Cli = Callable[..., Result]
+
+RPCS = {function.rpc for function in STATS_FUNCTIONS}
+TAGS = {tag for function in STATS_FUNCTIONS for tag in function.cache_tags}
+NO_JOB = "00000000-0000-4000-8000-000000000000"
+COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "retry")
+# The columns of the app's table, then ours.
+COLUMNS = {
+    *("id", "job_type", "job_payload", "status", "started_at", "completed_at", "error_message", "results"),
+    *("created_at", "updated_at", "tenant_id", "retry_of", "attempts", "run_id", "msg_id"),
+}
+
+
+def refusal(finished: Result, code: int = 1) -> str:
+    """The one line that a command which cannot do its work says."""
+    assert finished.returncode == code, finished.stdout + finished.stderr
+    assert finished.stdout == ""
+    *progress, error = finished.stderr.splitlines()
+    assert all(line.endswith(" …") for line in progress)
+    assert error.startswith("Error: ")
+    return error.removeprefix("Error: ")
+
+
+# Help and usage
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(tmp_path: Path, command: str) -> None:
+    finished = run(tmp_path, command, "--help")
+    assert finished.returncode == 0
+    assert f"stats-pipeline {command}" in finished.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_command_all_are_listed(tmp_path: Path) -> None:
+    finished = run(tmp_path)
+    for command in COMMANDS:
+        assert f" {command} " in finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("no-such-command",),
+        ("enqueue", "--no-such-option"),
+        ("enqueue", "--match-id", "seven"),
+        ("jobs", "--limit", "0"),
+        ("retry",),
+        ("retry", "no-uuid"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_option_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    finished = run(tmp_path, *arguments)
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert finished.stderr != ""
+
+
+# Enqueue, jobs, retry
+
+
+def test_enqueue_prints_the_jobs_id(cli: Cli, pipeline: Pipeline) -> None:
+    request = str(uuid4())
+    arguments = ("enqueue", "--trigger", "post-match", "--match-id", "7", "--request-id", request, "--json")
+    first = cli(*arguments)
+    assert first.returncode == 0
+    answer = json.loads(first.stdout)
+    assert answer.keys() == {"success", "jobId", "status", "message"}
+    assert (answer["success"], answer["status"]) == (True, "queued")
+    payload = pipeline.job(UUID(answer["jobId"]))["job_payload"]
+    assert {"triggeredBy": "post-match", "matchId": 7, "requestId": request}.items() <= payload.items()
+
+    assert json.loads(cli(*arguments).stdout)["jobId"] == answer["jobId"]
+
+
+def test_enqueue_and_wait_shows_every_function(cli: Cli) -> None:
+    finished = cli("enqueue", "--wait", "--json")
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["status"] == "completed"
+    for rpc in RPCS:
+        assert rpc in finished.stderr
+
+
+def test_enqueue_takes_the_whole_payload(cli: Cli, pipeline: Pipeline) -> None:
+    payload = {"triggeredBy": "cron", "requestId": str(uuid4()), "more": ["of", "the app's"]}
+    answer = json.loads(cli("enqueue", "--payload", json.dumps(payload), "--json").stdout)
+    assert payload.items() <= pipeline.job(UUID(answer["jobId"]))["job_payload"].items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--trigger", "boredom"), "triggeredBy"),
+        (("--match-id", "0"), "matchId"),
+        (("--match-id", "-7"), "matchId"),
+        (("--tenant-id", "the-other-club"), "tenantId"),
+        (("--request-id", ""), "requestId"),
+        (("--request-id", "x" * 201), "requestId"),
+        (("--tenant-id", "[/red]"), "tenantId"),
+        (("--payload", '{"triggeredBy": "admin"}'), "requestId"),
+        (("--payload", '{"triggeredBy": "admin", "requestId": "1", "retryOf": "' + NO_JOB + '"}'), "retryOf"),
+        (("--payload", "[]"), "payload"),
+        (("--payload", '"admin"'), "payload"),
+        (("--payload", "null"), "payload"),
+        (("--payload", json.dumps({"requestId": "x" * 70_000})), "payload"),
+        (("--payload", "{not json"), "--payload"),
+        (("--payload", ""), "--payload"),
+        (("--payload", '{"triggeredBy": "admin", "requestId": NaN}'), "payload"),
+        (("--payload", '{"triggeredBy": "admin", "requestId": "\\u0000"}'), "payload"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else value,
+)
+def test_bad_input_is_one_line_that_names_the_field(
+    cli: Cli, pipeline: Pipeline, arguments: tuple[str, ...], named: str
+) -> None:
+    before = pipeline.value("select count(*) from public.background_job_status")
+    assert refusal(cli("enqueue", "--json", *arguments)).startswith(f"{named} ")
+    assert pipeline.value("select count(*) from public.background_job_status") == before
+
+
+def test_jobs_are_listed_newest_first_with_all_columns(cli: Cli) -> None:
+    ids = [json.loads(cli("enqueue", "--wait", "--json").stdout)["jobId"] for _ in range(2)]
+    listed = json.loads(cli("jobs", "--json", "--limit", "2").stdout)
+    assert [job["id"] for job in listed] == ids[::-1]
+    for job in listed:
+        assert job.keys() >= COLUMNS
+        assert job["results"]["functions"].keys() == RPCS
+    assert ids[0] in cli("jobs").stdout
+
+
+def test_jobs_can_be_watched_on_a_terminal_until_ctrl_c(pipeline: Pipeline) -> None:
+    ours, terminal = os.openpty()
+    watching = subprocess.Popen(
+        [COMMAND, "jobs", "--watch"],
+        env=environment(pipeline.home, COLUMNS="160", TERM="xterm"),
+        cwd=PROJECT_ROOT,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    try:
+        shown = os.read(ours, 65_536)
+        while b"Status" not in shown:
+            shown += os.read(ours, 65_536)
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(60) == 130
+        assert b"Traceback" not in shown
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
+
+
+def test_a_failed_job_is_retried_and_the_reason_for_failing_shown(cli: Cli, pipeline: Pipeline) -> None:
+    rpc = STATS_FUNCTIONS[1].rpc
+    pipeline.query(f"alter function public.{rpc}(uuid) rename to the_original")
+    try:
+        failed = cli("enqueue", "--wait")
+    finally:
+        pipeline.query(f"alter function public.the_original(uuid) rename to {rpc}")
+    assert failed.returncode == 1
+    assert f"Failed functions: {rpc}" in failed.stderr
+    [job] = json.loads(cli("jobs", "--json", "--limit", "1").stdout)
+    assert job["status"] == "failed"
+
+    retried = cli("retry", job["id"], "--wait", "--json")
+    assert retried.returncode == 0, retried.stderr
+    answer = json.loads(retried.stdout)
+    assert answer["status"] == "completed"
+    assert pipeline.job(UUID(answer["jobId"]))["retry_of"] == UUID(job["id"])
+
+    assert f"job {answer['jobId']} is completed" in refusal(cli("retry", answer["jobId"]))
+
+
+def test_a_job_that_does_not_exist_cannot_be_retried(cli: Cli) -> None:
+    assert refusal(cli("retry", NO_JOB)).endswith(f"job {NO_JOB} does not exist")
+
+
+def test_migrating_again_has_nothing_to_do(cli: Cli) -> None:
+    applied = json.loads(cli("migrate", "--json").stdout)
+    assert applied == {"migrations": [], "functions": [], "reference_stats": []}
+
+
+# What cannot work
+
+
+def test_a_second_up_beside_the_first_says_so(cli: Cli, pipeline: Pipeline) -> None:
+    for command in (("up",), ("demo", "--exit")):
+        message = refusal(cli(*command))
+        assert message.startswith("stats-pipeline is running here already (process ")
+        assert str(pipeline.home) in message
+
+
+@pytest.mark.parametrize("command", [("up",), ("demo", "--exit")], ids=" ".join)
+def test_a_port_in_use_is_named(tmp_path: Path, command: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        message = refusal(run(tmp_path, *command, STATS_UI_PORT=port))
+    assert message.startswith(f"STATS_UI_PORT: port {port} on 127.0.0.1 cannot be used")
+    assert not (tmp_path / "postgres").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("up",), ("demo", "--exit"), ("migrate",), ("enqueue",), ("jobs",), ("retry", NO_JOB)]
+)
+def test_a_database_that_does_not_answer_is_named_without_its_password(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        port = closed_soon.getsockname()[1]
+    finished = run(tmp_path, *command, STATS_DATABASE_URL=f"postgresql://me:hunter2@127.0.0.1:{port}/app")
+    message = refusal(finished)
+    assert message.startswith(f"STATS_DATABASE_URL: 127.0.0.1:{port}/app does not let us in")
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("url", ["postgresql://localhost:http/app", "postgresql://me:hunter2@localhost/app?no=option"])
+def test_a_database_url_that_is_none_is_named_without_its_password(tmp_path: Path, url: str) -> None:
+    for command in ("up", "jobs", "migrate"):
+        message = refusal(run(tmp_path, command, STATS_DATABASE_URL=url))
+        assert message.startswith("STATS_DATABASE_URL")
+        assert "hunter2" not in message
+
+
+def test_a_database_that_is_not_migrated_is_told_to_be(tmp_path: Path, create_database: Callable[..., str]) -> None:
+    url = create_database()
+    for command in (("jobs",), ("enqueue",), ("retry", NO_JOB)):
+        assert "stats-pipeline migrate" in refusal(run(tmp_path, *command, STATS_DATABASE_URL=url))
+
+
+def test_a_bad_setting_is_named(tmp_path: Path) -> None:
+    for command in (*COMMANDS[:-1], f"retry {NO_JOB}"):
+        assert refusal(run(tmp_path, *command.split(), STATS_CRON="never")).startswith("STATS_CRON must be a cron")
+
+
+@pytest.mark.parametrize("command", ["up", "jobs"])
+def test_a_state_folder_that_cannot_be_one_is_named(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in refusal(run(tmp_path / "file", command))
+
+    (tmp_path / "folder" / "postgres").mkdir(parents=True)
+    (tmp_path / "folder" / "postgres" / "somebody's").touch()
+    finished = run(tmp_path / "folder", command)
+    assert finished.returncode == 1
+    assert f"the embedded PostgreSQL in {tmp_path / 'folder'} did not start" in finished.stderr.splitlines()[-1]
+
+
+def test_an_apps_own_data_gets_no_made_up_league(tmp_path: Path, database_url: str, query: Callable[..., Any]) -> None:
+    query("insert into public.players (tenant_id, name) values (gen_random_uuid(), 'Somebody real')")
+    message = refusal(run(tmp_path, "demo", "--exit", STATS_DATABASE_URL=database_url))
+    assert message.startswith("STATS_DATABASE_URL: this database holds an app's own data")
+
+
+def test_waiting_for_a_job_that_nobody_works_on_ends(tmp_path: Path, database_url: str) -> None:
+    finished = run(tmp_path, "enqueue", "--wait", "--timeout", "1", STATS_DATABASE_URL=database_url)
+    assert finished.returncode == 1
+    assert "still queued after 1 seconds; is `up` running?" in finished.stderr
+
+
+def test_an_empty_list_of_jobs_says_so(tmp_path: Path, database_url: str) -> None:
+    assert run(tmp_path, "jobs", STATS_DATABASE_URL=database_url).stdout == "No background jobs found\n"
+    assert json.loads(run(tmp_path, "jobs", "--json", STATS_DATABASE_URL=database_url).stdout) == []
+
+
+# Up and down
+
+
+@contextmanager
+def started(home: Path, app: App, **settings: str) -> Iterator[Pipeline]:
+    """An `up` of the test's own, which nothing is left of in the end."""
+    pipeline = Pipeline(home, app, settings)
+    app.version = dict
+    pipeline.start()
+    try:
+        yield pipeline
+    finally:
+        assert pipeline._process is not None
+        if pipeline._process.poll() is None:
+            pipeline.stop()
+        assert "Traceback" not in pipeline.log.read_text()
+
+
+def family(pipeline: Pipeline) -> list[psutil.Process]:
+    """The process of `up` and all it has started, the database's too."""
+    assert pipeline._process is not None
+    up = psutil.Process(pipeline._process.pid)
+    postmaster = int((pipeline.home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+    return [up, *up.children(recursive=True), psutil.Process(postmaster)]
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "terminated"])
+def test_ending_up_ends_everything(tmp_path: Path, app: App, number: signal.Signals) -> None:
+    with started(tmp_path, app) as pipeline:
+        processes = family(pipeline)
+        assert len(processes) >= 5
+        assert pipeline._process is not None
+        pipeline._process.send_signal(number)
+        assert pipeline._process.wait(60) == 130
+        assert alive(processes) == []
+    assert not (tmp_path / "children.json").exists()
+    assert not (tmp_path / "postgres" / "postmaster.pid").exists()
+
+
+def test_ctrl_c_while_it_starts_ends_everything(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        starting = subprocess.Popen(
+            [COMMAND, "up"], env=environment(tmp_path), cwd=PROJECT_ROOT, stdout=output, stderr=subprocess.STDOUT
+        )
+    until((tmp_path / "children.json").exists, "the first child")
+    up = psutil.Process(starting.pid)
+    postmaster = psutil.Process(int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0]))
+    processes = [up, *up.children(recursive=True), postmaster]
+    starting.send_signal(signal.SIGINT)
+    assert starting.wait(60) == 130
+    assert alive(processes) == []
+    assert "Traceback" not in log.read_text()
+
+
+def test_up_works_after_it_was_killed(tmp_path: Path, app: App) -> None:
+    """The children and the database outlive a killed `up`; the next one takes the database over and ends the rest."""
+    with started(tmp_path, app) as pipeline:
+        assert pipeline._process is not None
+        before = family(pipeline)[1:-1]
+        kill(pipeline._process.pid)
+        pipeline._process.wait()
+        assert alive(before) != []
+        pipeline.log.write_text("")
+
+        pipeline.start()
+        assert alive(before) == []
+        finished = run(tmp_path, "enqueue", "--wait", "--json")
+        assert json.loads(finished.stdout)["status"] == "completed", finished.stderr
+        processes = family(pipeline)
+        pipeline.stop()
+        assert alive(processes) == []
+
+
+def test_up_on_a_database_that_is_given(tmp_path: Path, app: App, database_url: str) -> None:
+    with started(tmp_path, app, STATS_DATABASE_URL=database_url):
+        finished = run(tmp_path, "enqueue", "--wait", "--json", STATS_DATABASE_URL=database_url)
+        assert json.loads(finished.stdout)["status"] == "completed", finished.stderr
+    assert not (tmp_path / "postgres").exists()
+
+
+def test_the_embedded_database_stops_with_the_last_command(tmp_path: Path) -> None:
+    assert run(tmp_path, "jobs").returncode == 0
+    assert not (tmp_path / "postgres" / "postmaster.pid").exists()
+    with pytest.raises(Exception, match="is not running: start it with `stats-pipeline up`"):
+        embedded.running_url(tmp_path)
+
+
+# The demo
+
+
+def test_the_demo_runs_to_the_end_and_leaves_nothing_running(tmp_path: Path) -> None:
+    finished = run(tmp_path, "demo", "--exit", "--json")
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert result.keys() == {
+        *("job_id", "status", "seconds_to_start", "seconds_to_complete", "functions", "delivered_tags")
+    }
+    assert UUID(result["job_id"])
+    assert result["status"] == "completed"
+    assert 0 <= result["seconds_to_start"] <= result["seconds_to_complete"]
+    assert {rpc for rpc, outcome in result["functions"].items() if outcome["status"] == "success"} == RPCS
+    assert result["delivered_tags"] == sorted(TAGS)
+    assert not (tmp_path / "postgres" / "postmaster.pid").exists()
+    assert [
+        p.pid for p in psutil.process_iter() if str(tmp_path) in " ".join(_command(p)) and p.pid != os.getpid()
+    ] == []
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return []
