@@ -11,7 +11,6 @@ from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
-import psycopg
 from psycopg import Connection
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -46,16 +45,13 @@ class Web:
             raise HTTPException(HTTPStatus.FORBIDDEN, "read-only mode: nothing can be enqueued here")
 
     async def call(self, step: Callable[[Connection[Any]], T]) -> T:
-        """Run a step in one transaction, off the event loop. Raises 400 for what PostgreSQL cannot store."""
+        """Run a step in one transaction, off the event loop."""
 
         def in_transaction() -> T:
             with self.database.transaction() as connection:
                 return step(connection)
 
-        try:
-            return await run_in_threadpool(in_transaction)
-        except (psycopg.DataError, psycopg.errors.StatementTooComplex):
-            raise HTTPException(HTTPStatus.BAD_REQUEST, "the body holds a value that cannot be stored") from None
+        return await run_in_threadpool(in_transaction)
 
 
 def web_of(request: Request) -> Web:
@@ -73,7 +69,7 @@ async def read_json(request: Request) -> Any:
     """The body as JSON. Raises 413, 415 or 400."""
     body = await _read(request, "application/json")
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
+        return json.loads(body, parse_float=_number, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
 
@@ -97,6 +93,12 @@ async def _read(request: Request, content_type: str) -> bytes:
         if len(body) > MAX_BODY:
             raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is longer than {MAX_BODY} bytes")
     return bytes(body)
+
+
+def _number(text: str) -> float:
+    """JSON has one kind of number: 7.0 is 7."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _refuse_constant(name: str) -> NoReturn:

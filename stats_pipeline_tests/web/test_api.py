@@ -45,6 +45,12 @@ def test_enqueue_answers_at_once_with_the_job_and_its_row_and_message_are_there(
     assert job["job_payload"]["timestamp"]  # nobody sent one
 
 
+def test_a_whole_number_is_whole_however_it_is_written(server: httpx.Client) -> None:
+    body = '{"triggeredBy": "post-match", "requestId": "1", "matchId": 7.0}'
+    answer = server.post(ENQUEUE, content=body, headers={"Content-Type": "application/json"}).json()
+    assert str(server.get(f"{JOBS}/{answer['jobId']}").json()["job_payload"]["matchId"]) == "7"
+
+
 def test_the_same_request_again_is_the_same_job(server: httpx.Client, query: Query) -> None:
     payload = {"triggeredBy": "admin", "requestId": "pressed twice"}
     with ThreadPoolExecutor(8) as pool:

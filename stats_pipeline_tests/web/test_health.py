@@ -1,0 +1,164 @@
+"""What monitoring sees: `/health` and `/metrics`, against rows that the product's own steps have made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from psycopg import Connection
+
+from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.database import Database
+from stats_pipeline_tests.integration import steps
+from stats_pipeline_tests.web.conftest import API_KEY, Served
+
+Query = Callable[..., list[dict[str, Any]]]
+APP = {"NEXT_PUBLIC_APP_URL": "https://app.example.com", "INTERNAL_API_KEY": API_KEY}
+
+
+@pytest.fixture
+def ticks(query: Query) -> Callable[[str], None]:
+    """Dagster's table of ticks, with one sensor tick of the given age."""
+    query("create schema if not exists dagster")
+    query('create table if not exists dagster.job_ticks (id bigserial primary key, type text, "timestamp" timestamp)')
+    query("truncate dagster.job_ticks")
+
+    def tick(age: str) -> None:
+        query(
+            "insert into dagster.job_ticks (type, \"timestamp\") values ('SENSOR', (now() - %s::interval) at time zone "
+            "'UTC'), ('SCHEDULE', now() at time zone 'UTC')",
+            age,
+        )
+
+    return tick
+
+
+def health(served: Served) -> tuple[int, dict[str, Any]]:
+    response = httpx.get(f"{served.url}/health")
+    return response.status_code, response.json()
+
+
+def test_all_is_well(local: Served, ticks: Callable[[str], None]) -> None:
+    ticks("3 seconds")
+    status, found = health(local)
+    assert status == 200
+    assert found["status"] == "ok"
+    assert found["database"] == {"status": "ok"}
+    assert found["queue"] == {"status": "ok", "waiting": 0}
+    assert found["sensor"]["status"] == "ok"
+    assert 2 < found["sensor"]["seconds_since_tick"] < 60
+    assert found["app"]["status"] == "not configured"
+
+
+def test_a_daemon_that_has_stopped_is_late(local: Served, ticks: Callable[[str], None]) -> None:
+    ticks("10 minutes")
+    status, found = health(local)
+    assert (status, found["status"], found["sensor"]["status"]) == (200, "degraded", "late")
+
+
+def test_a_database_without_a_daemon_has_never_had_a_tick(local: Served, query: Query, database_url: str) -> None:
+    query("drop schema if exists dagster cascade")
+    assert health(local)[1]["sensor"] == {"status": "never", "seconds_since_tick": None}
+
+
+def test_an_app_that_takes_no_tags_is_failing(
+    serve: Callable[..., Served], ticks: Callable[[str], None], query: Query
+) -> None:
+    ticks("1 second")
+    served = serve(**APP)
+    assert health(served)[1]["app"]["status"] == "ok"
+    query("insert into stats_pipeline.outbox (run_id, rpc, tag) values ('r', 'f', 'season_stats')")
+    query(
+        "insert into stats_pipeline.endpoint (url, failures, next_try_at, last_error) values ('u', 3, now(), 'secret')"
+    )
+    status, found = health(served)
+    assert (status, found["status"]) == (200, "degraded")
+    assert found["app"]["status"] == "failing"
+    assert found["app"]["failing_since"]
+    assert found["app"]["undelivered_tags"] == 1
+    assert "secret" not in str(found)
+
+
+def test_a_missing_queue_is_down(local: Served, query: Query, database_url: str) -> None:
+    query("alter table pgmq.q_stats_update rename to q_elsewhere")
+    try:
+        status, found = health(local)
+        assert (status, found["status"], found["queue"]["status"]) == (503, "down", "missing")
+        assert httpx.get(f"{local.url}/api/admin/enqueue-stats-job").status_code == 503
+    finally:
+        query("alter table pgmq.q_elsewhere rename to q_stats_update")
+
+
+def samples(served: Served) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """All samples by name and labels."""
+    response = httpx.get(f"{served.url}/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_count_what_has_happened(local: Served, connection: Connection[Any], database_url: str) -> None:
+    with Database(database_url) as database:
+        steps.enqueue(connection)
+        steps.finish(connection, database, "run-1")
+        steps.enqueue(connection, triggeredBy="post-match", matchId=1)
+        claimed = steps.start(connection, "run-2")
+        steps.compute(database, claimed, steps.TWO[0], attempt=3)
+        database.run("fail_function", run_id="run-2", rpc=steps.TWO[1].rpc, error="no such table")
+        steps.settle(connection, "run-2")
+    waiting = steps.enqueue(connection, triggeredBy="cron")
+    connection.execute(
+        "update public.background_job_status set created_at = now() - interval '90 s' where id = %s", (waiting,)
+    )
+    connection.execute(
+        "insert into public.background_job_status (job_payload, status) values ('{\"triggeredBy\": \"x\"}', 'failed')"
+    )
+
+    found = samples(local)
+    prefix = "stats_pipeline_"
+    for labels, number in {
+        ("completed", "admin"): 1,
+        ("failed", "post-match"): 1,
+        ("queued", "cron"): 1,
+        ("failed", "other"): 1,
+    }.items():
+        assert found[f"{prefix}jobs", (("status", labels[0]), ("trigger", labels[1]))] == number
+    assert found[f"{prefix}queue_messages", ()] == 1
+    assert found[f"{prefix}queue_waiting_jobs", ()] == 1
+    assert 90 <= found[f"{prefix}queue_oldest_wait_seconds", ()] < 200
+    assert found[f"{prefix}undelivered_tags", ()] == sum(
+        len(function.cache_tags) for function in (*steps.TWO, steps.TWO[0])
+    )
+    rpc = steps.TWO[0].rpc
+    assert found[f"{prefix}function_retries_total", (("function", rpc),)] == 2
+    assert found[f"{prefix}function_duration_seconds_count", (("function", rpc),)] == 2
+    assert found[f"{prefix}job_duration_seconds_count", (("status", "completed"),)] == 1
+    buckets = [
+        value
+        for (name, labels), value in found.items()
+        if name == f"{prefix}function_duration_seconds_bucket" and ("function", rpc) in labels
+    ]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == 2
+
+
+def test_a_duration_is_counted_in_its_bucket(local: Served, connection: Connection[Any]) -> None:
+    for milliseconds in (5, 30, 60_000):
+        connection.execute(
+            "insert into stats_pipeline.function_result (run_id, rpc, status, attempts, duration_ms) "
+            "values (%s, %s, 'success', 1, %s)",
+            (str(milliseconds), STATS_FUNCTIONS[0].rpc, milliseconds),
+        )
+    found = samples(local)
+    counts = {
+        dict(labels)["le"]: value
+        for (name, labels), value in found.items()
+        if name == "stats_pipeline_function_duration_seconds_bucket"
+    }
+    assert (counts["0.01"], counts["0.025"], counts["0.05"], counts["45.0"], counts["+Inf"]) == (1, 1, 2, 2, 3)
+    (total,) = (value for (name, _), value in found.items() if name == "stats_pipeline_function_duration_seconds_sum")
+    assert total == pytest.approx(60.035)
