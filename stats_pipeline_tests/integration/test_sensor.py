@@ -1,0 +1,224 @@
+"""The queue sensor and the nightly schedule, one tick at a time, on a real database."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+from psycopg import Connection
+from psycopg.rows import DictRow
+
+from stats_pipeline.defs import sensors
+from stats_pipeline.defs.resources import JOBS_TAG, LEASE_TAG, TENANT_TAG
+from stats_pipeline.defs.schedules import build_nightly_schedule
+from stats_pipeline.settings import Settings
+from stats_pipeline_tests.integration import steps
+from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT
+
+Connected = Connection[DictRow]
+Query = Callable[..., list[dict[str, Any]]]
+Tick = Callable[[], dg.SensorResult | dg.SkipReason]
+
+PATIENCE = 30
+MIDNIGHT = datetime(2025, 6, 27, 2, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def settings_for(database_url: str, **more: str) -> Settings:
+    return Settings.model_validate({"STATS_DATABASE_URL": database_url, **more})
+
+
+@pytest.fixture
+def tick(database_url: str, instance: dg.DagsterInstance) -> Tick:
+    """Evaluate the sensor once, as the daemon does."""
+    return lambda: evaluate(instance, database_url)
+
+
+def evaluate(instance: dg.DagsterInstance, database_url: str) -> dg.SensorResult | dg.SkipReason:
+    sensor = sensors.build_queue_sensors(settings_for(database_url))[0]
+    with dg.build_sensor_context(instance=instance) as context:
+        result = sensor(context)
+    assert isinstance(result, dg.SensorResult | dg.SkipReason)
+    return result
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick that looks once."""
+    monkeypatch.setattr(sensors, "TICK_SECONDS", 0)
+
+
+def requests(result: dg.SensorResult | dg.SkipReason) -> list[dg.RunRequest]:
+    assert isinstance(result, dg.SensorResult)
+    assert result.run_requests is not None
+    return list(result.run_requests)
+
+
+def reason(result: dg.SensorResult | dg.SkipReason) -> str:
+    assert isinstance(result, dg.SkipReason)
+    return result.skip_message or ""
+
+
+class Waiting:
+    """A tick in a thread, known to be waiting for work."""
+
+    def __init__(self, tick: Tick, query: Query) -> None:
+        self.result: dg.SensorResult | dg.SkipReason | None = None
+        self._thread = threading.Thread(target=self._run, args=(tick,))
+        self._thread.start()
+        polling = threading.Event()
+        while not query(
+            "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() "
+            "and state = 'idle' and query ~ 'lease_jobs'"
+        ):
+            assert self._thread.is_alive(), self.result
+            polling.wait(0.02)
+
+    def _run(self, tick: Tick) -> None:
+        self.result = tick()
+
+    def end(self) -> dg.SensorResult | dg.SkipReason:
+        self._thread.join(PATIENCE)
+        assert self.result is not None
+        return self.result
+
+
+# The sensor
+
+
+def test_one_run_is_requested_per_tenant(connection: Connected, tick: Tick) -> None:
+    for tenant in (None, TENANT, TENANT):
+        steps.enqueue(connection, tenant)
+    first, second = requests(tick())
+    assert (first.tags[JOBS_TAG], first.tags.get(TENANT_TAG)) == ("1", None)
+    assert (second.tags[JOBS_TAG], second.tags.get(TENANT_TAG)) == ("2", str(TENANT))
+    assert first.run_key == first.tags[LEASE_TAG]
+
+
+def test_a_tick_that_is_repeated_asks_for_nothing_twice(connection: Connected, tick: Tick, impatient: None) -> None:
+    steps.enqueue(connection)
+    assert len(requests(tick())) == 1
+    assert reason(tick()) == "The queue holds nothing that can start"
+
+
+def test_a_tick_whose_runs_were_never_launched_is_made_up_for(connection: Connected, tick: Tick) -> None:
+    """The daemon may die between a tick's end and its runs; another run key, or Dagster would skip it."""
+    steps.enqueue(connection)
+    [lost] = requests(tick())
+    connection.execute("update stats_pipeline.run set lease_until = now()")
+    connection.execute("update pgmq.q_stats_update set vt = now()")
+    [again] = requests(tick())
+    assert again.run_key != lost.run_key
+
+
+def test_an_enqueue_ends_the_wait(connection: Connected, tick: Tick, query: Query, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sensors, "POLL_SECONDS", PATIENCE)  # only the notification can be what wakes it
+    waiting = Waiting(tick, query)
+    steps.enqueue(connection)
+    assert len(requests(waiting.end())) == 1
+
+
+def test_a_raw_message_is_found_without_a_notification(connection: Connected, tick: Tick, query: Query) -> None:
+    waiting = Waiting(tick, query)
+    connection.execute("select pgmq.send('stats_update', %s)", (psycopg.types.json.Jsonb(steps.payload()),))
+    assert len(requests(waiting.end())) == 1
+
+
+def test_a_shutdown_ends_the_tick(connection: Connected, tick: Tick, query: Query, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sensors, "POLL_SECONDS", PATIENCE)
+    waiting = Waiting(tick, query)
+    connection.execute(f"notify {sensors.STOP_CHANNEL}".encode())
+    assert reason(waiting.end()) == "Shutting down"
+
+
+def test_a_malformed_message_is_no_crash_loop(connection: Connected, tick: Tick, impatient: None) -> None:
+    connection.execute("select pgmq.send('stats_update', '\"no object\"'::jsonb)")
+    assert reason(tick()) == "The queue holds nothing that can start"
+
+
+def test_a_database_that_is_down_is_a_reason_to_skip(instance: dg.DagsterInstance) -> None:
+    skipped = reason(evaluate(instance, "postgresql://me:hunter2@127.0.0.1:1/app"))
+    assert skipped.startswith("The database is out of reach: STATS_DATABASE_URL: 127.0.0.1:1/app")
+    assert "hunter2" not in skipped
+
+
+def test_a_connection_that_is_lost_in_the_tick_is_a_reason_to_skip(tick: Tick, query: Query) -> None:
+    waiting = Waiting(tick, query)
+    query(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where datname = current_database() and pid <> pg_backend_pid() and query ~ 'lease_jobs'"
+    )
+    assert reason(waiting.end()).startswith("The database is out of reach: ")
+
+
+def test_sensors_that_wait_together_start_a_job_once(
+    connection: Connected, tick: Tick, query: Query, impatient: None, at_once: Callable[..., list[Any]]
+) -> None:
+    steps.enqueue(connection)
+    results = at_once(3, lambda _: tick())
+    assert sorted(type(result).__name__ for result in results) == ["SensorResult", "SkipReason", "SkipReason"]
+
+
+# The schedule
+
+
+def nightly(
+    instance: dg.DagsterInstance, settings: Settings, at: datetime = MIDNIGHT
+) -> list[dg.RunRequest] | dg.SkipReason:
+    with dg.build_schedule_context(instance=instance, scheduled_execution_time=at) as context:
+        result = build_nightly_schedule(settings)(context)
+    assert isinstance(result, list | dg.SkipReason)
+    return result
+
+
+def test_every_night_every_tenant_is_refreshed_once(
+    connection: Connected, instance: dg.DagsterInstance, database_url: str, query: Query
+) -> None:
+    settings = settings_for(database_url, STATS_TENANTS=f"{TENANT},{OTHER_TENANT}")
+    launched = nightly(instance, settings)
+    assert isinstance(launched, list)
+    assert [request.tags[TENANT_TAG] for request in launched] == [str(TENANT), str(OTHER_TENANT)]
+
+    assert isinstance(nightly(instance, settings), dg.SkipReason)  # the same night, evaluated again
+    jobs = query("select job_payload, tenant_id from public.background_job_status order by msg_id")
+    assert [job["tenant_id"] for job in jobs] == [TENANT, OTHER_TENANT]
+    assert {job["job_payload"]["triggeredBy"] for job in jobs} == {"cron"}
+    assert {job["job_payload"]["requestId"] for job in jobs} == {"nightly-2025-06-27T02:00Z"}
+
+    nightly(instance, settings, at=MIDNIGHT.replace(day=28))
+    assert len(query("select id from public.background_job_status")) == 4
+
+
+def test_without_tenants_the_default_one_is_refreshed(instance: dg.DagsterInstance, database_url: str) -> None:
+    launched = nightly(instance, settings_for(database_url))
+    assert isinstance(launched, list)
+    [request] = launched
+    assert TENANT_TAG not in request.tags
+
+
+def test_the_nights_run_can_be_claimed(
+    connection: Connected, instance: dg.DagsterInstance, database_url: str, query: Query
+) -> None:
+    launched = nightly(instance, settings_for(database_url))
+    assert isinstance(launched, list)
+    [row] = query("select id, job_ids from stats_pipeline.run")
+    assert launched[0].tags[LEASE_TAG] == str(row["id"])
+    assert len(row["job_ids"]) == 1
+
+
+def test_while_a_run_is_open_the_night_waits_in_the_queue(
+    connection: Connected, instance: dg.DagsterInstance, database_url: str
+) -> None:
+    steps.enqueue(connection)
+    steps.start(connection)
+    skipped = nightly(instance, settings_for(database_url))
+    assert isinstance(skipped, dg.SkipReason)
+    assert "the queue sensor launches it" in (skipped.skip_message or "")
