@@ -21,10 +21,11 @@ as $$
             ) as games
         from public.player_matches as pm
         inner join stats_pipeline.numbered_matches(target_tenant_id) as m on m.match_id = pm.match_id
-        inner join public.players as p on p.player_id = pm.player_id and p.tenant_id = pm.tenant_id
-        where pm.tenant_id = target_tenant_id and not p.is_ringer
+        where pm.tenant_id = target_tenant_id
         group by pm.player_id
-    ) as unordered;
+    ) as unordered
+    inner join public.players as p on p.player_id = unordered.player_id
+    where p.tenant_id = target_tenant_id and not p.is_ringer;
 $$;
 
 revoke all on function stats_pipeline.careers(uuid) from public, anon, authenticated;

@@ -4,36 +4,34 @@
 -- attendance breaks where the club's match numbers jump. Inlined, hence no `set search_path`.
 create or replace function stats_pipeline.running_streaks(games bigint[])
 returns table (
-    appearance_no integer,
+    appearance_no bigint,
     is_last boolean,
     match_no integer,
-    goals integer,
-    win integer,
-    losing integer,
-    undefeated integer,
-    winless integer,
-    scoring integer,
-    attendance integer
+    goals bigint,
+    win bigint,
+    losing bigint,
+    undefeated bigint,
+    winless bigint,
+    scoring bigint,
+    attendance bigint
 )
 language sql
 immutable
 as $$
     select
-        appearance_no::integer,
+        appearance_no,
         appearance_no = cardinality(games),
         (game >> 32)::integer,
-        ((game >> 2) & 1073741823)::integer,
-        (appearance_no - coalesce(max(appearance_no) filter (where game & 3 <> 3) over so_far, 0))::integer,
-        (appearance_no - coalesce(max(appearance_no) filter (where game & 3 <> 1) over so_far, 0))::integer,
-        (appearance_no - coalesce(max(appearance_no) filter (where game & 3 < 2) over so_far, 0))::integer,
-        (appearance_no - coalesce(max(appearance_no) filter (where game & 3 in (0, 3)) over so_far, 0))::integer,
-        (appearance_no - coalesce(max(appearance_no) filter (where game & 4294967292 = 0) over so_far, 0))::integer,
-        (
-            appearance_no + 1
-            - max(appearance_no) filter (
-                where games[appearance_no - 1] >> 32 is distinct from (game >> 32) - 1
-            ) over so_far
-        )::integer
+        (game >> 2) & 1073741823,
+        appearance_no - coalesce(max(appearance_no) filter (where game & 3 <> 3) over so_far, 0),
+        appearance_no - coalesce(max(appearance_no) filter (where game & 3 <> 1) over so_far, 0),
+        appearance_no - coalesce(max(appearance_no) filter (where game & 3 < 2) over so_far, 0),
+        appearance_no - coalesce(max(appearance_no) filter (where game & 3 in (0, 3)) over so_far, 0),
+        appearance_no - coalesce(max(appearance_no) filter (where game & 4294967292 = 0) over so_far, 0),
+        appearance_no + 1
+        - max(appearance_no) filter (
+            where games[appearance_no - 1] >> 32 is distinct from (game >> 32) - 1
+        ) over so_far
     from unnest(games) with ordinality as played (game, appearance_no)
     window so_far as (order by appearance_no rows unbounded preceding);
 $$;

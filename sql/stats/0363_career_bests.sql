@@ -15,20 +15,20 @@ as $$
         (greatest(reached.last, reached.earlier) & 4294967295)::integer
     from (
         select
-            max((goals::bigint << 32) | appearance_no) filter (where is_last) as goals,
-            max((win::bigint << 32) | appearance_no) filter (where is_last) as win,
-            max((losing::bigint << 32) | appearance_no) filter (where is_last) as losing,
-            max((undefeated::bigint << 32) | appearance_no) filter (where is_last) as undefeated,
-            max((winless::bigint << 32) | appearance_no) filter (where is_last) as winless,
-            max((scoring::bigint << 32) | appearance_no) filter (where is_last) as scoring,
-            max((attendance::bigint << 32) | appearance_no) filter (where is_last) as attendance,
-            max((goals::bigint << 32) | appearance_no) filter (where not is_last) as goals_before,
-            max((win::bigint << 32) | appearance_no) filter (where not is_last) as win_before,
-            max((losing::bigint << 32) | appearance_no) filter (where not is_last) as losing_before,
-            max((undefeated::bigint << 32) | appearance_no) filter (where not is_last) as undefeated_before,
-            max((winless::bigint << 32) | appearance_no) filter (where not is_last) as winless_before,
-            max((scoring::bigint << 32) | appearance_no) filter (where not is_last) as scoring_before,
-            max((attendance::bigint << 32) | appearance_no) filter (where not is_last) as attendance_before
+            max((goals << 32) | appearance_no) filter (where is_last) as goals,
+            max((win << 32) | appearance_no) filter (where is_last) as win,
+            max((losing << 32) | appearance_no) filter (where is_last) as losing,
+            max((undefeated << 32) | appearance_no) filter (where is_last) as undefeated,
+            max((winless << 32) | appearance_no) filter (where is_last) as winless,
+            max((scoring << 32) | appearance_no) filter (where is_last) as scoring,
+            max((attendance << 32) | appearance_no) filter (where is_last) as attendance,
+            max((goals << 32) | appearance_no) filter (where not is_last) as goals_before,
+            max((win << 32) | appearance_no) filter (where not is_last) as win_before,
+            max((losing << 32) | appearance_no) filter (where not is_last) as losing_before,
+            max((undefeated << 32) | appearance_no) filter (where not is_last) as undefeated_before,
+            max((winless << 32) | appearance_no) filter (where not is_last) as winless_before,
+            max((scoring << 32) | appearance_no) filter (where not is_last) as scoring_before,
+            max((attendance << 32) | appearance_no) filter (where not is_last) as attendance_before
         from stats_pipeline.running_streaks(games)
     ) as peak
     cross join lateral (

@@ -87,7 +87,11 @@ begin
         from stats_pipeline.careers(target_tenant_id) as c
     ),
     best as materialized (
-        select career.player_id, reached.metric, reached.best, max(reached.best) over (partition by reached.metric) as record
+        select
+            career.player_id,
+            reached.metric,
+            reached.best,
+            max(reached.best) over (partition by reached.metric) as record
         from career
         cross join lateral stats_pipeline.career_bests(career.games) as reached
     ),
@@ -146,7 +150,9 @@ begin
             ) as entries
         from stats_pipeline.appearances(target_tenant_id) as a
         inner join public.players as p on p.player_id = a.player_id
-        where not a.is_ringer and a.goals > 0 and a.goals = (select max(best.record) from best where best.metric = 'goals')
+        where not a.is_ringer
+            and a.goals > 0
+            and a.goals = (select max(best.record) from best where best.metric = 'goals')
     ),
     victory as (
         select

@@ -118,7 +118,9 @@ begin
             (sum(metric.value) filter (where a.match_date < latest.match_date))::integer as previous_total
         from latest
         cross join season
-        cross join lateral (values ('season', season.start_date), ('half', season.half_start)) as period (name, first_day)
+        cross join lateral (
+            values ('season', season.start_date), ('half', season.half_start)
+        ) as period (name, first_day)
         inner join stats_pipeline.appearances(target_tenant_id) as a on a.match_date >= period.first_day
         inner join public.players as p on p.player_id = a.player_id
         cross join lateral (values ('goals', a.goals), ('points', a.points)) as metric (name, value)

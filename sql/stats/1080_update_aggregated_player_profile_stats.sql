@@ -151,7 +151,9 @@ begin
         yearly_stats = excluded.yearly_stats,
         last_updated = excluded.last_updated;
 
-    perform stats_pipeline.stamp_cache(target_tenant_id, 'player_profile_stats', 'player_profile_stats', relabel => true);
+    perform stats_pipeline.stamp_cache(
+        target_tenant_id, 'player_profile_stats', 'player_profile_stats', relabel => true
+    );
 end;
 $$;
 

@@ -1,6 +1,7 @@
 """Hypothesis strategies for small clubs, made to hit ties, gaps and degenerate rows rather than to look real."""
 
 from datetime import date, timedelta
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -43,6 +44,21 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
+DEGENERATE: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [
+        {"result": None},
+        {"result": "void"},
+        {"goals": None},
+        {"clean_sheet": None},
+        {"clean_sheet": True},
+        {"team": None, "actual_team": None},
+        {"actual_team": "C"},
+        {"player_id": None},
+        {"match_id": None},
+    ]
+)
+
+
 @st.composite
 def clubs(draw: st.DrawFn, *, clean: bool = False) -> Club:
     """A club of up to seven players and fourteen matches; `clean` leaves out what the app's own contract forbids."""
@@ -82,23 +98,7 @@ def _appearance(
     )
     if clean or draw(st.integers(0, 9)):
         return row
-    return row._replace(
-        **draw(
-            st.sampled_from(
-                (
-                    {"result": None},
-                    {"result": "void"},
-                    {"goals": None},
-                    {"clean_sheet": None},
-                    {"clean_sheet": True},
-                    {"team": None, "actual_team": None},
-                    {"actual_team": "C"},
-                    {"player_id": None},
-                    {"match_id": None},
-                )
-            )
-        )
-    )
+    return row._replace(**draw(DEGENERATE))
 
 
 @st.composite

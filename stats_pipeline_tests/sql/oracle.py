@@ -157,6 +157,10 @@ def by_player(games: Iterable[Game]) -> list[tuple[Player, list[Game]]]:
     return list(found.values())
 
 
+def within(games: Iterable[Game], start: date, end: date) -> list[Game]:
+    return [game for game in games if start <= game.day <= end]
+
+
 def in_match_order(match: Match) -> tuple[date, int]:
     return match.match_date, match.match_id
 

@@ -1,25 +1,26 @@
 """What each stats function must store for a club, computed the plain way: the other side of the comparison.
 
 One function per table or pair of tables, in the order of the specification. The rules they share are in `oracle`, the
-match report is in `oracle_report`.
+larger tables have a module of their own.
 """
 
-from collections.abc import Iterable
 from datetime import date
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from stats_pipeline_tests.sql.club import Club, Match, Player
+from stats_pipeline_tests.sql.club import Club, Player
 from stats_pipeline_tests.sql.oracle import (
     PLATFORM,
     STREAKS,
     Game,
     History,
-    Run,
     by_player,
     rounded,
+    within,
 )
+from stats_pipeline_tests.sql.oracle_ratings import performance_ratings
+from stats_pipeline_tests.sql.oracle_records import records, season_honours
 from stats_pipeline_tests.sql.oracle_report import match_report
 
 Row = dict[str, Any]
@@ -71,10 +72,6 @@ def stamps(history: History) -> Rows:
 
 def percentage(part: int, whole: int) -> Decimal:
     return rounded(Fraction(100 * part, whole))
-
-
-def within(games: Iterable[Game], start: date, end: date) -> list[Game]:
-    return [game for game in games if start <= game.day <= end]
 
 
 def totals(player: Player, games: list[Game]) -> Row:
@@ -179,119 +176,6 @@ def recent_performance(history: History) -> Rows:
             }
         )
     return rows
-
-
-def podium(entries: list[tuple[str, int]], metric: str) -> Row:
-    ranked = sorted(entries, key=lambda entry: (-entry[1], entry[0]))
-    places = [[{"name": name, metric: value}] for name, value in ranked[:3]]
-    places += [[]] * (3 - len(places))
-    return dict(zip(("winners", "runners_up", "third_place"), places, strict=True))
-
-
-def season_honours(history: History) -> Rows:
-    rows = []
-    for season in history.seasons:
-        if season.end_date >= history.today:
-            continue
-        eligible = [
-            (player, games)
-            for player, games in by_player(within(history.regular_games, season.start_date, season.end_date))
-            if len(games) >= history.settings.number("min_games_for_honours", 10)
-        ]
-        if not eligible:
-            continue
-        years = sorted({season.start_date.year, season.end_date.year})
-        rows.append(
-            {
-                "season_id": season.id,
-                "season_name": "-".join(map(str, years)),
-                "season_winners": podium(
-                    [(player.name, sum(game.points for game in games)) for player, games in eligible], "points"
-                ),
-                "top_scorers": podium(
-                    [(player.name, sum(game.goals for game in games)) for player, games in eligible], "goals"
-                ),
-                "year": None,
-            }
-        )
-    return rows
-
-
-RECORD_STREAKS = {
-    "Win Streak": "win",
-    "Losing Streak": "losing",
-    "Winless Streak": "winless",
-    "Undefeated Streak": "undefeated",
-}
-
-
-def records(history: History) -> Row:
-    def holders(runs: list[tuple[Player, Run]]) -> Rows:
-        longest = max((run.length for _, run in runs), default=0)
-        best = [(player, run) for player, run in runs if run.length == longest]
-        best.sort(key=lambda entry: (-entry[1].end.toordinal(), entry[0].name, entry[1].last_match))
-        return [
-            {"name": player.name, "streak": run.length, "start_date": str(run.start), "end_date": str(run.end)}
-            for player, run in best
-        ]
-
-    def all_runs(kind: str) -> list[tuple[Player, Run]]:
-        return [(player, run) for player in history.regulars for run in history.runs(player, kind)]
-
-    attendance = []
-    minimum = history.settings.number("min_streak_length", 3)
-    for player in history.regulars:
-        runs = [run for run in history.runs(player, "attendance") if run.length >= minimum]
-        if runs:
-            attendance.append((player, max(runs, key=lambda run: (run.length, run.last_match))))
-
-    return {
-        "most_goals_in_game": most_goals_in_game(history),
-        "biggest_victory": biggest_victory(history),
-        "consecutive_goals_streak": holders(all_runs("scoring")),
-        "streaks": {
-            name: {"holders": holders(all_runs(kind))} for name, kind in RECORD_STREAKS.items() if all_runs(kind)
-        },
-        "attendance_streak": holders(attendance),
-    }
-
-
-def most_goals_in_game(history: History) -> Rows:
-    most = max((game.goals for game in history.regular_games), default=0)
-    best = [game for game in history.regular_games if game.goals == most and most > 0]
-    best.sort(key=lambda game: (-game.day.toordinal(), game.player.name, game.match.match_id))
-    return [
-        {"name": game.player.name, "goals": game.goals, "date": str(game.day), "score": game.score} for game in best
-    ]
-
-
-def biggest_victory(history: History) -> Rows:
-    def margin(match: Match) -> int:
-        return abs(match.team_a_score - match.team_b_score)
-
-    def side(match: Match, name: str) -> str | None:
-        games = [game for game in history.regular_games if game.match is match and game.side == name]
-        labels = [
-            f"{game.player.name} ({game.goals})" if game.goals else game.player.name
-            for game in sorted(games, key=lambda game: game.player.name)
-        ]
-        return ", ".join(labels) or None
-
-    with_regulars = {game.match.match_id for game in history.regular_games}
-    candidates = [match for match in history.matches if match.match_id in with_regulars and margin(match) >= 1]
-    biggest = max(map(margin, candidates), default=0)
-    best = [match for match in candidates if margin(match) == biggest]
-    best.sort(key=lambda match: (-match.match_date.toordinal(), match.match_id))
-    return [
-        {
-            "team_a_score": match.team_a_score,
-            "team_b_score": match.team_b_score,
-            "team_a_players": side(match, "A"),
-            "team_b_players": side(match, "B"),
-            "date": str(match.match_date),
-        }
-        for match in best
-    ]
 
 
 PERSONAL_BESTS = {
@@ -402,7 +286,7 @@ def season_race_data(history: History) -> Rows:
             ((sum(game.points for game in games), player, games) for player, games in racers),
             key=lambda entry: (-entry[0], entry[1].name),
         )
-        curves = []
+        curves: Rows = []
         for _, player, games in [entry for entry in ranked if entry[0] > 0][:5]:
             points, running = [{"date": str(start), "points": 0}], 0
             for game in games:
@@ -417,76 +301,6 @@ def season_race_data(history: History) -> Rows:
                 "season_id": season.id,
             }
         )
-    return rows
-
-
-def performance_ratings(history: History) -> Rows:
-    with localcontext() as context:
-        context.prec = 40
-        return _ratings(history)
-
-
-def _ratings(history: History) -> Rows:
-    half_life = Decimal(history.settings.number("performance_half_life_days", 730))
-    if half_life <= 0:
-        half_life = Decimal(730)
-    qualified_from = Decimal(history.settings.number("performance_qualification_threshold", 5))
-    prior = PLATFORM["prior_weight"]
-
-    def weight(match: Match) -> Decimal:
-        return Decimal(2) ** (-Decimal((history.today - match.match_date).days) / half_life)
-
-    matches = [match for match in history.matches if match.match_date <= history.today]
-    if not matches:
-        return []
-    rows: Rows = []
-    for player in history.players.values():
-        if player.is_retired:
-            continue
-        games = [game for game in history.games_of(player) if game.day <= history.today]
-        joined = games[0].day if games else date(1900, 1, 1)
-        rows.append(
-            {
-                "player_id": player.player_id,
-                "first_match_date": joined,
-                "name": player.name,
-                "is_retired": player.is_retired,
-                "is_ringer": player.is_ringer,
-                "selected_club": player.selected_club,
-                "played": sum((weight(game.match) for game in games), Decimal(0)),
-                "available": sum((weight(match) for match in matches if match.match_date >= joined), Decimal(0)),
-                "points": sum((game.points * weight(game.match) for game in games), Decimal(0)),
-                "goals": sum((game.goals * weight(game.match) for game in games), Decimal(0)),
-            }
-        )
-    candidates = [row for row in rows if not row["is_ringer"] and row["played"] > 0]
-    pool = [row for row in candidates if row["played"] >= Decimal("0.6") * qualified_from] or candidates
-
-    def mean(metric: str) -> Decimal:
-        return sum(row[metric] for row in pool) / sum(row["played"] for row in pool) if pool else Decimal(0)
-
-    mean_points, mean_goals = mean("points"), mean("goals")
-    for row in rows:
-        played, available = row.pop("played"), row.pop("available")
-        row["is_qualified"] = played >= qualified_from
-        row["power_rating"] = (row.pop("points") + prior * mean_points) / (played + prior)
-        row["goal_threat"] = (row.pop("goals") + prior * mean_goals) / (played + prior)
-        row["participation"] = 100 * played / available if available else Decimal(0)
-        row["weighted_played"], row["weighted_available"] = played, available
-    for metric, column in (
-        ("power_rating", "power_percentile"),
-        ("goal_threat", "goal_percentile"),
-        ("participation", "participation_percentile"),
-    ):
-        # far finer than what is stored: forty digits of arithmetic may differ in the last ones between equal ratings
-        values = {row["player_id"]: round(row[metric], 9) for row in rows if row["is_qualified"]}
-        for row in rows:
-            value = values.get(row["player_id"])
-            if value is None or len(set(values.values())) == 1:
-                row[column] = Decimal(50)
-            else:
-                below = sum(other < value for other in values.values())
-                row[column] = percentage(below, len(values) - 1)
     return rows
 
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from stats_pipeline_tests.sql.club import Club, load, read, refresh, stored
+from stats_pipeline_tests.sql.club import RPCS, Club, load, read, refresh, stored
 from stats_pipeline_tests.sql.golden import (
     AFTER_SEASON,
     ANN,
@@ -35,7 +35,7 @@ def refreshed(stats: Connection[Any]) -> Refreshed:
 
     def run(*rpcs: str, club: Club = GOLDEN, today: date = DAY_3) -> Callable[..., list[dict[str, Any]]]:
         load(stats, club)
-        refresh(stats, today=today, **({"rpcs": rpcs} if rpcs else {}))
+        refresh(stats, today=today, rpcs=rpcs or RPCS)
         return lambda table, **options: read(stats, f"aggregated_{table}", **options)
 
     return run
