@@ -34,7 +34,7 @@ from stats_pipeline.web.schemas import Alive, CronAnswer, EnqueueRequest, Health
 from stats_pipeline.web.stream import JobChanges
 
 OK, ACCEPTED = HTTPStatus.OK, HTTPStatus.ACCEPTED
-_MAX_CONNECTIONS = 8
+MAX_CONNECTIONS = 8
 _STATIC = Path(__file__).parent / "static"
 _JOBS = "/api/admin/background-jobs"
 _CRON = "/api/admin/trigger-stats-update"
@@ -92,7 +92,7 @@ OPERATIONS = (
 
 def build_app(settings: Settings, database_url: str) -> Starlette:
     """The ASGI app. It opens its connections when it is started, and needs a migrated database."""
-    database = Database(database_url, max_connections=_MAX_CONNECTIONS, application_name="stats-pipeline-web")
+    database = Database(database_url, max_connections=MAX_CONNECTIONS, application_name="stats-pipeline-web")
     web = Web(
         settings=settings,
         database=database,
