@@ -3,6 +3,9 @@
 create or replace function stats_pipeline.ensure_messages(job_ids uuid[]) returns void
 language plpgsql set search_path = '' as $$
 begin
+    -- The locks come first, so that of two callers the second one sees what the first one has sent.
+    perform from public.background_job_status as j where j.id = any(job_ids) order by j.id for update;
+
     perform pgmq.set_vt('stats_update'::text, q.msg_id, 2 * greatest(coalesce(j.attempts, 0) - 1, 0))
     from public.background_job_status as j
     join pgmq.q_stats_update as q on q.msg_id = j.msg_id
