@@ -8,10 +8,13 @@ set search_path = ''
 set jit = off
 as $$
 declare
-    settings jsonb := stats_pipeline.settings(target_tenant_id);
-    match_minutes integer := coalesce((settings ->> 'match_duration_minutes')::integer, 60);
+    settings jsonb;
+    match_minutes integer;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_all_time_stats', target_tenant_id);
+
+    settings := stats_pipeline.settings(target_tenant_id);
+    match_minutes := coalesce((settings ->> 'match_duration_minutes')::integer, 60);
 
     with fresh as materialized (
         select

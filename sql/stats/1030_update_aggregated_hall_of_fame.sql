@@ -10,13 +10,17 @@ set search_path = ''
 set jit = off
 as $$
 declare
-    settings jsonb := stats_pipeline.settings(target_tenant_id);
-    places integer := coalesce((settings ->> 'hall_of_fame_limit')::integer, 3);
-    min_games integer := coalesce((settings ->> 'games_required_for_hof')::integer, 50);
+    settings jsonb;
+    places integer;
+    min_games integer;
     fresh jsonb;
     stored jsonb;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_hall_of_fame', target_tenant_id);
+
+    settings := stats_pipeline.settings(target_tenant_id);
+    places := coalesce((settings ->> 'hall_of_fame_limit')::integer, 3);
+    min_games := coalesce((settings ->> 'games_required_for_hof')::integer, 50);
 
     select
         jsonb_agg(

@@ -8,11 +8,15 @@ set search_path = ''
 set jit = off
 as $$
 declare
-    settings jsonb := stats_pipeline.settings(target_tenant_id);
-    min_games integer := coalesce((settings ->> 'min_games_for_honours')::integer, 10);
-    min_attendance integer := coalesce((settings ->> 'min_streak_length')::integer, 3);
+    settings jsonb;
+    min_games integer;
+    min_attendance integer;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_season_honours_and_records', target_tenant_id);
+
+    settings := stats_pipeline.settings(target_tenant_id);
+    min_games := coalesce((settings ->> 'min_games_for_honours')::integer, 10);
+    min_attendance := coalesce((settings ->> 'min_streak_length')::integer, 3);
 
     with total as (
         select

@@ -10,24 +10,33 @@ set search_path = ''
 set jit = off
 as $$
 declare
-    settings jsonb := stats_pipeline.settings(target_tenant_id);
-    game_step integer := coalesce((settings ->> 'game_milestone_threshold')::integer, 50);
-    goal_step integer := coalesce((settings ->> 'goal_milestone_threshold')::integer, 25);
-    min_win integer := coalesce((settings ->> 'win_streak_threshold')::integer, 4);
-    min_unbeaten integer := coalesce((settings ->> 'unbeaten_streak_threshold')::integer, 6);
-    min_loss integer := coalesce((settings ->> 'loss_streak_threshold')::integer, 4);
-    min_winless integer := coalesce((settings ->> 'winless_streak_threshold')::integer, 6);
-    min_scoring integer := coalesce((settings ->> 'goal_streak_threshold')::integer, 3);
-    min_attendance integer := coalesce((settings ->> 'min_streak_length')::integer, 3);
-    min_goals integer := stats_pipeline.platform_setting('min_goals_for_pb')::integer;
-    form_days integer := coalesce(
-        stats_pipeline.positive_integer((settings ->> 'on_fire_grim_reaper_window_days')), 45
-    );
-    form_games integer := coalesce(
-        stats_pipeline.positive_integer((settings ->> 'on_fire_grim_reaper_min_games')), 4
-    );
+    settings jsonb;
+    game_step integer;
+    goal_step integer;
+    min_win integer;
+    min_unbeaten integer;
+    min_loss integer;
+    min_winless integer;
+    min_scoring integer;
+    min_attendance integer;
+    min_goals integer;
+    form_days integer;
+    form_games integer;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_match_report_cache', target_tenant_id);
+
+    settings := stats_pipeline.settings(target_tenant_id);
+    game_step := coalesce((settings ->> 'game_milestone_threshold')::integer, 50);
+    goal_step := coalesce((settings ->> 'goal_milestone_threshold')::integer, 25);
+    min_win := coalesce((settings ->> 'win_streak_threshold')::integer, 4);
+    min_unbeaten := coalesce((settings ->> 'unbeaten_streak_threshold')::integer, 6);
+    min_loss := coalesce((settings ->> 'loss_streak_threshold')::integer, 4);
+    min_winless := coalesce((settings ->> 'winless_streak_threshold')::integer, 6);
+    min_scoring := coalesce((settings ->> 'goal_streak_threshold')::integer, 3);
+    min_attendance := coalesce((settings ->> 'min_streak_length')::integer, 3);
+    min_goals := stats_pipeline.platform_setting('min_goals_for_pb')::integer;
+    form_days := coalesce(stats_pipeline.positive_integer(settings ->> 'on_fire_grim_reaper_window_days'), 45);
+    form_games := coalesce(stats_pipeline.positive_integer(settings ->> 'on_fire_grim_reaper_min_games'), 4);
 
     with latest as materialized (
         select m.*

@@ -9,10 +9,13 @@ set search_path = ''
 set jit = off
 as $$
 declare
-    min_goals integer := stats_pipeline.platform_setting('min_goals_for_pb')::integer;
-    min_streak integer := stats_pipeline.platform_setting('min_streak_for_pb')::integer;
+    min_goals integer;
+    min_streak integer;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_personal_bests', target_tenant_id);
+
+    min_goals := stats_pipeline.platform_setting('min_goals_for_pb')::integer;
+    min_streak := stats_pipeline.platform_setting('min_streak_for_pb')::integer;
 
     with latest as materialized (
         select m.match_id

@@ -11,18 +11,22 @@ set search_path = ''
 set jit = off
 as $$
 declare
-    settings jsonb := stats_pipeline.settings(target_tenant_id);
-    prior_weight numeric := stats_pipeline.platform_setting('prior_weight')::numeric;
-    min_played numeric := coalesce(
-        (settings ->> 'performance_qualification_threshold')::numeric, 5
-    );
-    half_life numeric := coalesce((settings ->> 'performance_half_life_days')::numeric, 730);
-    today date := stats_pipeline.stats_today();
+    settings jsonb;
+    prior_weight numeric;
+    min_played numeric;
+    half_life numeric;
+    today date;
 begin
+    perform stats_pipeline.lock_refresh('update_power_ratings', target_tenant_id);
+
+    settings := stats_pipeline.settings(target_tenant_id);
+    prior_weight := stats_pipeline.platform_setting('prior_weight')::numeric;
+    min_played := coalesce((settings ->> 'performance_qualification_threshold')::numeric, 5);
+    half_life := coalesce((settings ->> 'performance_half_life_days')::numeric, 730);
+    today := stats_pipeline.stats_today();
     if half_life <= 0 then
         half_life := 730;
     end if;
-    perform stats_pipeline.lock_refresh('update_power_ratings', target_tenant_id);
 
     with weighted_match as materialized (
         select

@@ -92,13 +92,19 @@ def test_a_call_that_waited_reads_what_was_committed_meanwhile(
     rpc = "update_aggregated_all_time_stats"
     with first.transaction():
         first.execute("update public.player_matches set goals = goals + 10 where match_id = 1 and player_id = 1")
+        first.execute(
+            "insert into public.app_config (tenant_id, config_key, config_value)"
+            " values (%s, 'match_duration_minutes', '160')",
+            (GOLDEN.tenant_id,),
+        )
         call(first, rpc)
         waiting = pool.submit(call, second, rpc)
         until_waiting(observer, second.info.backend_pid, waiting)
     waiting.result(timeout=WAIT.total_seconds())
-    assert observer.execute("select goals from public.aggregated_all_time_stats where player_id = 1").fetchone() == (
-        16,
-    )
+    row = observer.execute(
+        "select goals, minutes_per_goal from public.aggregated_all_time_stats where player_id = 1"
+    ).fetchone()
+    assert row == (16, 30)  # 3 games of 160 minutes
 
 
 def test_all_functions_at_once_store_what_they_store_one_after_another(
