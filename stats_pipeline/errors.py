@@ -56,6 +56,13 @@ def is_permanent(error: BaseException) -> bool:
     return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in _PERMANENT_CLASSES
 
 
+def is_outage(error: BaseException) -> bool:
+    """Whether the database was out of reach or shutting down: no fault of the call, and every call fares alike."""
+    if isinstance(error, psycopg.OperationalError):
+        return (error.sqlstate or "08000")[:3] in {"080", "57P"}
+    return isinstance(error, DatabaseUnavailable)
+
+
 def one_line(error: BaseException) -> str:
     """The error as one line of at most 500 characters, without psycopg's LINE and CONTEXT tails."""
     if isinstance(error, psycopg.Error) and error.diag.message_primary:

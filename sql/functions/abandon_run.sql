@@ -26,7 +26,11 @@ begin
         array(select j.id from public.background_job_status as j
             where j.run_id = dagster_run_id and j.status = 'processing'),
         max_attempts,
-        reason);
+        reason || coalesce(': ' || (
+            select f.error from stats_pipeline.function_result as f
+            where f.run_id = dagster_run_id and f.status = 'retrying'
+            order by f.recorded_at desc
+            limit 1), ''));
     return true;
 end;
 $$;

@@ -9,8 +9,12 @@ from collections.abc import Sequence
 import dagster as dg
 from dagster._core.definitions.decorators.hook_decorator import event_list_hook  # private: the reason is below
 from dagster._core.definitions.events import HookExecutionResult
+from dagster._core.execution.plan.objects import ErrorSource
 
-from stats_pipeline.errors import one_line
+from stats_pipeline.errors import is_outage, one_line
+
+# Dagster itself failed, in practice because its storage could not be reached; the op may not even have started.
+_DAGSTERS_OWN = {ErrorSource.FRAMEWORK_ERROR, ErrorSource.UNEXPECTED_ERROR}
 
 
 # One hook for both outcomes, where a success hook and a failure hook would write ten more "skipped" events per run.
@@ -19,8 +23,8 @@ def record_outcome(context: dg.HookContext, event_list: Sequence[dg.DagsterEvent
     """Deliver the function's tags or record its last error; ends the job when it was the last function."""
     if any(event.is_step_success for event in event_list):
         _deliver_tags(context)
-    elif any(event.is_step_failure for event in event_list):
-        _record_failure(context)
+    elif failure := next((event for event in event_list if event.is_step_failure), None):
+        _record_failure(context, failure)
     else:  # a failed try, with another one to come
         return HookExecutionResult(hook_name="record_outcome", is_skipped=True)
     return HookExecutionResult(hook_name="record_outcome", is_skipped=False)
@@ -32,12 +36,17 @@ def _deliver_tags(context: dg.HookContext) -> None:
         context.log.warning("Cache tags of %s stay due: %s", context.op.name, delivery.problem)
 
 
-def _record_failure(context: dg.HookContext) -> None:
+def _record_failure(context: dg.HookContext, failure: dg.DagsterEvent) -> None:
     error = context.op_exception
     problem = one_line(error) if error is not None else "the op was stopped"
     if isinstance(error, dg.Failure) and error.description:
         problem = error.description
-    context.resources.refresh.fail(context.run_id, context.op.name, problem)
+    refresh = context.resources.refresh
+    if failure.step_failure_data.error_source in _DAGSTERS_OWN or (error is not None and is_outage(error)):
+        context.log.warning("%s stays open, for another run to do: %s", context.op.name, problem)
+        refresh.leave_open(context.run_id, context.op.name, problem)
+    else:
+        refresh.fail(context.run_id, context.op.name, problem)
 
 
 HOOKS = {record_outcome}

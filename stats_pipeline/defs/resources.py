@@ -121,6 +121,10 @@ class Refresh(dg.ConfigurableResource[Any]):
         )
         self.settle(run_id)
 
+    def leave_open(self, run_id: str, rpc: str, problem: str) -> None:
+        """Note what kept a function from its work, through no fault of its own: the job's next run does it."""
+        self.record_failed_try(run_id, rpc, attempt=1, duration_ms=0, problem=problem)
+
     def fail(self, run_id: str, rpc: str, problem: str) -> None:
         """Note that a function has failed for good, and with it those that come after it, and settle."""
         self._database.run("fail_function", run_id=run_id, rpc=rpc, error=problem)
