@@ -52,16 +52,19 @@ class CacheClient:
             with self._http.stream("POST", self.url, json=body) as response:
                 content = _beginning(response)
         except httpx.HTTPError as error:
-            return Delivery(frozenset(), f"{type(error).__name__}: {error}".rstrip(": "))
+            return _failed(f"{type(error).__name__}: {error}".rstrip(": "))
         if response.status_code in (200, 207):
             return _read(response.status_code, content, frozenset(tags))
         if 400 <= response.status_code < 500 and response.status_code not in (408, 429):
-            return Delivery(
-                frozenset(),
+            return _failed(
                 f"the app refuses the call with {response.status_code}: "
-                "check NEXT_PUBLIC_APP_URL, INTERNAL_API_KEY and the app's route",
+                "check NEXT_PUBLIC_APP_URL, INTERNAL_API_KEY and the app's route"
             )
-        return Delivery(frozenset(), f"the app answered {response.status_code}")
+        return _failed(f"the app answered {response.status_code}")
+
+
+def _failed(problem: str) -> Delivery:
+    return Delivery(frozenset(), problem, route_failed=True)
 
 
 def _beginning(response: httpx.Response) -> bytes:
@@ -78,7 +81,7 @@ def _read(status: int, content: bytes, asked: frozenset[str]) -> Delivery:
     try:
         answer = _Answer.model_validate_json(content)
     except ValidationError:
-        return Delivery(frozenset(), f"the app answered {status} with a body that is not its contract")
+        return _failed(f"the app answered {status} with a body that is not its contract")
     taken = (asked & frozenset(answer.invalidated_tags)) - frozenset(answer.failed_tags)
     if taken == asked:
         return Delivery(taken)

@@ -97,7 +97,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What the app said about the tags it was given: those it took, and why it did not take the others."""
+    """What the app said about the tags it was given: those it took, and why it did not take the others.
+
+    `route_failed` means that it said nothing about tags at all, so that other tags would fare no better.
+    """
 
     taken: frozenset[str]
     problem: str | None = None
+    route_failed: bool = False

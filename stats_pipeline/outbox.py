@@ -31,7 +31,7 @@ def deliver(
             route=cache.url,
             asked=[row["id"] for row in due],
             taken=sorted(delivery.taken),
-            problem=delivery.problem,
+            problem=delivery.problem if delivery.route_failed else None,
             deadline=cache_deadline,
         )
     return delivery

@@ -1,5 +1,5 @@
--- What became of one call to the app, atomically: the tags it took are delivered, those it left wait longer each time,
--- and a route that took nothing is given a rest. Ends the jobs that were only waiting for these tags.
+-- What became of one call to the app, atomically: the tags it took are delivered, those it named but left wait longer each
+-- time, and with a problem, which is one of the route, the route is given a rest. Ends the jobs that waited for the tags.
 create or replace function stats_pipeline.record_delivery(
     route text,
     asked bigint[],
@@ -14,9 +14,9 @@ begin
 
     update stats_pipeline.outbox as o
     set tries = o.tries + 1, next_try_at = clock_timestamp() + stats_pipeline.backoff(o.tries)
-    where o.id = any(asked) and o.delivered_at is null and cardinality(taken) > 0;
+    where o.id = any(asked) and o.delivered_at is null and problem is null;
 
-    if problem is null or cardinality(taken) > 0 then
+    if problem is null then
         delete from stats_pipeline.endpoint as e where e.url = route;
     else
         -- Ten hooks may meet the same dead app at once: that is one failure, not ten.

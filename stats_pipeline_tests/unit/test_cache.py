@@ -103,7 +103,7 @@ def test_a_refusal_is_shown_as_a_wrong_configuration(httpserver: HTTPServer, cli
 def test_a_failure_of_the_moment_is_not(httpserver: HTTPServer, client: CacheClient, status: int) -> None:
     answer(httpserver, status, invalidated_tags=sorted(TAGS))
     delivery = ask(client)
-    assert delivery == Delivery(frozenset(), f"the app answered {status}")
+    assert delivery == Delivery(frozenset(), f"the app answered {status}", route_failed=True)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,8 @@ def test_a_body_that_is_not_the_contract_takes_nothing(
     httpserver: HTTPServer, client: CacheClient, body: bytes
 ) -> None:
     httpserver.expect_request(ROUTE).respond_with_data(body, content_type="application/json")
-    assert ask(client) == Delivery(frozenset(), "the app answered 200 with a body that is not its contract")
+    problem = "the app answered 200 with a body that is not its contract"
+    assert ask(client) == Delivery(frozenset(), problem, route_failed=True)
 
 
 def test_a_huge_body_takes_nothing_and_is_not_kept_in_memory(httpserver: HTTPServer, client: CacheClient) -> None:

@@ -1,0 +1,282 @@
+"""What becomes of the jobs of a run that dies: another attempt, resumed or from the beginning, or failed in the end.
+
+And what becomes of the dead run if it is not quite dead. Who finds out that it died is in `test_reconcile.py`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg import Connection
+
+from stats_pipeline import job_status
+from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.database import Database
+from stats_pipeline.errors import LeaseLost
+from stats_pipeline_tests.integration.steps import TWO, claim, compute, enqueue, job, lease, settle, start
+
+Connected = Connection[Any]
+Query = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def abandon(opened: Database, query: Query) -> Callable[..., bool]:
+    def abandon(run_id: str = "run-1", *, max_attempts: int = 3) -> bool:
+        query("update pgmq.q_stats_update set vt = now()")
+        [row] = opened.run(
+            "abandon_run",
+            run_id=run_id,
+            not_seen_since=query("select now() as now")[0]["now"],
+            max_attempts=max_attempts,
+            reason="It stopped answering",
+        )
+        query("update pgmq.q_stats_update set vt = now()")  # the wait before the next attempt
+        return bool(row["abandoned"])
+
+    return abandon
+
+
+def attempts(query: Query, job_id: UUID) -> list[tuple[int, str, str | None, str | None]]:
+    rows = query("select * from stats_pipeline.attempt where job_id = %s order by attempt", job_id)
+    return [(row["attempt"], row["run_id"], row["outcome"], row["error"]) for row in rows]
+
+
+def test_every_attempt_is_kept_when_the_job_succeeds(
+    connection: Connected, opened: Database, abandon: Callable[..., bool], query: Query
+) -> None:
+    job_id = enqueue(connection)
+    start(connection, "run-1")
+    assert abandon("run-1")
+    assert (job(connection, job_id).status, job(connection, job_id).run_id) == ("queued", None)
+    compute(opened, start(connection, "run-2"))
+    settle(connection, "run-2")
+    assert job(connection, job_id).status == "completed"
+    assert attempts(query, job_id) == [
+        (1, "run-1", "died", "It stopped answering"),
+        (2, "run-2", "completed", None),
+    ]
+
+
+def test_the_third_death_fails_the_job_with_the_last_error(
+    connection: Connected, opened: Database, abandon: Callable[..., bool], query: Query, count: Callable[[str], int]
+) -> None:
+    job_id = enqueue(connection)
+    for number in (1, 2, 3):
+        start(connection, f"run-{number}")
+        job_status.record_failed_try(
+            opened, run_id=f"run-{number}", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem=f"lost {number}"
+        )
+        assert abandon(f"run-{number}")
+    row = job(connection, job_id)
+    assert (row.status, row.attempts) == ("failed", 3)
+    assert row.error_message == "It stopped answering: lost 3 (attempt 3 of 3)"
+    assert [outcome for _, _, outcome, _ in attempts(query, job_id)] == ["died"] * 3
+    assert count("pgmq.q_stats_update") == 0
+    assert count("pgmq.a_stats_update") == 1
+    assert lease(connection) == []
+
+
+def test_a_cancelled_run_fails_its_jobs_at_once(connection: Connected, abandon: Callable[..., bool]) -> None:
+    job_id = enqueue(connection)
+    start(connection)
+    abandon(max_attempts=0)
+    row = job(connection, job_id)
+    assert (row.status, row.error_message) == ("failed", "It stopped answering")
+
+
+def test_later_attempts_wait_longer(connection: Connected, opened: Database, query: Query) -> None:
+    enqueue(connection)
+    waits = []
+    for number in (1, 2, 3):
+        start(connection, f"run-{number}")
+        parameters = {"not_seen_since": query("select now() as now")[0]["now"], "max_attempts": 9, "reason": "dead"}
+        opened.run("abandon_run", run_id=f"run-{number}", **parameters)
+        [row] = query("select round(extract(epoch from vt - clock_timestamp()))::int as wait from pgmq.q_stats_update")
+        waits.append(row["wait"])
+        query("update pgmq.q_stats_update set vt = now()")
+    assert waits == [0, 2, 4]
+
+
+# Resuming.
+
+
+def test_the_next_run_of_the_same_jobs_goes_on_where_the_dead_one_stopped(
+    connection: Connected, opened: Database, abandon: Callable[..., bool], query: Query
+) -> None:
+    job_id = enqueue(connection)
+    compute(opened, start(connection, "run-1"), TWO[0])
+    abandon("run-1")
+    second = start(connection, "run-2")
+    assert second.carried_over == {TWO[0].rpc}
+    compute(opened, second, TWO[1])
+    settle(connection, "run-2")
+    row = job(connection, job_id)
+    assert row.status == "completed"
+    assert row.results is not None
+    assert row.results["successful_functions"] == 2
+    tags = query("select run_id, tag from stats_pipeline.outbox order by id")
+    assert {tag["run_id"] for tag in tags} == {"run-2"}  # and they are this job's to wait for
+    assert {tag["tag"] for tag in tags} == {*TWO[0].cache_tags, *TWO[1].cache_tags}
+
+
+def test_each_op_of_the_next_run_hears_of_what_is_done(
+    connection: Connected, opened: Database, abandon: Callable[..., bool]
+) -> None:
+    enqueue(connection)
+    compute(opened, start(connection, "run-1"), TWO[0])
+    abandon("run-1")
+    [leased] = lease(connection)
+    answers = [claim(connection, leased, "run-2") for _ in range(3)]
+    assert [answer and answer.carried_over for answer in answers] == [{TWO[0].rpc}] * 3
+
+
+def test_a_try_that_was_recorded_before_the_claim_does_not_stop_the_resumption(
+    connection: Connected, opened: Database, abandon: Callable[..., bool]
+) -> None:
+    enqueue(connection)
+    compute(opened, start(connection, "run-1"), TWO[0])
+    abandon("run-1")
+    job_status.record_failed_try(
+        opened, run_id="run-2", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem="no connection"
+    )
+    assert start(connection, "run-2").carried_over == {TWO[0].rpc}
+
+
+def test_another_job_in_the_set_means_newer_data_and_everything_is_computed_again(
+    connection: Connected, opened: Database, abandon: Callable[..., bool]
+) -> None:
+    enqueue(connection)
+    compute(opened, start(connection, "run-1"), TWO[0])
+    enqueue(connection)
+    abandon("run-1")
+    assert start(connection, "run-2").carried_over == frozenset()
+
+
+def test_what_failed_is_tried_again(connection: Connected, opened: Database, abandon: Callable[..., bool]) -> None:
+    enqueue(connection)
+    start(connection, "run-1")
+    opened.run("fail_function", run_id="run-1", rpc=TWO[0].rpc, error="deadlock")
+    abandon("run-1")
+    assert start(connection, "run-2").carried_over == frozenset()
+
+
+def test_a_run_that_ended_well_is_not_resumed_by_the_tenants_next_job(connection: Connected, opened: Database) -> None:
+    enqueue(connection)
+    compute(opened, start(connection, "run-1"))
+    settle(connection, "run-1")
+    enqueue(connection)
+    assert start(connection, "run-2").carried_over == frozenset()
+
+
+# Not quite dead.
+
+
+def test_a_run_that_wakes_up_late_cannot_commit_its_work(
+    connection: Connected, opened: Database, abandon: Callable[..., bool], query: Query
+) -> None:
+    job_id = enqueue(connection)
+    query("create table public.work (what text)")
+    query(
+        "create function public.late_work() returns void language sql as $$ insert into public.work values ('late') $$"
+    )
+    late = StatsFunction("late", "late_work", ("tag",), (), (), "")
+    [leased] = lease(connection)
+    first = claim(connection, leased, "run-1", (late,))
+    assert first is not None
+    abandon("run-1")
+    with pytest.raises(LeaseLost, match="run run-1 has been replaced"):
+        job_status.compute(opened, late, first, attempt=1)
+    assert query("select * from public.work") == []
+    assert query("select * from stats_pipeline.outbox") == []
+    with pytest.raises(LeaseLost):
+        claim(connection, leased, "run-1", (late,))
+    assert job(connection, job_id).status == "queued"
+
+
+def test_a_late_report_changes_nothing(connection: Connected, opened: Database, abandon: Callable[..., bool]) -> None:
+    job_id = enqueue(connection)
+    start(connection, "run-1")
+    abandon("run-1")
+    start(connection, "run-2")
+    before = job(connection, job_id)
+    for rpc in (function.rpc for function in TWO):
+        opened.run("fail_function", run_id="run-1", rpc=rpc, error="too late")
+    settle(connection, "run-1")
+    [beat] = opened.run("heartbeat", run_id="run-1", lease_seconds=30)
+    assert beat == {"is_open": False}
+    assert job(connection, job_id) == before
+
+
+def test_a_frozen_run_is_cut_off_and_its_locks_are_free(
+    connection: Connected, database_url: str, abandon: Callable[..., bool]
+) -> None:
+    enqueue(connection)
+    run_id = "11111111-0000-0000-0000-000000000000"
+    start(connection, run_id)
+    frozen = psycopg.connect(database_url, application_name=f"stats-pipeline run {run_id[:8]} pid 1")
+    frozen.execute("select * from stats_pipeline.run for update")
+    assert abandon(run_id)
+    with pytest.raises(psycopg.OperationalError):
+        frozen.execute("select 1")
+
+
+def test_abandoning_and_completing_at_once_never_loses_or_doubles(
+    connection: Connected, opened: Database, query: Query, at_once: Callable[..., list[Any]]
+) -> None:
+    """Either the function's work counts for the dead run and is resumed, or it is undone and done again."""
+    outcomes = set()
+    for number in range(20):
+        enqueue(connection)
+        claimed = start(connection, f"dying-{number}")
+        seen = query("select clock_timestamp() as now")[0]["now"]
+
+        def act(which: int, claimed: Any = claimed, seen: Any = seen) -> None:
+            if which == 0:
+                compute(opened, claimed, TWO[0])
+            else:
+                opened.run(
+                    "abandon_run", run_id=claimed.run_id, not_seen_since=seen, max_attempts=3, reason="It is dead"
+                )
+
+        completed, abandoned = at_once(2, act)
+        assert abandoned is None
+        assert completed is None or isinstance(completed, LeaseLost)
+        query("update pgmq.q_stats_update set vt = now()")
+        heir = start(connection, f"heir-{number}")
+        assert heir.carried_over == ({TWO[0].rpc} if completed is None else frozenset())
+        outcomes.add(completed is None)
+        compute(opened, heir, *(function for function in TWO if function.rpc not in heir.carried_over))
+        settle(connection, heir.run_id)
+        assert job(connection, heir.job_ids[0]).status == "completed"
+    assert outcomes, "at least one race was run"
+
+
+def test_leases_taken_at_once_are_of_different_jobs(
+    connection: Connected, opened: Database, at_once: Callable[..., list[Any]]
+) -> None:
+    for number in range(3):
+        enqueue(connection, UUID(int=number + 1))
+
+    def take(_: int) -> list[Any]:
+        with opened.connection() as own:
+            return lease(own)
+
+    taken = [leased.tenant_id for leases in at_once(6, take) for leased in leases]
+    assert sorted(taken) == [UUID(int=number + 1) for number in range(3)]
+
+
+def test_two_runs_that_claim_one_lease_at_once_are_one(
+    connection: Connected, opened: Database, query: Query, at_once: Callable[..., list[Any]]
+) -> None:
+    job_id = enqueue(connection)
+    [leased] = lease(connection)
+
+    def take(number: int) -> Any:
+        with opened.connection() as own:
+            return claim(own, leased, f"run-{number}")
+
+    outcomes = at_once(5, take)
+    assert sum(isinstance(outcome, LeaseLost) for outcome in outcomes) == 4
+    assert len(attempts(query, job_id)) == 1
