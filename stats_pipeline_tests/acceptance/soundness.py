@@ -24,7 +24,7 @@ select
 """
 
 # Two live runs at the same function of the same tenant, by what both have committed.
-_OVERLAPS = """
+OVERLAPS = """
 select a.rpc, a.tenant, a.backend, b.backend as other
 from witness.call as a
 join witness.call as b on b.rpc = a.rpc and b.tenant = a.tenant and b.id > a.id and b.backend <> a.backend
@@ -65,7 +65,7 @@ def assert_sound(pipeline: Pipeline, jobs: Collection[UUID], *, status: str = "c
         assert all(attempt["error"] for attempt in attempts if attempt["outcome"] != "completed")
 
     assert pipeline.app.stale_tags() == set()
-    assert pipeline.query(_OVERLAPS) == []
+    assert pipeline.query(OVERLAPS) == []
     assert pipeline.query(_LATE_RESULTS) == []
     assert pipeline.value("select count(*) from witness.call where ended is null") == 0
     with database.Database(pipeline.url) as opened:

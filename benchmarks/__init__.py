@@ -1,0 +1,1 @@
+"""Measurements with real processes. Run one with `.venv/bin/python benchmarks/<name>.py --help`."""
