@@ -1,5 +1,5 @@
--- What became of one call to the app, atomically: the tags it took are delivered, those it named but left wait longer each
--- time, and with a problem, which is one of the route, the route is given a rest. Ends the jobs that waited for the tags.
+-- What became of one call to the app, atomically: the tags it took are delivered, those it left wait longer each time,
+-- and with a problem, which is one of the whole route, the route is given a rest. Ends jobs that waited for the tags.
 create or replace function stats_pipeline.record_delivery(
     route text,
     asked bigint[],
