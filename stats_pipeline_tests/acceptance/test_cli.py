@@ -317,15 +317,19 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "terminated"])
-def test_ending_up_ends_everything(tmp_path: Path, app: App, number: signal.Signals) -> None:
+def ends(pipeline: Pipeline, number: signal.Signals) -> None:
+    """The signal ends `up` and everything it has started."""
+    processes = family(pipeline)
+    assert len(processes) >= 5
+    assert pipeline._process is not None
+    pipeline._process.send_signal(number)
+    assert pipeline._process.wait(60) == 130
+    assert alive(processes) == []
+
+
+def test_ctrl_c_ends_everything(tmp_path: Path, app: App) -> None:
     with started(tmp_path, app) as pipeline:
-        processes = family(pipeline)
-        assert len(processes) >= 5
-        assert pipeline._process is not None
-        pipeline._process.send_signal(number)
-        assert pipeline._process.wait(60) == 130
-        assert alive(processes) == []
+        ends(pipeline, signal.SIGINT)
     assert not (tmp_path / "children.json").exists()
     assert not (tmp_path / "postgres" / "postmaster.pid").exists()
 
@@ -360,9 +364,7 @@ def test_up_works_after_it_was_killed(tmp_path: Path, app: App) -> None:
         assert alive(before) == []
         finished = run(tmp_path, "enqueue", "--wait", "--json")
         assert json.loads(finished.stdout)["status"] == "completed", finished.stderr
-        processes = family(pipeline)
-        pipeline.stop()
-        assert alive(processes) == []
+        ends(pipeline, signal.SIGTERM)
 
 
 def test_up_on_a_database_that_is_given(tmp_path: Path, app: App, database_url: str) -> None:

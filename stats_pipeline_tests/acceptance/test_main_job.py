@@ -309,6 +309,8 @@ def test_the_ui_shows_the_sensor_and_the_schedule_running(ask: Callable[..., Any
     )["repositoryOrError"]
     assert "stats_queue" in {sensor["name"] for sensor in repository["sensors"]}
     assert {sensor["sensorState"]["status"] for sensor in repository["sensors"]} == {"RUNNING"}
-    assert repository["schedules"] == [
-        {"name": "nightly_stats", "cronSchedule": "0 2 * * *", "scheduleState": {"status": "RUNNING"}}
-    ]
+    assert {
+        "name": "nightly_stats",
+        "cronSchedule": "0 2 * * *",
+        "scheduleState": {"status": "RUNNING"},
+    } in repository["schedules"]
