@@ -99,8 +99,9 @@ begin
         from career
         cross join lateral stats_pipeline.career_bests(career.games) as reached
     ),
-    holder as (
-        -- a player may hold a record more than once, so the careers of the holders are read again
+    -- A player may hold a record more than once, so the careers of the holders are read again. Materialized, so that
+    -- what is sorted later are dates and not the arrays they were taken from.
+    holder as materialized (
         select
             best.metric,
             best.record as length,

@@ -76,7 +76,7 @@ begin
         left join lineup on lineup.player_id = c.player_id
     ),
     reached as materialized (
-        select career.*, bests.*
+        select career.player_id, career.name, career.is_retired, career.in_lineup, bests.*
         from career
         cross join lateral stats_pipeline.career_bests(career.games) as bests
     ),
@@ -217,9 +217,10 @@ begin
         select reached.name, reached.current_value as matches, total.goals
         from teams
         cross join reached
+        inner join career on career.player_id = reached.player_id
         cross join lateral (
             select sum((game >> 2) & 1073741823)::integer as goals
-            from unnest(reached.games[cardinality(reached.games) - reached.current_value + 1:]) as game
+            from unnest(career.games[cardinality(career.games) - reached.current_value + 1:]) as game
         ) as total
         where teams.has_regular
             and not reached.is_retired

@@ -54,30 +54,31 @@ begin
         from stats_pipeline.numbered_matches(target_tenant_id) as m
     ),
     best as (
-        select
-            found.player_id,
-            jsonb_object_agg(
-                reached.metric,
-                jsonb_build_object(
-                    'value', reached.best,
-                    'last_day', last_day.label,
-                    'days', first_day.label || ' to ' || last_day.label
-                )
-            ) as by_metric
+        select found.player_id, summary.by_metric
         from calendar
         cross join stats_pipeline.careers(target_tenant_id) as found
-        cross join lateral stats_pipeline.career_bests(found.games) as reached
-        cross join lateral (
-            select to_char(calendar.dates[(found.games[reached.best_at] >> 32)::integer], 'YYYY-MM-DD') as label
-        ) as last_day
         cross join lateral (
             select
-                to_char(
-                    calendar.dates[(found.games[reached.best_at - reached.best + 1] >> 32)::integer], 'YYYY-MM-DD'
-                ) as label
-        ) as first_day
-        where reached.best > 0
-        group by found.player_id
+                jsonb_object_agg(
+                    reached.metric,
+                    jsonb_build_object(
+                        'value', reached.best,
+                        'last_day', last_day.label,
+                        'days', first_day.label || ' to ' || last_day.label
+                    )
+                ) as by_metric
+            from stats_pipeline.career_bests(found.games) as reached
+            cross join lateral (
+                select to_char(calendar.dates[(found.games[reached.best_at] >> 32)::integer], 'YYYY-MM-DD') as label
+            ) as last_day
+            cross join lateral (
+                select
+                    to_char(
+                        calendar.dates[(found.games[reached.best_at - reached.best + 1] >> 32)::integer], 'YYYY-MM-DD'
+                    ) as label
+            ) as first_day
+            where reached.best > 0
+        ) as summary
     ),
     fresh as materialized (
         select
