@@ -5,6 +5,7 @@ the database is `migrate.py`'s business, and a `STATS_DATABASE_URL` makes this m
 """
 
 import atexit
+import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -33,8 +34,8 @@ def running(folder: Path) -> Iterator[str]:
     The server is shared: the first process to come starts it (about a second; three the first time), the last one
     to leave stops it. A process that was killed counts as having left, and a server it left behind is taken over.
     """
-    server = _server(folder)
     try:
+        server = _server(folder)
         server.start()
     except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
         raise DatabaseUnavailable(f"the embedded PostgreSQL in {folder} did not start: {one_line(error)}") from error
@@ -68,18 +69,29 @@ def _server(folder: Path) -> PostgresServer:
             f"STATS_HOME is too deep for a PostgreSQL socket ({socket} has more than {_SOCKET_PATH_LIMIT} bytes): "
             "move the project, or set STATS_HOME to a shorter path"
         )
-    data.mkdir(parents=True, exist_ok=True)
-    server = PostgresServer(data)
-    server._lock = fasteners.InterProcessLock(folder / "postgres.lock")  # its own lies outside the project
-    with server._lock:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = fasteners.InterProcessLock(folder / "postgres.lock")  # the library's own lies outside the project
+    with lock:
+        if not data.exists():
+            _initialise(data)
+        server = PostgresServer(data)
+        server._lock = lock
         # Handles of killed processes would keep the server running for ever, and a recycled pid in postmaster.pid
         # would pass for a running one.
         handles = server.global_process_id_list
-        if data.joinpath("PG_VERSION").exists():
-            handles.put([pid for pid in handles.get_and_remove(-1) if psutil.pid_exists(pid)])
+        handles.put([pid for pid in handles.get_and_remove(-1) if psutil.pid_exists(pid)])
         if _live_postmaster(data) is None:
             data.joinpath("postmaster.pid").unlink(missing_ok=True)
     return server
+
+
+def _initialise(data: Path) -> None:
+    """Make the data folder under another name: one that a kill left half made would never start."""
+    unfinished = data.with_name("postgres.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    PostgresServer(unfinished).ensure_pgdata_inited()
+    unfinished.rename(data)
 
 
 def _live_postmaster(data: Path) -> PostmasterInfo | None:

@@ -85,7 +85,7 @@ def heartbeat(connection: Connection[Any], *, run_id: str, lease_seconds: int) -
 def compute(database: Database, function: StatsFunction, claimed: Claim, *, attempt: int) -> tuple[int, dict[str, int]]:
     """Call the stats function and make its tags due, in one transaction; milliseconds, and rows per table.
 
-    A try that fails is recorded, with its error, in a transaction of its own, and then raised.
+    A try that fails leaves nothing behind. Raises what the database raised, or `LeaseLost`.
     """
     started = time.monotonic()
 

@@ -1,0 +1,95 @@
+"""The embedded server against what kills it: a real server, real SIGKILL."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from stats_pipeline import embedded
+from stats_pipeline.errors import DatabaseUnavailable
+
+HOLD = """
+import pathlib, sys
+from stats_pipeline import embedded
+
+with embedded.running(pathlib.Path(sys.argv[1])) as url:
+    print(url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold(folder: Path) -> "subprocess.Popen[bytes]":
+    """Another process that has the server run until its input ends; returns when it does."""
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline()
+    return holder
+
+
+def answer(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        (value,) = connection.execute("select 42").fetchone() or (0,)
+    return int(value)
+
+
+def test_the_last_one_to_leave_stops_it(tmp_path: Path) -> None:
+    with embedded.running(tmp_path) as url:
+        with hold(tmp_path) as other:
+            other.communicate(b"")
+        assert answer(url) == 42
+    assert not embedded.is_running(tmp_path)
+
+
+def test_a_killed_owner_does_not_keep_it_running_and_its_server_is_taken_over(tmp_path: Path) -> None:
+    with hold(tmp_path) as owner:
+        owner.kill()
+    assert embedded.is_running(tmp_path)
+    with embedded.running(tmp_path) as url:
+        assert answer(url) == 42
+    assert not embedded.is_running(tmp_path)
+
+
+def test_a_killed_server_recovers(tmp_path: Path) -> None:
+    with embedded.running(tmp_path) as url:
+        with psycopg.connect(url) as connection:
+            connection.execute("create table kept as select 1 as value")
+        server = psutil.Process(int((tmp_path / "postgres" / "postmaster.pid").read_text().split()[0]))
+        family = [server, *server.children(recursive=True)]
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family, timeout=30)
+    with embedded.running(tmp_path) as url, psycopg.connect(url) as connection:
+        assert connection.execute("select value from kept").fetchall() == [(1,)]
+
+
+def test_a_pid_file_whose_pid_is_another_process_now_is_no_server(tmp_path: Path) -> None:
+    with embedded.running(tmp_path):
+        lines = (tmp_path / "postgres" / "postmaster.pid").read_text().split("\n")
+    (tmp_path / "postgres" / "postmaster.pid").write_text("\n".join([str(os.getpid()), *lines[1:]]))
+    assert not embedded.is_running(tmp_path)
+    with embedded.running(tmp_path) as url:
+        assert answer(url) == 42
+
+
+def test_a_data_folder_that_was_never_finished_is_made_again(tmp_path: Path) -> None:
+    """Regression: killed during its first initdb, the server could never be started again."""
+    unfinished = tmp_path / "postgres.unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "PG_VERSION").write_text("18\n")
+    with embedded.running(tmp_path) as url:
+        assert answer(url) == 42
+
+
+def test_a_path_too_long_for_a_socket_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable, match="STATS_HOME is too deep"), embedded.running(tmp_path / ("x" * 120)):
+        pass
+
+
+def test_who_is_not_running_has_no_url(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable, match="stats-pipeline up"):
+        embedded.running_url(tmp_path)
