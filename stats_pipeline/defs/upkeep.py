@@ -1,13 +1,14 @@
-"""The upkeep sensor: redelivers due tags and repairs what runs, crashes and failed hooks have left behind.
+"""The upkeep sensors: one repairs what runs, crashes and failed hooks have left behind, one redelivers due tags.
 
-Each second it looks at every open run, in our tables and in Dagster's, so it does the work of sensors for failed,
-cancelled and succeeded runs without their five-second loop. What is a mismatch, and its repair: `reconcile.py`.
+Each second the first one looks at every open run, in our tables and in Dagster's, so it does the work of sensors for
+failed, cancelled and succeeded runs without their five-second loop. What is a mismatch, and its repair: `reconcile.py`.
 """
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 
 import dagster as dg
 import psycopg
@@ -23,52 +24,67 @@ from stats_pipeline.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def build_upkeep_sensor(settings: Settings) -> dg.SensorDefinition:
-    """A sensor that is running by default and launches nothing; its ticks say what it did."""
+def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
+    """Sensors that are running by default and launch nothing; their ticks say what they did.
 
+    Two, so that an app that hangs holds up no rescue.
+    """
+
+    def rescue(context: dg.SensorEvaluationContext) -> Iterator[str]:
+        with _database(settings) as opened:
+            for _ in _each_second(opened):
+                yield from (type(repair).__name__ for repair in repair_all(opened, settings, context.instance))
+
+    def relay(_: dg.SensorEvaluationContext) -> Iterator[str]:
+        with _database(settings) as opened, closing(CacheClient(settings)) as cache:
+            for _ in _each_second(opened):
+                delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline)
+                yield from ("tag redelivered" for _ in delivery.taken)
+                if delivery.problem:
+                    yield delivery.problem
+
+    upkeep = _build_sensor("stats_upkeep", "Rescues the jobs of dead runs, repairs every mismatch.", rescue)
+    if settings.app_url is None:
+        return [upkeep]
+    return [upkeep, _build_sensor("stats_relay", "Redelivers cache tags until the app takes them.", relay)]
+
+
+def _build_sensor(
+    name: str, description: str, work: Callable[[dg.SensorEvaluationContext], Iterator[str]]
+) -> dg.SensorDefinition:
     @dg.sensor(
-        name="stats_upkeep",
+        name=name,
         minimum_interval_seconds=1,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Redelivers cache tags, rescues the jobs of dead runs, repairs every mismatch.",
+        description=description,
     )
-    def stats_upkeep(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    def keep_up(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         done: Counter[str] = Counter()
         try:
-            with database.Database(database.database_url(settings), max_connections=2) as opened:
-                _keep_up(opened, settings, context.instance, done)
+            for what in work(context):
+                done[what] += 1
         except (psycopg.OperationalError, DatabaseUnavailable) as error:
             done[f"stopped: {one_line(error)}"] += 1
         return dg.SkipReason(", ".join(f"{text} ({count})" for text, count in done.items()) or "All is well")
 
-    return stats_upkeep
+    return keep_up
 
 
-def _keep_up(opened: database.Database, settings: Settings, instance: dg.DagsterInstance, done: Counter[str]) -> None:
+def _database(settings: Settings) -> database.Database:
+    return database.Database(database.database_url(settings), max_connections=2)
+
+
+def _each_second(opened: database.Database) -> Iterator[None]:
+    """Once a second for the length of a tick, or until a shutdown asks for its end."""
     deadline = time.monotonic() + TICK_SECONDS
-    cache = CacheClient(settings) if settings.app_url else None
-    try:
-        with opened.dedicated_connection() as listener:
-            if opened.can_listen:
-                listener.execute(f"listen {STOP_CHANNEL}".encode())
-            while True:
-                if cache is not None:
-                    _redeliver(opened, cache, settings, done)
-                done.update(type(repair).__name__ for repair in repair_all(opened, settings, instance))
-                left = deadline - time.monotonic()
-                if left <= 0 or any(listener.notifies(timeout=min(left, POLL_SECONDS), stop_after=1)):
-                    return
-    finally:
-        if cache is not None:
-            cache.close()
-
-
-def _redeliver(opened: database.Database, cache: CacheClient, settings: Settings, done: Counter[str]) -> None:
-    delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline)
-    if delivery.taken:
-        done["tags redelivered"] += len(delivery.taken)
-    if delivery.problem:
-        done[delivery.problem] += 1
+    with opened.dedicated_connection() as listener:
+        if opened.can_listen:
+            listener.execute(f"listen {STOP_CHANNEL}".encode())
+        while True:
+            yield
+            left = deadline - time.monotonic()
+            if left <= 0 or any(listener.notifies(timeout=min(left, POLL_SECONDS), stop_after=1)):
+                return
 
 
 def repair_all(

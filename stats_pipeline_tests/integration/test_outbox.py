@@ -40,7 +40,7 @@ def cache(app: App) -> Iterator[CacheClient]:
 
 @pytest.fixture
 def relay(opened: Database, cache: CacheClient) -> Callable[[], None]:
-    """What the upkeep sensor does each second."""
+    """What the relay sensor does each second."""
     return lambda: outbox.deliver(opened, cache, cache_deadline=DEADLINE) and None
 
 
