@@ -35,11 +35,11 @@ def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
             for _ in _each_second(opened):
                 yield from (type(repair).__name__ for repair in repair_all(opened, settings, context.instance))
 
-    def relay(_: dg.SensorEvaluationContext) -> Iterator[str]:
+    def relay(_context: dg.SensorEvaluationContext) -> Iterator[str]:
         with _database(settings) as opened, closing(CacheClient(settings)) as cache:
             for _ in _each_second(opened):
                 delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline)
-                yield from ("tag redelivered" for _ in delivery.taken)
+                yield from ["tag redelivered"] * len(delivery.taken)
                 if delivery.problem:
                     yield delivery.problem
 
