@@ -74,7 +74,7 @@ async def cron(request: Request, caller: Caller) -> Response:
 
 
 def cron_moved(_: Request) -> Response:
-    """What the app's old route did on POST has moved."""
+    """Gone: the enqueue endpoint takes its place."""
     return answer(Problem(error=f"POST {ENQUEUE} takes its place"), HTTPStatus.GONE)
 
 

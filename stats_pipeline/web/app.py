@@ -40,53 +40,29 @@ _JOBS = "/api/admin/background-jobs"
 _CRON = "/api/admin/trigger-stats-update"
 
 OPERATIONS = (
-    Operation(
-        "POST",
-        api.ENQUEUE,
-        "Enqueue a job",
-        api.enqueue,
-        Access.ADMIN,
-        {ACCEPTED: Enqueued},
-        body=EnqueueRequest,
-    ),
-    Operation("GET", api.ENQUEUE, "Whether a job could be enqueued", health.alive, Access.OPEN, {OK: Alive}),
-    Operation("GET", _CRON, "Enqueue today's job of every tenant", api.cron, Access.CRON, {ACCEPTED: CronAnswer}),
-    Operation("POST", _CRON, "Moved to the enqueue endpoint", api.cron_moved, Access.OPEN, {HTTPStatus.GONE: Problem}),
+    Operation("POST", api.ENQUEUE, api.enqueue, Access.ADMIN, {ACCEPTED: Enqueued}, body=EnqueueRequest),
+    Operation("GET", api.ENQUEUE, health.alive, Access.OPEN, {OK: Alive}),
+    Operation("GET", _CRON, api.cron, Access.CRON, {ACCEPTED: CronAnswer}),
+    Operation("POST", _CRON, api.cron_moved, Access.OPEN, {HTTPStatus.GONE: Problem}),
     Operation(
         "GET",
         _JOBS,
-        "The newest jobs",
         api.list_jobs,
         Access.ADMIN,
         {OK: list[Job]},
         query={"limit": {"type": "integer", "minimum": 1, "maximum": api.MAX_LIMIT, "default": 10}},
     ),
-    Operation(
-        "GET",
-        f"{_JOBS}/stream",
-        "Changes of jobs as server-sent events",
-        api.stream,
-        Access.ADMIN,
-        {OK: "text/event-stream"},
-    ),
-    Operation("GET", f"{_JOBS}/{openapi.JOB_ID}", "One job", api.get_job, Access.ADMIN, {OK: Job}),
+    Operation("GET", f"{_JOBS}/stream", api.stream, Access.ADMIN, {OK: "text/event-stream"}),
+    Operation("GET", f"{_JOBS}/{openapi.JOB_ID}", api.get_job, Access.ADMIN, {OK: Job}),
     Operation(
         "POST",
         f"{_JOBS}/{openapi.JOB_ID}/retry",
-        "Enqueue a failed job again",
         api.retry,
         Access.ADMIN,
         {ACCEPTED: Enqueued, HTTPStatus.CONFLICT: Problem},
     ),
-    Operation(
-        "GET",
-        "/health",
-        "Database, queue, daemon and app",
-        health.health,
-        Access.OPEN,
-        {OK: Health, HTTPStatus.SERVICE_UNAVAILABLE: Health},
-    ),
-    Operation("GET", "/metrics", "Prometheus metrics", metrics.metrics, Access.ADMIN, {OK: "text/plain"}),
+    Operation("GET", "/health", health.health, Access.OPEN, {OK: Health, HTTPStatus.SERVICE_UNAVAILABLE: Health}),
+    Operation("GET", "/metrics", metrics.metrics, Access.ADMIN, {OK: "text/plain"}),
 )
 
 

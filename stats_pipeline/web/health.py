@@ -26,7 +26,7 @@ def health(request: Request) -> Response:
 
 
 def alive(request: Request) -> Response:
-    """Whether an enqueue would be taken. Raises 503 if not."""
+    """Whether an enqueue would be taken; 503 if not."""
     if check(web_of(request)).status == "down":
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "nothing can be enqueued now; see /health")
     return answer(Alive(message="The enqueue endpoint is ready", timestamp=datetime.now(UTC)))

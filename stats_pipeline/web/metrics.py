@@ -36,7 +36,7 @@ FUNCTION_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
 
 
 def metrics(request: Request, _: Caller) -> Response:
-    """The metrics as they are now."""
+    """Prometheus metrics, as they are now."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_JobCollector(web_of(request).database))
     return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

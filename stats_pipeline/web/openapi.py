@@ -29,11 +29,13 @@ class Access(StrEnum):
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path. `answers` holds a model, or the media type of an answer that is not JSON."""
+    """One method of one path, described by its endpoint's docstring.
+
+    `answers` holds a model, or the media type of an answer that is not JSON.
+    """
 
     method: str
     path: str
-    summary: str
     endpoint: Callable[..., Any]
     access: Access
     answers: Mapping[HTTPStatus, Any]
@@ -80,9 +82,8 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     def describe(operation: Operation) -> dict[str, Any]:
         answers = dict(operation.answers) | dict.fromkeys(operation.problems, Problem)
         described: dict[str, Any] = {
-            "summary": operation.summary,
+            "summary": (operation.endpoint.__doc__ or "").strip(),
             "operationId": operation.endpoint.__name__,
-            "description": (operation.endpoint.__doc__ or "").strip(),
             "responses": {
                 str(int(status)): {"description": status.phrase, "content": answer_content(answer)}
                 for status, answer in sorted(answers.items())

@@ -70,7 +70,6 @@ def test_an_example_value_is_empty_only_where_the_default_is_none_or_depends_on_
         ("STATS_UI_PORT", "65536", "less than or equal to 65535"),
         ("STATS_UI_PORT", "http", "integer"),
         ("STATS_UI_URL", "dagster.example.com", "valid URL"),
-        ("STATS_WEB_PORT", "0", "greater than or equal to 1"),
         ("ADMIN_PASSWORD", "short", "at least 8"),
         ("CRON_SECRET", "fifteen letters", "at least 16"),
         ("STATS_SESSION_HOURS", "0", "greater than or equal to 1"),
