@@ -1,0 +1,96 @@
+"""The benchmarks' own arithmetic and the shape of their results; what they measure is for people to look at."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from benchmarks import burst, harness, idle, latency
+from stats_pipeline.settings import PROJECT_ROOT
+
+FIGURES = {"p50", "p95", "max"}
+
+
+@pytest.mark.parametrize("name", ["latency", "burst", "idle"])
+def test_help_says_how_long_it_takes(name: str) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=PROJECT_ROOT, capture_output=True, check=True
+    ).stdout.decode()
+    assert "--json" in shown
+    assert "minutes" in shown
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([3.0], {"p50": 3.0, "p95": 3.0, "max": 3.0}),
+        ([2.0, 1.0], {"p50": 1.0, "p95": 2.0, "max": 2.0}),
+        ([0.12345, 0.1], {"p50": 0.1, "p95": 0.123, "max": 0.123}),
+        (range(1, 21), {"p50": 10, "p95": 19, "max": 20}),
+        (range(100, 0, -1), {"p50": 50, "p95": 95, "max": 100}),
+    ],
+)
+def test_percentiles_are_values_that_were_measured(values: list[float], expected: dict[str, float]) -> None:
+    assert harness.percentiles(values) == expected
+
+
+def test_latency_compares_each_system_by_the_same_figures() -> None:
+    def timings(count: int, completed: float) -> list[latency.Timing]:
+        return [latency.Timing(completed / 2, completed + number, completed + number) for number in range(count)]
+
+    result = latency.result_of(
+        "40/200",
+        {"ours": timings(4, 0.5), "plain": timings(4, 1.0), "floor": timings(3, 0.25), "stock": timings(2, 20.0)},
+    )
+
+    assert result.keys() == {"league", "jobs", "ours", "plain", "stock", "floor"}
+    assert (result["league"], result["jobs"], result["stock"].pop("jobs")) == ("40/200", 4, 2)
+    for system in ("ours", "plain", "stock", "floor"):
+        assert result[system].keys() == {"started_s", "completed_s", "invalidated_s"}
+        assert all(figures.keys() == FIGURES for figures in result[system].values())
+    ratios = latency.ratios_of(result)
+    assert ratios["completed p50, ours / plain"] == 0.75
+    assert ratios["completed p50, ours - floor, seconds"] == 0.25
+
+
+def rows(count: int, *, tenants: int, runs: int) -> list[dict[str, object]]:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    return [
+        {
+            "tenant_id": UUID(int=number % tenants),
+            "run_id": str(number % runs),
+            "started_s": float(number),
+            "created_at": start + timedelta(milliseconds=number),
+            "completed_at": start + timedelta(seconds=number),
+        }
+        for number in range(count)
+    ]
+
+
+def test_a_burst_ends_with_its_last_job() -> None:
+    assert burst.burst_result(rows(50, tenants=1, runs=2), rows(50, tenants=1, runs=50)[:30]) == {
+        "jobs": 50,
+        "ours_s": 49.0,
+        "plain_s": 29.0,
+        "runs": 2,
+    }
+
+
+def test_a_tenant_waits_until_its_first_job_starts() -> None:
+    result = burst.tenants_result(rows(20, tenants=4, runs=5), max_open=3)
+
+    assert result["wait_of_tenant_s"] == {"p50": 1.0, "p95": 3.0, "max": 3.0}
+    assert (result["tenants"], result["jobs"], result["runs"], result["max_open_runs"]) == (4, 20, 5, 3)
+    assert (result["completed_per_s"], result["ms_per_job"]) == (1.05, 950.0)
+
+
+def test_idle_cost_is_per_minute_and_growth_per_job() -> None:
+    before = {"daemon": idle.Usage(1.0, 100 * idle.MEBIBYTE)}
+    after = {"daemon": idle.Usage(1.5, 101 * idle.MEBIBYTE), "new": idle.Usage(0.25, idle.MEBIBYTE)}
+
+    assert idle.part_of(before, after, seconds=30, jobs=0)["daemon"] == {"cpu_s_per_minute": 1.0, "rss_mib": 101.0}
+    worked = idle.part_of(before, after, seconds=30, jobs=10)
+    assert (worked["daemon"]["cpu_s_per_job"], worked["daemon"]["growth_kib_per_job"]) == (0.05, 102.4)
+    assert worked["new"]["growth_kib_per_job"] == 0
