@@ -1,5 +1,5 @@
--- End the sessions of a run that has been given up, as far as this role may. A process that is frozen, or whose host has
--- vanished, would otherwise hold the locks of its functions, and the next run would wait for them.
+-- End the sessions of a run that has been given up, as far as this role may. A process that is frozen, or whose host
+-- has vanished, would otherwise hold the locks of its functions, and the next run would wait for them.
 create or replace function stats_pipeline.cut_off_run(dagster_run_id text) returns void
 language sql set search_path = '' as $$
 select pg_terminate_backend(a.pid)

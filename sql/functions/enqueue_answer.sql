@@ -4,4 +4,5 @@ language sql stable set search_path = '' as $$
 select jsonb_build_object('success', true, 'jobId', job.id, 'status', job.status, 'message', message);
 $$;
 
-revoke all on function stats_pipeline.enqueue_answer(public.background_job_status, text) from public, anon, authenticated;
+revoke all on function stats_pipeline.enqueue_answer(public.background_job_status, text)
+from public, anon, authenticated;

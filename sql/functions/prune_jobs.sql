@@ -1,5 +1,5 @@
--- Delete up to `batch` jobs that ended longer ago than `days`, with their attempts, and the requests they were known by.
--- Returns how many; call again until it is 0.
+-- Delete up to `batch` jobs that ended longer ago than `days`, with their attempts, and the requests they were known
+-- by. Returns how many; call again until it is 0.
 create or replace function stats_pipeline.prune_jobs(days integer, batch integer) returns integer
 language plpgsql set search_path = '' as $$
 declare

@@ -180,14 +180,17 @@ def test_default_league_has_everything_the_statistics_are_about() -> None:
     assert set(sizes.values()) == {10, 12, 14, 16, 18}
     assert max(Counter(match.match_date for match in league.matches).values()) >= 2
     assert len(league.seasons) >= 4
-    assert len(rates) >= 15 and max(rates) - min(rates) > 0.2
+    assert len(rates) >= 15
+    assert max(rates) - min(rates) > 0.2
 
 
 def test_names_sort_alike_in_every_collation() -> None:
     """Collations differ on spaces, accents and case within words; names must not depend on any of these."""
     first_names, surnames = league_module.FIRST_NAMES, league_module.SURNAMES
     for word in (*first_names, *surnames):
-        assert word.isascii() and word.isalpha() and word == word.capitalize()
+        assert word.isascii()
+        assert word.isalpha()
+        assert word == word.capitalize()
     assert not [(a, b) for a in first_names for b in first_names if a != b and b.startswith(a)]
 
 
