@@ -1,1 +1,1 @@
-"""Measurements with real processes. Run one with `.venv/bin/python benchmarks/<name>.py --help`."""
+"""Measurements with real processes. Run one with `.venv/bin/python -m benchmarks.<name> --help`."""

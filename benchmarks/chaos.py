@@ -21,6 +21,8 @@ import psutil
 import psycopg
 import typer
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file too
+
 from benchmarks.harness import percentiles, say, show, write_json
 from stats_pipeline_tests.acceptance.app_server import (
     Behaviour,
@@ -28,7 +30,6 @@ from stats_pipeline_tests.acceptance.app_server import (
     close_half_way,
     leave,
     refuse,
-    take_all,
 )
 from stats_pipeline_tests.acceptance.processes import DAEMON, RPCS, Pipeline, kill, running
 from stats_pipeline_tests.acceptance.soundness import OVERLAPS, unfinished
@@ -257,7 +258,6 @@ def main(
         faults.start()
         sent = enqueue_until(pipeline, random.Random(f"jobs {seed}"), stop)
         faults.join()
-        pipeline.app.behaviour = take_all
         say(f"Calm, for at most {CALM_SECONDS} seconds …")
         deadline = time.monotonic() + CALM_SECONDS
         while unfinished(pipeline) and time.monotonic() < deadline:

@@ -208,7 +208,7 @@ class Pipeline:
 
     def run_id(self, job_id: UUID) -> str:
         """The run that works on the job, once there is one."""
-        return until(lambda: self.job(job_id)["run_id"], f"a run of job {job_id}")
+        return str(until(lambda: self.job(job_id)["run_id"], f"a run of job {job_id}"))
 
     @contextmanager
     def gate(self, name: str) -> Iterator[None]:
@@ -271,7 +271,7 @@ class Pipeline:
         """The processes between `up` and a run, the nearest last: they would notice its end."""
         assert self._process is not None
         up = psutil.Process(self._process.pid)
-        between = []
+        between: list[int] = []
         for ancestor in psutil.Process(run_pid).parents():
             if ancestor == up:
                 return between[::-1]

@@ -41,7 +41,11 @@ def cache(app: App) -> Iterator[CacheClient]:
 @pytest.fixture
 def relay(opened: Database, cache: CacheClient) -> Callable[[], None]:
     """What the relay sensor does each second."""
-    return lambda: outbox.deliver(opened, cache, cache_deadline=DEADLINE) and None
+
+    def relay() -> None:
+        outbox.deliver(opened, cache, cache_deadline=DEADLINE)
+
+    return relay
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from stats_pipeline import job_status, reconcile
 from stats_pipeline.database import Database
 from stats_pipeline.errors import LEASE_LOST_SQLSTATE, LeaseLost
-from stats_pipeline.models import Lease
+from stats_pipeline.models import Claim, Lease
 from stats_pipeline.reconcile import DagsterState, Limits, Repair, Snapshot
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO, payload
@@ -52,7 +52,7 @@ class Process:
     lease: Lease
     run_id: str = field(default_factory=lambda: str(uuid4()))
     is_alive: bool = True
-    claimed: job_status.Claim | None = None
+    claimed: Claim | None = None
     done: set[str] = field(default_factory=set)
 
 
@@ -340,8 +340,8 @@ class History(RuleBasedStateMachine):
 
 @pytest.mark.timeout(300)
 def test_every_history_ends_well(opened: Database) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: History(opened),
+    run_state_machine_as_test(
+        lambda: History(opened),  # type: ignore[arg-type]  # any factory will do
         settings=settings(
             max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
