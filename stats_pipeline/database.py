@@ -32,9 +32,19 @@ _SESSION = {
 
 
 class Database:
-    """A pool of autocommit connections with dictionary rows to one PostgreSQL, safe to share between threads."""
+    """A pool of autocommit connections with dictionary rows to one PostgreSQL, safe to share between threads.
 
-    def __init__(self, url: str, *, max_connections: int = 4, application_name: str = "stats-pipeline") -> None:
+    Whoever asks for a connection waits `patience` seconds for one at most.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_connections: int = 4,
+        application_name: str = "stats-pipeline",
+        patience: float = CONNECT_TIMEOUT,
+    ) -> None:
         self.url = url
         self._application_name = application_name
         self._pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
@@ -42,7 +52,7 @@ class Database:
             min_size=0,
             max_size=max_connections,
             max_idle=60,
-            timeout=CONNECT_TIMEOUT,
+            timeout=patience,
             # Or else an outage of some minutes would be followed by minutes of waiting between two tries.
             reconnect_timeout=CONNECT_TIMEOUT,
             open=False,
@@ -61,7 +71,7 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[Connection[DictRow]]:
-        """A pooled autocommit connection. Raises `DatabaseUnavailable` after ten seconds without one."""
+        """A pooled autocommit connection. Raises `DatabaseUnavailable` when none is to be had."""
         self._pool.open()
         try:
             connection = self._pool.getconn()
@@ -97,7 +107,7 @@ class Database:
             self.dedicated_connection().close()
         except DatabaseUnavailable as error:
             return str(error)
-        return f"no connection to {describe(self.url)} became free within {CONNECT_TIMEOUT} seconds"
+        return f"no connection to {describe(self.url)} became free in time"
 
 
 def connect(url: str, *, autocommit: bool = False, application_name: str = "stats-pipeline") -> Connection[DictRow]:

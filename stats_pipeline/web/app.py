@@ -35,6 +35,7 @@ from stats_pipeline.web.stream import JobChanges
 
 OK, ACCEPTED = HTTPStatus.OK, HTTPStatus.ACCEPTED
 MAX_CONNECTIONS = 8
+PATIENCE = 3  # seconds a visitor waits for a database that does not answer
 _STATIC = Path(__file__).parent / "static"
 _JOBS = "/api/admin/background-jobs"
 _CRON = "/api/admin/trigger-stats-update"
@@ -68,7 +69,9 @@ OPERATIONS = (
 
 def build_app(settings: Settings, database_url: str) -> Starlette:
     """The ASGI app. It opens its connections when it is started, and needs a migrated database."""
-    database = Database(database_url, max_connections=MAX_CONNECTIONS, application_name="stats-pipeline-web")
+    database = Database(
+        database_url, max_connections=MAX_CONNECTIONS, application_name="stats-pipeline-web", patience=PATIENCE
+    )
     web = Web(
         settings=settings,
         database=database,
