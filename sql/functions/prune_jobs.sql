@@ -14,7 +14,6 @@ begin
         limit batch
         for update skip locked
     );
-    delete from stats_pipeline.attempt as a where a.job_id = any(pruned);
     delete from public.background_job_status as j where j.id = any(pruned);
     return cardinality(pruned);
 end;
