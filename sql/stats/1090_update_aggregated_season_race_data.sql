@@ -1,5 +1,5 @@
 -- Cumulative points curves of the five best players of the current season and of its current half. Rows of other years
--- are an archive and stay.
+-- are an archive and stay. Both rows of the season are always written, so none goes stale.
 create or replace function public.update_aggregated_season_race_data(
     target_tenant_id uuid default '00000000-0000-0000-0000-000000000001'
 )
@@ -80,7 +80,7 @@ begin
         ) as step on step.type = finalist.type and step.player_id = finalist.player_id
         group by finalist.type, finalist.player_id, finalist.name, finalist.first_day
     ),
-    fresh as materialized (
+    fresh as (
         select
             target_tenant_id as tenant_id,
             date_part('year', season.start_date)::integer as season_year,
@@ -98,12 +98,6 @@ begin
         from period
         left join curve on curve.type = period.type
         group by period.type
-    ),
-    stale as (
-        delete from public.aggregated_season_race_data as stored
-        where stored.tenant_id = target_tenant_id
-            and stored.season_year = date_part('year', season.start_date)::integer
-            and stored.period_type not in ('whole_season', 'current_half')
     )
     insert into public.aggregated_season_race_data (tenant_id, season_year, period_type, player_data, season_id)
     select tenant_id, season_year, period_type, player_data, season_id

@@ -1,7 +1,7 @@
 -- Exponentially weighted ratings, shrunk towards the club's mean, for balancing teams. Depends on the day of the run.
 -- Weights are decimals of 15 significant digits: decimal sums do not depend on the order of the rows, as floating-point
 -- sums would in their last digits. Ranks compare nine decimals, so that ratings which are equal on paper tie although
--- their divisions were rounded differently.
+-- their divisions ended at different digits.
 create or replace function public.update_power_ratings(
     target_tenant_id uuid default '00000000-0000-0000-0000-000000000001'
 )

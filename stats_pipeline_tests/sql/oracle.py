@@ -118,6 +118,9 @@ class Settings:
     def number(self, key: str, default: int) -> int:
         return int(self._config.get(key, default))
 
+    def decimal(self, key: str, default: int) -> Decimal:
+        return Decimal(self._config.get(key, default))
+
     def positive(self, key: str, default: int) -> int:
         try:
             value = int(self._config.get(key, default))

@@ -22,10 +22,10 @@ def performance_ratings(history: History) -> Rows:
 
 
 def _ratings(history: History) -> Rows:
-    half_life = Decimal(history.settings.number("performance_half_life_days", 730))
+    half_life = history.settings.decimal("performance_half_life_days", 730)
     if half_life <= 0:
         half_life = Decimal(730)
-    qualified_from = Decimal(history.settings.number("performance_qualification_threshold", 5))
+    qualified_from = history.settings.decimal("performance_qualification_threshold", 5)
     prior = PLATFORM["prior_weight"]
 
     def weight(match: Match) -> Decimal:

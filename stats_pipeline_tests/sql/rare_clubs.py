@@ -79,6 +79,15 @@ RARE_CLUBS = {
     "six equal racers and scorers": club(
         "Fay Eve Dee Cal Bob Ann", (1, 8), played(1, range(1, 7), goals=1), played(2, range(1, 7), goals=1)
     ),
+    # Equal on paper, while the division of sums that contain old weights ends many digits later.
+    "a third of the matches since the first": club(
+        "Ann Bob",
+        (*[-900] * 3, *[60] * 3),
+        *(played(number, [1], result="draw") for number in (1, 4)),
+        played(5, [2], result="draw"),
+        performance_half_life_days="10",
+        performance_qualification_threshold="0.1",
+    ),
     "two matches on one day": club(
         "Ann Bob",
         (1, 1, 1),
