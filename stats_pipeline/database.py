@@ -54,7 +54,7 @@ class Database:
             max_idle=60,
             timeout=patience,
             # Or else an outage of some minutes would be followed by minutes of waiting between two tries.
-            reconnect_timeout=CONNECT_TIMEOUT,
+            reconnect_timeout=patience,
             open=False,
             kwargs=_arguments(application_name=application_name, autocommit=True),
             configure=_configure,
