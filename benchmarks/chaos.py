@@ -67,17 +67,17 @@ class Chaos:
 
     pipeline: Pipeline
     dice: random.Random
+    moods: random.Random
     kills: Counter[str] = field(default_factory=Counter)
     run_kills: list[RunKill] = field(default_factory=list)
 
-    def go_on_until(self, stop: threading.Event) -> None:
+    def kill_until(self, stop: threading.Event) -> None:
         faults: dict[Callable[[], None], int] = {
             self.kill_a_run: 10,
             self.kill_the_daemon: 2,
             self.kill_the_code_server: 1,
             self.kill_a_session: 3,
             self.restart_the_database: 1,
-            self.break_the_app: 4,
         }
         while not stop.wait(self.dice.expovariate(1 / FAULT_SECONDS)):
             [fault] = self.dice.choices(list(faults), weights=list(faults.values()))
@@ -150,17 +150,18 @@ class Chaos:
             self.pipeline.control_server("restart", "-m", self.dice.choice(["immediate", "fast"]))
             self._count("database")
 
-    def break_the_app(self) -> None:
-        """For a while."""
-        mood, seconds = self.dice.choice(MOODS), self.dice.uniform(3, 20)
+    def break_the_app_until(self, stop: threading.Event) -> None:
+        """Well for a while, then unwell for a while, and so on."""
         app = self.pipeline.app
-        with app.down() if mood is None else app.behaving(mood):
-            time.sleep(seconds)
-        self._count("app", at_what=f" for {seconds:.0f} s")
+        while not stop.wait(self.moods.uniform(3, 30)):
+            mood, seconds = self.moods.choice(MOODS), self.moods.uniform(3, 20)
+            with app.down() if mood is None else app.behaving(mood):
+                stop.wait(seconds)
+            self._count("app", f" for {seconds:.0f} s")
 
-    def _count(self, kind: str, at_what: str = "") -> None:
+    def _count(self, kind: str, detail: str = "") -> None:
         self.kills[kind] += 1
-        say(f"  {kind}{at_what}")
+        say(f"  {kind}{detail}")
 
 
 def enqueue_until(pipeline: Pipeline, dice: random.Random, stop: threading.Event) -> set[UUID]:
@@ -251,13 +252,17 @@ def main(
         running(Path(home)) as pipeline,
     ):
         pipeline.query("update witness.pace set seconds = %s", PACE_SECONDS)
-        chaos = Chaos(pipeline, random.Random(f"faults {seed}"))
+        chaos = Chaos(pipeline, random.Random(f"faults {seed}"), random.Random(f"moods {seed}"))
         say(f"Chaos for {minutes:g} minutes …")
-        faults = threading.Thread(target=chaos.go_on_until, args=(stop,))
+        faults = [
+            threading.Thread(target=fault, args=(stop,)) for fault in (chaos.kill_until, chaos.break_the_app_until)
+        ]
         threading.Timer(minutes * 60, stop.set).start()
-        faults.start()
+        for fault in faults:
+            fault.start()
         sent = enqueue_until(pipeline, random.Random(f"jobs {seed}"), stop)
-        faults.join()
+        for fault in faults:
+            fault.join()
         say(f"Calm, for at most {CALM_SECONDS} seconds …")
         deadline = time.monotonic() + CALM_SECONDS
         while unfinished(pipeline) and time.monotonic() < deadline:
