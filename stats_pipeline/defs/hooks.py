@@ -42,11 +42,17 @@ def _record_failure(context: dg.HookContext, failure: dg.DagsterEvent) -> None:
     if isinstance(error, dg.Failure) and error.description:
         problem = error.description
     refresh = context.resources.refresh
-    if failure.step_failure_data.error_source in _DAGSTERS_OWN or (error is not None and is_outage(error)):
+    if _is_dagsters_own(failure) or (error is not None and is_outage(error)):
         context.log.warning("%s stays open, for another run to do: %s", context.op.name, problem)
         refresh.leave_open(context.run_id, context.op.name, problem)
     else:
         refresh.fail(context.run_id, context.op.name, problem)
+
+
+def _is_dagsters_own(failure: dg.DagsterEvent) -> bool:
+    data = failure.step_failure_data
+    # A `Failure` that the op raised on purpose has no source, for which Dagster puts FRAMEWORK_ERROR.
+    return data.user_failure_data is None and data.error_source in _DAGSTERS_OWN
 
 
 HOOKS = {record_outcome}
