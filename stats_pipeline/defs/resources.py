@@ -15,6 +15,7 @@ from uuid import UUID
 
 import dagster as dg
 import psycopg
+from psycopg import Connection
 from pydantic import PrivateAttr
 
 from stats_pipeline import database, job_status, outbox, settings
@@ -91,24 +92,30 @@ class Refresh(dg.ConfigurableResource[Any]):
         tenant = run.tags.get(TENANT_TAG)
         payload = Payload(triggered_by="admin", request_id=run.run_id, user_id="dagster", tenant_id=tenant)
         deadline = time.monotonic() + BUSY_TIMEOUT
+
+        def try_to_claim(connection: Connection[Any]) -> Claim | None:
+            return job_status.claim(
+                connection,
+                run_id=run.run_id,
+                lease_id=UUID(lease) if lease else None,
+                functions=functions,
+                tenant_id=UUID(tenant) if tenant else None,
+                payload=payload.as_json(),
+            )
+
+        with self._database.connection() as connection:
+            if (claimed := try_to_claim(connection)) is not None:
+                return claimed
+        # Another run of the tenant is open, which a run with a lease never meets: only this one needs to listen.
         with self._database.dedicated_connection() as connection:
             if self._database.can_listen:
                 connection.execute("listen stats_pipeline_work")
-            while True:
-                claimed = job_status.claim(
-                    connection,
-                    run_id=run.run_id,
-                    lease_id=UUID(lease) if lease else None,
-                    functions=functions,
-                    tenant_id=UUID(tenant) if tenant else None,
-                    payload=payload.as_json(),
-                )
-                if claimed is not None:
-                    return claimed
+            while (claimed := try_to_claim(connection)) is None:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"another run of this tenant has been open for {BUSY_TIMEOUT} seconds")
                 for _ in connection.notifies(timeout=1, stop_after=1):
                     pass
+            return claimed
 
     def compute(self, function: StatsFunction, claimed: Claim, *, attempt: int) -> tuple[int, dict[str, int]]:
         """Call one stats function; milliseconds and rows per table."""
