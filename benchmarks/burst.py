@@ -34,9 +34,10 @@ def one_burst(system: System, jobs: int) -> list[DictRow]:
     return rows
 
 
-def compare(opened: Bench, jobs: int) -> dict[str, Any]:
+def compare(opened: Bench, jobs: int, league: str) -> dict[str, Any]:
     """The same burst for ours and for the plain worker, one after the other."""
-    made = demo_league.generate()
+    players, matches = map(int, league.split("/"))
+    made = demo_league.generate(players=players, matches=matches)
     urls = {name: opened.database(name, [made]) for name in ("ours", "plain")}
     with opened.ours(urls["ours"]) as ours:
         ours.warm_up()
@@ -110,6 +111,9 @@ def tenants_result(rows: Sequence[DictRow], max_open: int) -> dict[str, Any]:
 
 def main(
     jobs: Annotated[int, typer.Option(min=1, help="Jobs of the burst for one club.")] = 50,
+    league: Annotated[
+        str, typer.Option(help="That club's players/matches: the longer a refresh, the more it saves.")
+    ] = ("40/200"),
     tenants: Annotated[int, typer.Option(min=0, help="Tenants of the large burst; 0 leaves it out.")] = 100,
     jobs_per_tenant: Annotated[int, typer.Option(min=1, help="Jobs of each of them.")] = 10,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result there.")] = None,
@@ -123,7 +127,7 @@ def main(
     Takes about 5 minutes with the defaults. Ctrl-C stops everything.
     """
     with bench() as opened:
-        result = compare(opened, jobs)
+        result = compare(opened, jobs, league)
         sizes = sorted({max(1, tenants // 10), tenants}) if tenants else []
         result["tenants"] = [many_tenants(opened, size, jobs_per_tenant) for size in sizes]
     show("Burst for one club", [{"plain / ours": result["plain_s"] / result["ours_s"]} | _without(result, "tenants")])
