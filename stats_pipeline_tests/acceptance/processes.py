@@ -111,16 +111,16 @@ def free_port() -> int:
 
 def kill(pid: int) -> None:
     """SIGKILL, and wait until the process can do nothing more."""
-    process = psutil.Process(pid)
-    process.kill()
+    psutil.Process(pid).kill()
+    until(lambda: is_gone(pid), f"the end of process {pid}")
 
-    def is_gone() -> bool:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
+def is_gone(pid: int) -> bool:
+    """Whether the process can do nothing more, collected by its parent or not."""
     try:
-        until(is_gone, f"the end of process {pid}")
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return
+        return True
 
 
 class Pipeline:
