@@ -1,5 +1,6 @@
 """What the documentation tells a reader to type works: every `$ ` line of README and docs is run or resolved."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -42,16 +43,16 @@ def test_make_targets_exist(command: str) -> None:
 @pytest.mark.parametrize("command", commands(".venv/bin/python"))
 def test_scripts_have_the_options_that_are_named(command: str) -> None:
     """Benchmarks take minutes: here their `--help` must know the options."""
-    _, script, *arguments = shlex.split(command)
+    _, *script = itertools.takewhile(lambda word: not word.startswith("--"), shlex.split(command))
     shown = subprocess.run(
-        [sys.executable, script, "--help"],
+        [sys.executable, *script, "--help"],
         cwd=PROJECT_ROOT,
         check=True,
         capture_output=True,
         text=True,
         env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"},
     ).stdout
-    for option in (argument for argument in arguments if argument.startswith("--")):
+    for option in re.findall(r"--[\w-]+", command):
         assert option in shown
 
 
