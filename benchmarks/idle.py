@@ -96,7 +96,7 @@ def connections_of(system: System) -> dict[str, int]:
 def part_of(
     before: Mapping[str, Usage], after: Mapping[str, Usage], seconds: float, jobs: int
 ) -> dict[str, dict[str, float]]:
-    """Each process's costs between two looks: per minute while idle, per job while it worked."""
+    """Each process's costs between two looks: per minute, and per job if there were any."""
     parts = {}
     for name, now in after.items():
         then = before.get(name, Usage(0, now.rss))
@@ -106,8 +106,14 @@ def part_of(
         }
         if jobs:
             parts[name]["cpu_s_per_job"] = round((now.cpu_s - then.cpu_s) / jobs, 3)
-            parts[name]["growth_kib_per_job"] = round((now.rss - then.rss) / 1024 / jobs, 1)
     return parts
+
+
+def growth_of(before: Mapping[str, Usage], after: Mapping[str, Usage], jobs: int) -> dict[str, float]:
+    """KiB of resident memory that each process gained per job between two looks."""
+    return {
+        name: round((after[name].rss - then.rss) / 1024 / jobs, 1) for name, then in before.items() if name in after
+    }
 
 
 def measure(opened: Bench, idle_seconds: int, minutes: int) -> dict[str, Any]:
@@ -134,7 +140,10 @@ def measure(opened: Bench, idle_seconds: int, minutes: int) -> dict[str, Any]:
         before, began = look(ours, postmaster), time.monotonic()
         sent = []
         most.clear()
+        halfway = before
         for number in range(minutes):
+            if number == minutes // 2:
+                halfway = look(ours, postmaster)
             sent.append(ours.enqueue())
             time.sleep(max(0.0, began + number + 1 - time.monotonic()))
             most |= Counter(connections_of(ours))
@@ -142,13 +151,15 @@ def measure(opened: Bench, idle_seconds: int, minutes: int) -> dict[str, Any]:
                 say(f"{number + 1} of {minutes} jobs")
         rows = ours.wait(sent)
         time.sleep(2)  # the last run's process ends after its job
-        working_s = time.monotonic() - began
+        working_s, after = time.monotonic() - began, look(ours, postmaster)
         return {
             "idle": idle,
             "accelerated_hour": {
                 "jobs": minutes,
                 "runs": len({row["run_id"] for row in rows}),
-                "processes": part_of(before, look(ours, postmaster), working_s, minutes),
+                "processes": part_of(before, after, working_s, minutes),
+                # Of the second half: what the first jobs fill for good is no growth.
+                "growth_kib_per_job": growth_of(halfway, after, minutes - minutes // 2),
                 "connections": dict(most),
             },
         }
@@ -161,8 +172,8 @@ def main(
 ) -> None:
     """What ours costs while idle, and over an hour of one job a minute that is played in a minute.
 
-    For each process: CPU seconds a minute, resident memory, and how much that grew for each job; and the largest number
-    of database connections seen, by who holds them. What a process has started and outlived is counted as its own CPU:
+    For each process: CPU seconds a minute, resident memory, and how much that grew for each job of the second half; and
+    the largest number of database connections seen, by who holds them. What a process has started and outlived is counted as its own CPU:
     the fork server's contains the runs'. Memory of PostgreSQL is without what its processes share.
 
     Takes 3 minutes with the defaults. Ctrl-C stops everything.
@@ -171,6 +182,9 @@ def main(
         result = measure(opened, idle_seconds, minutes)
     for title, part in (("Idle", result["idle"]), (f"{minutes} jobs", result["accelerated_hour"])):
         show(title, [{"": name, **values} for name, values in part["processes"].items()])
+        if "growth_kib_per_job" in part:
+            growth = part["growth_kib_per_job"].items()
+            show(f"{title}: growth", [{"": name, "KiB per job": kib} for name, kib in growth])
         show(f"{title}: connections", [{"": name, "at most": count} for name, count in part["connections"].items()])
     write_json(json_file, result)
 

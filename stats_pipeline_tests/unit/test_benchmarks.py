@@ -91,6 +91,5 @@ def test_idle_cost_is_per_minute_and_growth_per_job() -> None:
     after = {"daemon": idle.Usage(1.5, 101 * idle.MEBIBYTE), "new": idle.Usage(0.25, idle.MEBIBYTE)}
 
     assert idle.part_of(before, after, seconds=30, jobs=0)["daemon"] == {"cpu_s_per_minute": 1.0, "rss_mib": 101.0}
-    worked = idle.part_of(before, after, seconds=30, jobs=10)
-    assert (worked["daemon"]["cpu_s_per_job"], worked["daemon"]["growth_kib_per_job"]) == (0.05, 102.4)
-    assert worked["new"]["growth_kib_per_job"] == 0
+    assert idle.part_of(before, after, seconds=30, jobs=10)["daemon"]["cpu_s_per_job"] == 0.05
+    assert idle.growth_of(before, after, 10) == {"daemon": 102.4}
