@@ -173,8 +173,9 @@ def main(
     """What ours costs while idle, and over an hour of one job a minute that is played in a minute.
 
     For each process: CPU seconds a minute, resident memory, and how much that grew for each job of the second half; and
-    the largest number of database connections seen, by who holds them. What a process has started and outlived is counted as its own CPU:
-    the fork server's contains the runs'. Memory of PostgreSQL is without what its processes share.
+    the largest number of database connections seen, by who holds them. What a process has started and outlived is
+    counted as its own CPU: the fork server's contains the runs'. Memory of PostgreSQL is without what its processes
+    share.
 
     Takes 3 minutes with the defaults. Ctrl-C stops everything.
     """
