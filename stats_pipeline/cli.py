@@ -85,7 +85,7 @@ def up() -> None:
         loaded = settings.load()
         say = console.err.print
         with services.single_instance(loaded):
-            services.check_port_is_free(loaded.host, loaded.ui_port, "STATS_UI_PORT")
+            services.check_ports(loaded)
             with services.database_for(loaded) as url:
                 services.migrated(loaded, url)
                 with services.dagster_running(loaded, url, say=say) as running:
@@ -120,7 +120,7 @@ def demo(
         loaded = settings.load()
         today = datetime.now(UTC).date()
         with services.single_instance(loaded), receiver.receiving() as app_server:
-            services.check_port_is_free(loaded.host, loaded.ui_port, "STATS_UI_PORT")
+            services.check_ports(loaded)
             app_settings = {"NEXT_PUBLIC_APP_URL": app_server.url, "INTERNAL_API_KEY": app_server.key}
             say = console.err.print
             say("Starting the database …")

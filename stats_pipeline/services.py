@@ -35,7 +35,6 @@ _DRAIN_SECONDS = 10
 class Running:
     """What is up, for the one who started it."""
 
-    database_url: str
     ui_url: str
     web_url: str
     supervisor: Supervisor
@@ -114,8 +113,6 @@ def dagster_running(
 ) -> Iterator[Running]:
     """Code server, daemon, Dagster's web server and the admin's page, up and answering, for the length of the block."""
     web_address = (address.address(settings), settings.web_port)
-    check_port_is_free(settings.host, settings.ui_port, "STATS_UI_PORT")
-    check_port_is_free(*web_address, "STATS_WEB_PORT")
     environment = {
         **os.environ,
         **dagster_environment(settings, database_url),
@@ -153,7 +150,7 @@ def dagster_running(
             supervisor.wait_until_ready(web_server, lambda: _answers((settings.host, settings.ui_port)))
             try:
                 ui_url = f"http://{settings.host}:{settings.ui_port}"
-                yield Running(database_url, ui_url, address.url(settings), supervisor)
+                yield Running(ui_url, address.url(settings), supervisor)
             finally:
                 say("Stopping …")
                 _wake_sensors(database_url)
@@ -182,6 +179,12 @@ def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]
         "STATS_DAGSTER_URL": database.sqlalchemy_url(database_url, schema=migrate.DAGSTER_SCHEMA),
         "STATS_HOME": str(settings.home),
     }
+
+
+def check_ports(settings: Settings) -> None:
+    """Raises `SettingsError` when a port that `up` listens on is taken: to be asked before anything is started."""
+    check_port_is_free(settings.host, settings.ui_port, "STATS_UI_PORT")
+    check_port_is_free(address.address(settings), settings.web_port, "STATS_WEB_PORT")
 
 
 def check_port_is_free(host: str, port: int, variable: str) -> None:
