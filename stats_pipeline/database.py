@@ -34,7 +34,8 @@ _SESSION = {
 class Database:
     """A pool of autocommit connections with dictionary rows to one PostgreSQL, safe to share between threads.
 
-    Whoever asks for a connection waits `patience` seconds for one at most.
+    Whoever asks for a connection waits `patience` seconds for one at most. `ahead` connections are opened, in the
+    background, before anybody asks.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Database:
         url: str,
         *,
         max_connections: int = 4,
+        ahead: int = 0,
         application_name: str = "stats-pipeline",
         patience: float = CONNECT_TIMEOUT,
     ) -> None:
@@ -49,8 +51,9 @@ class Database:
         self._application_name = application_name
         self._pool: ConnectionPool[Connection[DictRow]] = ConnectionPool(
             url,
-            min_size=0,
+            min_size=ahead,
             max_size=max_connections,
+            num_workers=min(max_connections, 6),  # so many are opened at a time
             max_idle=60,
             timeout=patience,
             # Or else an outage of some minutes would be followed by minutes of waiting between two tries.

@@ -11,16 +11,14 @@ from stats_pipeline.models import Delivery
 NOTHING_DUE = Delivery(frozenset())
 
 
-def deliver(
-    database: Database, cache: CacheClient, *, cache_deadline: int, run_id: str | None = None, rpc: str | None = None
-) -> Delivery:
-    """Deliver with one call what is due: what one function of a run has made stale, or everything.
+def deliver(database: Database, cache: CacheClient, *, cache_deadline: int, run_id: str | None = None) -> Delivery:
+    """Deliver with one call what is due: what one run has made stale by now, or everything.
 
     Between reading and recording no transaction is open. If the process dies after the app took the tags and before
     that is recorded, they are delivered again. Rows added meanwhile are not touched, so a tag that went stale again
     stays due. Nothing is due while the route is given a rest after a failure.
     """
-    due = database.run("list_due_tags", route=cache.url, run_id=run_id, rpc=rpc)
+    due = database.run("list_due_tags", route=cache.url, run_id=run_id)
     if not due:
         return NOTHING_DUE
     delivery = cache.invalidate({row["tag"] for row in due}, request_id=due[0]["run_id"])

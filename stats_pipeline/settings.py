@@ -99,8 +99,10 @@ class Settings(BaseSettings):
     @field_validator("timezone")
     @classmethod
     def _is_timezone(cls, value: str) -> str:
-        if value not in zoneinfo.available_timezones():
-            raise ValueError("must be an IANA time zone, such as Europe/London")
+        try:
+            zoneinfo.ZoneInfo(value)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # unknown, a path outside, a folder of zones
+            raise ValueError("must be an IANA time zone, such as Europe/London") from None
         return value
 
     @field_validator("optional_functions")

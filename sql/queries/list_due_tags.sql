@@ -1,11 +1,11 @@
--- What is due for the app now, of one function of one run or of all; nothing while the route is given a rest.
--- Of all, only what its own hook has had three seconds to deliver: sooner, the app would be told twice.
+-- What is due for the app now, of one run or of all; nothing while the route is given a rest.
+-- Of all, only what its own run's hooks have had three seconds to deliver: sooner, the app would be told twice.
 select o.id, o.run_id, o.tag
 from stats_pipeline.outbox as o
 where o.delivered_at is null and o.next_try_at <= now()
     and case
         when %(run_id)s::text is null then o.due_at <= now() - interval '3 seconds'
-        else o.run_id = %(run_id)s and o.rpc = %(rpc)s
+        else o.run_id = %(run_id)s
     end
     and not exists (select from stats_pipeline.endpoint as e where e.url = %(route)s and e.next_try_at > now())
 order by o.id

@@ -20,7 +20,7 @@ _DAGSTERS_OWN = {ErrorSource.FRAMEWORK_ERROR, ErrorSource.UNEXPECTED_ERROR}
 # One hook for both outcomes, where a success hook and a failure hook would write ten more "skipped" events per run.
 @event_list_hook(required_resource_keys={"refresh"})
 def record_outcome(context: dg.HookContext, event_list: Sequence[dg.DagsterEvent]) -> HookExecutionResult:
-    """Deliver the function's tags or record its last error; ends the job when it was the last function."""
+    """Deliver the tags that are due or record its last error; ends the job when it was the last function."""
     if any(event.is_step_success for event in event_list):
         _deliver_tags(context)
     elif failure := next((event for event in event_list if event.is_step_failure), None):
@@ -31,9 +31,9 @@ def record_outcome(context: dg.HookContext, event_list: Sequence[dg.DagsterEvent
 
 
 def _deliver_tags(context: dg.HookContext) -> None:
-    delivery = context.resources.refresh.deliver(context.run_id, context.op.name)
+    delivery = context.resources.refresh.deliver(context.run_id)
     if delivery.problem:
-        context.log.warning("Cache tags of %s stay due: %s", context.op.name, delivery.problem)
+        context.log.warning("Cache tags stay due: %s", delivery.problem)
 
 
 def _record_failure(context: dg.HookContext, failure: dg.DagsterEvent) -> None:

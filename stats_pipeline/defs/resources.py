@@ -44,6 +44,7 @@ class Refresh(dg.ConfigurableResource[Any]):
     _cache: CacheClient | None = PrivateAttr(default=None)
     _claim: Claim | None = PrivateAttr(default=None)
     _claiming: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    _delivering: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _ending: threading.Event = PrivateAttr(default_factory=threading.Event)
 
     @contextmanager
@@ -54,7 +55,8 @@ class Refresh(dg.ConfigurableResource[Any]):
         # One for each op that computes, one for a hook that settles meanwhile, one for the heartbeat.
         connections = len(self._settings.functions) + 2
         url = database.database_url(self._settings)
-        with database.Database(url, max_connections=connections, application_name=name) as self._database:
+        pool = database.Database(url, max_connections=connections, ahead=2, application_name=name)
+        with pool as self._database:
             self._cache = CacheClient(self._settings) if self._settings.app_url else None
             try:
                 yield self
@@ -69,9 +71,10 @@ class Refresh(dg.ConfigurableResource[Any]):
         Waits while another run of the tenant is open. Raises `LeaseLost` if this run is no longer wanted, and
         `TimeoutError` after ten minutes of waiting.
         """
-        with self._claiming:
+        # Each op takes the connection it will compute on before it waits, so that all of them are opened meanwhile.
+        with self._database.connection() as connection, self._claiming:
             if self._claim is None:
-                self._claim = self._wait_for_claim(run, functions)
+                self._claim = self._wait_for_claim(connection, run, functions)
                 threading.Thread(target=self._keep_alive, args=(run.run_id,), name="heartbeat", daemon=True).start()
             return self._claim
 
@@ -86,7 +89,7 @@ class Refresh(dg.ConfigurableResource[Any]):
                 log.warning("run %s could not say that it is alive: %s", run_id, one_line(error))
             self._ending.wait(HEARTBEAT_SECONDS)
 
-    def _wait_for_claim(self, run: dg.DagsterRun, functions: list[str]) -> Claim:
+    def _wait_for_claim(self, pooled: Connection[Any], run: dg.DagsterRun, functions: list[str]) -> Claim:
         # A re-execution copies its parent's tags, but the lease was the parent's.
         lease = run.tags.get(LEASE_TAG) if run.parent_run_id is None else None
         tenant = run.tags.get(TENANT_TAG)
@@ -103,9 +106,8 @@ class Refresh(dg.ConfigurableResource[Any]):
                 payload=payload.as_json(),
             )
 
-        with self._database.connection() as connection:
-            if (claimed := try_to_claim(connection)) is not None:
-                return claimed
+        if (claimed := try_to_claim(pooled)) is not None:
+            return claimed
         # Another run of the tenant is open, which a run with a lease never meets: only this one needs to listen.
         with self._database.dedicated_connection() as connection:
             if self._database.can_listen:
@@ -139,12 +141,17 @@ class Refresh(dg.ConfigurableResource[Any]):
             self._database.run("fail_function", run_id=run_id, rpc=skipped, error=f"Not run, because {rpc} failed")
         self.settle(run_id)
 
-    def deliver(self, run_id: str, rpc: str) -> Delivery:
-        """Hand a function's due tags to the app, and settle, whatever the app said."""
+    def deliver(self, run_id: str) -> Delivery:
+        """Hand the run's due tags to the app, and settle, whatever the app said.
+
+        One call at a time: functions that end while it is under way share the next one, so a run of ten makes about
+        four calls.
+        """
         delivery = outbox.NOTHING_DUE
         if self._cache is not None:
             deadline = self._settings.cache_deadline
-            delivery = outbox.deliver(self._database, self._cache, cache_deadline=deadline, run_id=run_id, rpc=rpc)
+            with self._delivering:
+                delivery = outbox.deliver(self._database, self._cache, cache_deadline=deadline, run_id=run_id)
         if delivery == outbox.NOTHING_DUE:
             self.settle(run_id)
         return delivery

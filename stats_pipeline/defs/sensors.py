@@ -1,7 +1,7 @@
 """The queue sensors: they wait for work, lease it, and ask for one run per tenant.
 
-There are three alike. Dagster's daemon gives a sensor its next tick up to five seconds after the last one has ended,
-and while one is in that gap another one is waiting. What a lease is and who gets one is decided in the database
+There are four alike. Dagster's daemon looks each five seconds which sensors are due, so one that has found work is away
+for up to five, and meanwhile another one waits. What a lease is and who gets one is decided in the database
 (`lease_jobs`); launching is Dagster's part.
 """
 
@@ -20,11 +20,12 @@ from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.models import Lease
 from stats_pipeline.settings import Settings
 
-# A tick blocks for so many seconds at most: well below the 60 of the daemon's call.
-TICK_SECONDS = 20
+# A tick blocks for so many seconds at most: well below the 60 of the daemon's call, and so that it ends just before
+# the daemon looks again, not just after.
+TICK_SECONDS = 19.5
 # Behind the notification, for what a lost one would miss and for leases that expire, which nothing notifies of.
 POLL_SECONDS = 1
-QUEUE_SENSORS = ("stats_queue", "stats_queue_2", "stats_queue_3")
+QUEUE_SENSORS = ("stats_queue", "stats_queue_2", "stats_queue_3", "stats_queue_4")
 WORK_CHANNEL = "stats_pipeline_work"
 STOP_CHANNEL = "stats_pipeline_stop"  # ends the tick at once, so that a shutdown need not wait for it
 
@@ -40,7 +41,7 @@ def _build_queue_sensor(settings: Settings, name: str) -> dg.SensorDefinition:
         job_name=JOB_NAME,
         minimum_interval_seconds=1,  # 0 would mean Dagster's default of 30
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Launches a run for each tenant with waiting jobs. Three of a kind take turns.",
+        description="Launches a run for each tenant with waiting jobs. Four of a kind take turns.",
     )
     def stats_queue(_: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:

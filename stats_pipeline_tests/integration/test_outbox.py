@@ -81,13 +81,13 @@ def computed(connection: Connected, opened: Database, run_id: str = "run-1") -> 
     return job_id
 
 
-def test_a_hook_delivers_the_tags_of_its_function_at_once(
+def test_a_hook_delivers_the_tags_of_its_run_at_once(
     connection: Connected, opened: Database, cache: CacheClient, app: App, query: Query
 ) -> None:
     job_id = computed(connection, opened)
-    for function in TWO:
-        outbox.deliver(opened, cache, cache_deadline=DEADLINE, run_id="run-1", rpc=function.rpc)
-    assert told(app) == [function.cache_tags for function in TWO]
+    for _ in TWO:
+        outbox.deliver(opened, cache, cache_deadline=DEADLINE, run_id="run-1")
+    assert told(app) == [sum((function.cache_tags for function in TWO), ())]
     assert due(query) == set()
     assert job(connection, job_id).status == "completed"
 
