@@ -17,7 +17,7 @@ from stats_pipeline.database import Database, run
 from stats_pipeline.models import Status
 from stats_pipeline.settings import Settings
 
-# What Dagster says of a run. "unknown" also stands for a Dagster that cannot be asked.
+# What Dagster says of a run; "unknown" if it has none.
 DagsterState = Literal["live", "finished", "canceled", "unknown"]
 
 
@@ -49,6 +49,7 @@ class RunRow:
     outcome: str | None
     seen_at: datetime | None
     lease_expired: bool
+    launch_overdue: bool
     silent_seconds: float | None
     ended_seconds: float | None
     unrecorded: int | None
@@ -177,7 +178,9 @@ def _decide_lease(row: RunRow, state: DagsterState) -> list[Repair]:
         return []
     if state == "canceled":
         return [VoidLease(row.id, "The run was cancelled before it started")]
-    return [VoidLease(row.id)] if state == "finished" or row.lease_expired else []
+    # Launched after all, the run will find its lease void and stop.
+    never_launched = state == "unknown" and row.launch_overdue
+    return [VoidLease(row.id)] if state == "finished" or never_launched or row.lease_expired else []
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,9 @@ def test_a_table_refreshed_alone_from_the_ui_is_a_job_too(
 
 def test_the_ui_shows_rows_seconds_and_jobs_of_each_table(pipeline: Pipeline, ask: Callable[..., Any]) -> None:
     job = ended(pipeline, enqueue(pipeline))
+    # The job has ended with its last tag; Dagster writes up its run for a moment longer.
+    status = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+    until(lambda: ask(status, id=job["run_id"])["runOrError"]["status"] == "SUCCESS", "the end of its run")
     nodes = ask(
         """
         query { assetNodes(loadMaterializations: true) { assetKey { path } isMaterializable

@@ -47,10 +47,10 @@ def claim(
     )
 
 
-def start(connection: Connection[Any], run_id: str = "run-1") -> Claim:
+def start(connection: Connection[Any], run_id: str = "run-1", functions: tuple[StatsFunction, ...] = TWO) -> Claim:
     """Lease what waits for one tenant, and claim it."""
     [leased] = lease(connection)
-    claimed = claim(connection, leased, run_id)
+    claimed = claim(connection, leased, run_id, functions)
     assert claimed is not None
     return claimed
 

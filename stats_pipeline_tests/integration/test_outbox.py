@@ -4,14 +4,19 @@ What the client makes of an app's answers is in `unit/test_cache.py`.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import dagster as dg
 import pytest
 from psycopg import Connection
 
 from stats_pipeline import outbox
 from stats_pipeline.cache import CacheClient
+from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
+from stats_pipeline.defs.resources import Refresh
+from stats_pipeline.models import Delivery
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.acceptance.app_server import KEY, App, Call, leave, refuse, take_all
 from stats_pipeline_tests.integration.steps import TWO, compute, enqueue, job, settle, start
@@ -19,6 +24,7 @@ from stats_pipeline_tests.integration.steps import TWO, compute, enqueue, job, s
 Connected = Connection[Any]
 Query = Callable[..., list[dict[str, Any]]]
 
+THREE = STATS_FUNCTIONS[1:4]
 TAGS = {tag for function in TWO for tag in function.cache_tags}
 DEADLINE = 900
 
@@ -88,6 +94,45 @@ def test_a_hook_delivers_the_tags_of_its_run_at_once(
     for _ in TWO:
         outbox.deliver(opened, cache, cache_deadline=DEADLINE, run_id="run-1")
     assert told(app) == [sum((function.cache_tags for function in TWO), ())]
+    assert due(query) == set()
+    assert job(connection, job_id).status == "completed"
+
+
+def test_functions_that_end_during_a_call_share_the_next_one(
+    connection: Connected,
+    opened: Database,
+    app: App,
+    database_url: str,
+    query: Query,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "STATS_DATABASE_URL": database_url,
+        "NEXT_PUBLIC_APP_URL": app.url,
+        "INTERNAL_API_KEY": KEY,
+    }.items():
+        monkeypatch.setenv(name, value)
+    job_id = enqueue(connection)
+    claimed = start(connection, "run-1", THREE)
+    compute(opened, claimed, THREE[0])
+    with (
+        dg.build_init_resource_context() as context,
+        Refresh().yield_for_execution(context) as refresh,
+        ThreadPoolExecutor() as hooks,
+    ):
+        others: list[Future[Delivery]] = []
+
+        def end_meanwhile_then_take(call: Call) -> None:
+            for function in THREE[1:]:
+                compute(opened, claimed, function)
+                others.append(hooks.submit(refresh.deliver, "run-1"))
+            app.behaviour = take_all
+            take_all(call)
+
+        with app.behaving(end_meanwhile_then_take):
+            refresh.deliver("run-1")
+        assert all(other.result(timeout=10).problem is None for other in others)
+    assert told(app) == [THREE[0].cache_tags, tuple(sorted(THREE[1].cache_tags + THREE[2].cache_tags))]
     assert due(query) == set()
     assert job(connection, job_id).status == "completed"
 

@@ -5,7 +5,7 @@ The database is real; what Dagster says is given. Random histories are in `test_
 
 import itertools
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -204,13 +204,17 @@ def test_a_run_that_has_recorded_everything_is_settled_and_not_repeated(
     assert (row.status, row.attempts) == ("completed", 1)
 
 
-@pytest.mark.parametrize("state", ["finished", "canceled", "unknown"])
+@pytest.mark.parametrize("state", ["finished", "canceled", "unknown", "live"])
 def test_a_lease_that_no_run_will_claim(
     connection: Connected, reconciler: Reconciler, query: Query, state: DagsterState
 ) -> None:
     job_id = enqueue(connection)
     [leased] = lease(connection)
-    if state == "unknown":
+    if state == "unknown":  # for ten seconds of thirty
+        query(
+            "update stats_pipeline.run set leased_at = now() - interval '10 seconds', lease_until = now() + '20 seconds'"
+        )
+    if state == "live":
         query("update stats_pipeline.run set lease_until = now()")
     reconciler.dagster[str(leased.lease_id)] = state
     [repair] = reconciler.repair()
@@ -222,6 +226,18 @@ def test_a_lease_that_no_run_will_claim(
         assert job(connection, job_id).status == "queued"
         query("update pgmq.q_stats_update set vt = now()")  # a second later
         assert len(lease(connection)) == 1
+
+
+@pytest.mark.parametrize("state", ["unknown", "live"])
+def test_a_lease_is_given_time_to_be_claimed(
+    connection: Connected, reconciler: Reconciler, query: Query, state: DagsterState
+) -> None:
+    enqueue(connection)
+    [leased] = lease(connection)
+    ago = timedelta(seconds=9 if state == "unknown" else 29)
+    query("update stats_pipeline.run set leased_at = leased_at - %s, lease_until = lease_until - %s", ago, ago)
+    reconciler.dagster[str(leased.lease_id)] = state
+    assert reconciler.repair() == []
 
 
 def test_runs_that_cannot_start_are_tried_less_and_less_often(
@@ -250,7 +266,7 @@ def test_outbox_rows_of_a_vanished_job_are_still_delivered(
     reconciler.dagster["run-1"] = "finished"
     reconciler.repair()
     query("update stats_pipeline.outbox set due_at = due_at - interval '3 seconds'")
-    due = opened.run("list_due_tags", route="http://app", run_id=None, rpc=None)
+    due = opened.run("list_due_tags", route="http://app", run_id=None)
     assert {row["tag"] for row in due} == {tag for function in TWO for tag in function.cache_tags}
 
 
@@ -350,10 +366,11 @@ def test_a_run_that_was_only_slow_to_answer_is_left_alone(
 
 NOW = datetime.now(UTC)
 EVERY_RUN = [
-    RunRow(UUID(int=1), run_id, outcome, NOW if run_id else None, expired, silent, ended, unrecorded, tags_due)
-    for run_id, outcome, expired, silent, ended, unrecorded, tags_due in itertools.product(
+    RunRow(UUID(int=1), run_id, outcome, NOW if run_id else None, expired, overdue, silent, ended, unrecorded, tags_due)
+    for run_id, outcome, expired, overdue, silent, ended, unrecorded, tags_due in itertools.product(
         (None, "run-1"),
         (None, "succeeded", "failed", "expired", "died"),
+        (False, True),
         (False, True),
         (0.0, 7.0),
         (0.0, 901.0),
@@ -377,7 +394,8 @@ def expected(row: RunRow, state: DagsterState, limits: Limits) -> list[type]:
     is_open = row.outcome is None
     is_claimed = row.run_id is not None
     if not is_claimed:
-        is_void = is_open and (row.lease_expired or state in ("finished", "canceled"))
+        never_launched = row.launch_overdue and state == "unknown"
+        is_void = is_open and (row.lease_expired or never_launched or state in ("finished", "canceled"))
         return [VoidLease] if is_void else []
     if row.outcome == "died":
         return [FailInDagster] if state == "live" else []
@@ -392,7 +410,7 @@ def expected(row: RunRow, state: DagsterState, limits: Limits) -> list[type]:
 
 
 def test_a_cancelled_run_is_the_only_one_whose_jobs_are_not_tried_again() -> None:
-    row = RunRow(UUID(int=1), "run-1", None, NOW, False, 0.0, None, 1, False)
+    row = RunRow(UUID(int=1), "run-1", None, NOW, False, False, 0.0, None, 1, False)
     for state in ("finished", "canceled"):
         [repair] = reconcile.decide([], [], [row], {"run-1": state}, LIMITS)  # type: ignore[dict-item]
         assert isinstance(repair, AbandonRun)

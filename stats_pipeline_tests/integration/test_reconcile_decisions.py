@@ -223,6 +223,10 @@ class History(RuleBasedStateMachine):
         self.query("update stats_pipeline.run set lease_until = now() where run_id is null")
         self.query("update pgmq.q_stats_update set vt = now()")
 
+    @rule()
+    def launches_are_overdue(self) -> None:
+        self.query("update stats_pipeline.run set leased_at = leased_at - interval '10 seconds' where run_id is null")
+
     # What nobody should do.
 
     @rule()
