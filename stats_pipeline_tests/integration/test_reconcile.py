@@ -212,7 +212,8 @@ def test_a_lease_that_no_run_will_claim(
     [leased] = lease(connection)
     if state == "unknown":  # for ten seconds of thirty
         query(
-            "update stats_pipeline.run set leased_at = now() - interval '10 seconds', lease_until = now() + '20 seconds'"
+            "update stats_pipeline.run "
+            "set leased_at = now() - interval '10 seconds', lease_until = now() + interval '20 seconds'"
         )
     if state == "live":
         query("update stats_pipeline.run set lease_until = now()")
