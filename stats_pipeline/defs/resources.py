@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 from uuid import UUID
@@ -46,6 +46,7 @@ class Refresh(dg.ConfigurableResource[Any]):
     _claiming: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _delivering: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _ending: threading.Event = PrivateAttr(default_factory=threading.Event)
+    _heartbeat: threading.Thread | None = PrivateAttr(default=None)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self, None, None]:
@@ -62,6 +63,8 @@ class Refresh(dg.ConfigurableResource[Any]):
                 yield self
             finally:
                 self._ending.set()
+                if context.run is not None and _has_process_per_op(context.run):
+                    self._leave_to_next_process(context.run.run_id)
                 if self._cache is not None:
                     self._cache.close()
 
@@ -75,7 +78,8 @@ class Refresh(dg.ConfigurableResource[Any]):
         with self._database.connection() as connection, self._claiming:
             if self._claim is None:
                 self._claim = self._wait_for_claim(connection, run, functions)
-                threading.Thread(target=self._keep_alive, args=(run.run_id,), name="heartbeat", daemon=True).start()
+                self._heartbeat = threading.Thread(target=self._keep_alive, args=(run.run_id,), daemon=True)
+                self._heartbeat.start()
             return self._claim
 
     def _keep_alive(self, run_id: str) -> None:
@@ -88,6 +92,16 @@ class Refresh(dg.ConfigurableResource[Any]):
             except (psycopg.Error, StatsPipelineError) as error:
                 log.warning("run %s could not say that it is alive: %s", run_id, one_line(error))
             self._ending.wait(HEARTBEAT_SECONDS)
+
+    def _leave_to_next_process(self, run_id: str) -> None:
+        """Nobody beats until the process of the run's next op has imported everything, which may take many seconds."""
+        if self._heartbeat is None:
+            return  # the run ended before it was this op's turn
+        self._heartbeat.join()
+        try:
+            self._database.run("pause_run", run_id=run_id, seconds=self._settings.lease)
+        except (psycopg.Error, StatsPipelineError) as error:
+            log.warning("run %s could not say that it goes on: %s", run_id, one_line(error))
 
     def _wait_for_claim(self, pooled: Connection[Any], run: dg.DagsterRun, functions: list[str]) -> Claim:
         # A re-execution copies its parent's tags, but the lease was the parent's.
@@ -165,3 +179,9 @@ class Refresh(dg.ConfigurableResource[Any]):
                 cache_configured=self._cache is not None,
                 cache_deadline=self._settings.cache_deadline,
             )
+
+
+def _has_process_per_op(run: dg.DagsterRun) -> bool:
+    """Whether run config has selected Dagster's multiprocess executor."""
+    run_config: Mapping[str, Any] = run.run_config
+    return "multiprocess" in run_config.get("execution", {}).get("config", {})

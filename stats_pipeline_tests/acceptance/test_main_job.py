@@ -1,9 +1,10 @@
 """The main job with real processes: through each door to the filled tables and the app, and what failing looks like."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -245,36 +246,56 @@ def ask(pipeline: Pipeline, ui_port: int) -> Callable[..., Any]:
     return call
 
 
-@pytest.mark.parametrize("job_name", ["__ASSET_JOB", "stats_update"])
-def test_a_table_refreshed_alone_from_the_ui_is_a_job_too(
-    pipeline: Pipeline, app: App, ask: Callable[..., Any], job_name: str
-) -> None:
-    pipeline.query("truncate public.aggregated_all_time_stats")
+def launched(
+    pipeline: Pipeline,
+    ask: Callable[..., Any],
+    job_name: str,
+    tables: Iterable[str],
+    run_config: Mapping[str, object] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Launch a job by hand for some tables, as the UI does; the row that it makes, once it is over."""
     params = {
         "selector": {
             "repositoryLocationName": "stats_pipeline",
             "repositoryName": "__repository__",
             "jobName": job_name,
-            "assetSelection": [{"path": list(ALL_TIME.tables)}],
+            "assetSelection": [{"path": [table]} for table in tables],
             "assetCheckSelection": [],
         },
         "mode": "default",
-        "runConfigData": {},
+        "runConfigData": dict(run_config),
         "executionMetadata": {"tags": []},
     }
-    launched = ask(LAUNCH, params=params)["launchRun"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    run_id = launched["run"]["runId"]
-
+    answer = ask(LAUNCH, params=params)["launchRun"]
+    assert answer["__typename"] == "LaunchRunSuccess", answer
     [row] = until(
-        lambda: pipeline.query("select id from public.background_job_status where run_id = %s", run_id), "the run's job"
+        lambda: pipeline.query("select id from public.background_job_status where run_id = %s", answer["run"]["runId"]),
+        "the run's job",
     )
-    job = ended(pipeline, row["id"])
+    return ended(pipeline, row["id"])
+
+
+@pytest.mark.parametrize("job_name", ["__ASSET_JOB", "stats_update"])
+def test_a_table_refreshed_alone_from_the_ui_is_a_job_too(
+    pipeline: Pipeline, app: App, ask: Callable[..., Any], job_name: str
+) -> None:
+    pipeline.query("truncate public.aggregated_all_time_stats")
+    job = launched(pipeline, ask, job_name, ALL_TIME.tables)
     assert (job["status"], job["msg_id"], job["attempts"]) == ("completed", None, 1)
     assert list(job["results"]["functions"]) == [ALL_TIME.rpc]
     assert (job["results"]["total_functions"], job["results"]["successful_functions"]) == (1, 1)
     assert received(app) == list(ALL_TIME.cache_tags)
     assert pipeline.value("select count(*) from public.aggregated_all_time_stats") > 0
+
+
+def test_the_same_job_with_a_process_for_each_op(pipeline: Pipeline, app: App, ask: Callable[..., Any]) -> None:
+    """Dagster's multiprocess executor, which the launchpad of the UI selects."""
+    run_config = {"execution": {"config": {"multiprocess": {"max_concurrent": 3}}}}
+    job = launched(pipeline, ask, "stats_update", TABLES, run_config)
+    assert (job["status"], job["attempts"]) == ("completed", 1)
+    assert set(job["results"]["functions"]) == RPCS
+    assert job["results"]["successful_functions"] == len(RPCS)
+    assert set(received(app)) == TAGS
 
 
 def test_the_ui_shows_rows_seconds_and_jobs_of_each_table(pipeline: Pipeline, ask: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from stats_pipeline import job_status
+from stats_pipeline import job_status, reconcile
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.errors import LeaseLost
@@ -207,6 +207,18 @@ def test_a_late_report_changes_nothing(connection: Connected, opened: Database, 
     [beat] = opened.run("heartbeat", run_id="run-1", lease_seconds=30)
     assert beat == {"is_open": False}
     assert job(connection, job_id) == before
+
+
+def test_a_run_that_goes_on_in_another_process_is_silent_for_as_long_as_it_said(
+    connection: Connected, opened: Database, query: Query
+) -> None:
+    enqueue(connection)
+    start(connection, "run-1")
+    opened.run("pause_run", run_id="run-1", seconds=30)
+    query("update stats_pipeline.run set seen_at = seen_at - interval '30 seconds'")
+    assert 0 <= reconcile.read(opened).runs[0].silent_seconds < 5  # type: ignore[operator]
+    opened.run("heartbeat", run_id="run-1", lease_seconds=30)
+    assert 0 <= reconcile.read(opened).runs[0].silent_seconds < 5  # type: ignore[operator]
 
 
 def test_a_frozen_run_is_cut_off_and_its_locks_are_free(
