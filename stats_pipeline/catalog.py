@@ -4,6 +4,7 @@ Ops, assets, results, tags and the CLI's live table all follow from this list, s
 and one SQL function in the database. How a function is run belongs to `defs/`, what it computes to `sql/stats/`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 DEFAULT_TIMEOUT_SECONDS = 45  # what the whole refresh took before; a single function that needs longer is stuck
@@ -125,7 +126,7 @@ def select_functions(optional_rpcs: tuple[str, ...] = ()) -> tuple[StatsFunction
     return STATS_FUNCTIONS + tuple(f for f in OPTIONAL_STATS_FUNCTIONS if f.rpc in optional_rpcs)
 
 
-def dependents(rpc: str, functions: tuple[StatsFunction, ...]) -> set[str]:
+def dependents(rpc: str, functions: Collection[StatsFunction]) -> set[str]:
     """The RPCs that come after this one, directly or through others."""
     direct = {function.rpc for function in functions if rpc in function.after}
     return direct.union(*(dependents(later, functions) for later in direct))

@@ -20,7 +20,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from stats_pipeline import console, database, job_status, migrate, services, settings
+from stats_pipeline import console, database, direct, doctor, job_status, migrate, services, settings
 from stats_pipeline.errors import StatsPipelineError, is_permanent, one_line
 from stats_pipeline.models import Enqueued, Payload
 
@@ -281,6 +281,45 @@ def jobs(
         else:
             found = read()
             console.out.print(console.jobs_table(found) if found else "No background jobs found")
+
+
+@app.command()
+def run_direct(as_json: JsonOption = False) -> None:
+    """For emergencies: do the waiting jobs in this process, without Dagster; with none waiting, refresh every tenant.
+
+    Jobs of dead runs are given back first. Exit code 0 only if all of them completed, with their cache tags taken.
+    """
+    with _database() as (loaded, opened):
+        job_ids = direct.run_direct(opened, loaded, console.err.print)
+        with opened.connection() as connection:
+            done = [job_status.get_job(connection, job_id) for job_id in job_ids]
+        if as_json:
+            _print_json([job.model_dump(mode="json") for job in done])
+        elif done:
+            console.out.print(console.jobs_table(done))
+        if not done:
+            raise StatsPipelineError("every tenant has a run that is at work already: `stats-pipeline jobs` shows it")
+        if unfinished := [job for job in done if job.status != "completed"]:
+            first = unfinished[0]
+            reason = first.error_message or f"it is {first.status}"
+            raise StatsPipelineError(f"{len(unfinished)} of {len(done)} jobs did not complete; {first.id}: {reason}")
+
+
+@app.command("doctor")
+def doctor_command(as_json: JsonOption = False) -> None:
+    """Check settings, database, queue, stats functions, schema, Dagster and the app, and say what to do.
+
+    Changes nothing. Exit code 0 only if there is no problem; a warning is none.
+    """
+    with one_line_errors():
+        findings = list(doctor.examine(settings.load()))
+        if as_json:
+            _print_json([asdict(finding) for finding in findings])
+        else:
+            console.out.print(console.findings_table(findings))
+        problems = [finding.subject for finding in findings if finding.state == "problem"]
+        if problems:
+            raise StatsPipelineError(f"something is wrong with: {', '.join(dict.fromkeys(problems))}")
 
 
 @app.command()

@@ -18,6 +18,7 @@ from rich.text import Text
 from stats_pipeline import job_status
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
+from stats_pipeline.doctor import Finding
 from stats_pipeline.models import Job
 
 # Where there is no terminal there is no width to keep to: tables are cut for people, logs and pipes take them whole.
@@ -27,6 +28,7 @@ err = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
 
 _COLORS = {"queued": "yellow", "processing": "blue", "completed": "green", "failed": "red"}
 _MARKS = {"success": ("✓", "green"), "failed": ("✗", "red"), "retrying": ("↻", "yellow"), None: ("·", "dim")}
+_FINDING_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
 _LOOK_SECONDS = 0.1
 
 
@@ -98,6 +100,15 @@ def duration(job: Job) -> str:
 
 def _clock(moment: datetime | None) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else "N/A"
+
+
+def findings_table(findings: Iterable[Finding]) -> Table:
+    """What `doctor` has found."""
+    table = Table("", "Subject", "Finding")
+    for finding in findings:
+        mark, color = _FINDING_MARKS[finding.state]
+        table.add_row(Text(mark, style=color), finding.subject, Text(finding.said))
+    return table
 
 
 def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:

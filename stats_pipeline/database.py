@@ -102,8 +102,8 @@ class Database:
 
     @property
     def can_listen(self) -> bool:
-        """Whether notifications and session locks work: not behind a transaction pooler."""
-        return str(conninfo_to_dict(self.url).get("port", "")) != TRANSACTION_POOLER_PORT
+        """Whether notifications and session locks work on this database's connections."""
+        return can_listen(self.url)
 
     def _why_unreachable(self) -> str:
         try:
@@ -148,6 +148,11 @@ def _configure(connection: Connection[Any]) -> None:
     )
     if not connection.autocommit:
         connection.commit()
+
+
+def can_listen(url: str) -> bool:
+    """Whether notifications and session locks work: not behind a transaction pooler."""
+    return str(conninfo_to_dict(url).get("port", "")) != TRANSACTION_POOLER_PORT
 
 
 def describe(url: str) -> str:

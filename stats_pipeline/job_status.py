@@ -4,8 +4,11 @@ Each step is one call of one SQL function (`sql/functions/`), which says what is
 `defs/`; delivering tags belongs to `outbox.py`.
 """
 
+import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -13,10 +16,21 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
 
-from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.catalog import StatsFunction, dependents
 from stats_pipeline.database import Database, run, run_one
-from stats_pipeline.errors import INVALID_JOB_SQLSTATE, LEASE_LOST_SQLSTATE, InvalidJob, LeaseLost, one_line
+from stats_pipeline.errors import (
+    INVALID_JOB_SQLSTATE,
+    LEASE_LOST_SQLSTATE,
+    InvalidJob,
+    LeaseLost,
+    StatsPipelineError,
+    one_line,
+)
 from stats_pipeline.models import Claim, Enqueued, Job, Lease
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 1
 
 
 def enqueue(connection: Connection[Any], payload: dict[str, Any]) -> Enqueued:
@@ -82,6 +96,30 @@ def heartbeat(connection: Connection[Any], *, run_id: str, lease_seconds: int) -
     return bool(run_one(connection, "heartbeat", run_id=run_id, lease_seconds=lease_seconds)["is_open"])
 
 
+@contextmanager
+def beating(database: Database, *, run_id: str, lease_seconds: int) -> Iterator[None]:
+    """Beat each second until the end of the block. A beat that cannot be sent is missing: the next may get through."""
+    ending = threading.Event()
+
+    def beat() -> None:
+        # The first beat at once: a process may do one function of a run, and live for less than a second.
+        while not ending.is_set():
+            try:
+                with database.connection() as connection:
+                    heartbeat(connection, run_id=run_id, lease_seconds=lease_seconds)
+            except (psycopg.Error, StatsPipelineError) as error:
+                log.warning("run %s could not say that it is alive: %s", run_id, one_line(error))
+            ending.wait(HEARTBEAT_SECONDS)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
 def compute(database: Database, function: StatsFunction, claimed: Claim, *, attempt: int) -> tuple[int, dict[str, int]]:
     """Call the stats function and make its tags due, in one transaction; milliseconds, and rows per table.
 
@@ -132,6 +170,15 @@ def record_failed_try(
         duration_ms=duration_ms,
         error=problem,
     )
+
+
+def fail(database: Database, run_id: str, rpc: str, functions: Collection[StatsFunction], problem: str) -> set[str]:
+    """Note that a function has failed for good, and with it those that come after it; the latter's names."""
+    skipped = dependents(rpc, functions)
+    database.run("fail_function", run_id=run_id, rpc=rpc, error=problem)
+    for later in skipped:
+        database.run("fail_function", run_id=run_id, rpc=later, error=f"Not run, because {rpc} failed")
+    return skipped
 
 
 def settle(connection: Connection[Any], *, run_id: str, cache_configured: bool, cache_deadline: int) -> None:

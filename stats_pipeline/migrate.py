@@ -57,6 +57,15 @@ def migrate(connection: Connection[Any], *, reference_stats: bool = False) -> Ap
     return Applied(migrations, functions, stats)
 
 
+def pending(connection: Connection[Any]) -> list[str]:
+    """The files that `migrate` would apply to a migrated database; changes nothing."""
+    names = []
+    for kind in ("migrations", "functions"):
+        applied = _ledger(connection, kind)
+        names += [file.name for file in _files(kind) if applied.get(file.name) != _checksum(file)]
+    return names
+
+
 def _files(folder: str) -> Sequence[Path]:
     return sorted((SQL_ROOT / folder).glob("*.sql"))
 

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from pydantic import PrivateAttr
 
 from stats_pipeline import database, job_status, outbox, settings
 from stats_pipeline.cache import CacheClient
-from stats_pipeline.catalog import StatsFunction, dependents
+from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.errors import StatsPipelineError, one_line
 from stats_pipeline.models import Claim, Delivery, Payload
 
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 LEASE_TAG = "stats/lease"
 TENANT_TAG = "stats/tenant"
 JOBS_TAG = "stats/jobs"
-
-HEARTBEAT_SECONDS = 1
 
 # A run that was launched by hand waits this many seconds for the tenant's open run to end.
 BUSY_TIMEOUT = 600
@@ -45,8 +43,7 @@ class Refresh(dg.ConfigurableResource[Any]):
     _claim: Claim | None = PrivateAttr(default=None)
     _claiming: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _delivering: threading.Lock = PrivateAttr(default_factory=threading.Lock)
-    _ending: threading.Event = PrivateAttr(default_factory=threading.Event)
-    _heartbeat: threading.Thread | None = PrivateAttr(default=None)
+    _beating: ExitStack = PrivateAttr(default_factory=ExitStack)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self, None, None]:
@@ -62,9 +59,9 @@ class Refresh(dg.ConfigurableResource[Any]):
             try:
                 yield self
             finally:
-                self._ending.set()
-                if context.run is not None and _has_process_per_op(context.run):
-                    self._leave_to_next_process(context.run.run_id)
+                self._beating.close()
+                if self._claim is not None and context.run is not None and _has_process_per_op(context.run):
+                    self._leave_to_next_process(self._claim.run_id)
                 if self._cache is not None:
                     self._cache.close()
 
@@ -78,26 +75,12 @@ class Refresh(dg.ConfigurableResource[Any]):
         with self._database.connection() as connection, self._claiming:
             if self._claim is None:
                 self._claim = self._wait_for_claim(connection, run, functions)
-                self._heartbeat = threading.Thread(target=self._keep_alive, args=(run.run_id,), daemon=True)
-                self._heartbeat.start()
+                beating = job_status.beating(self._database, run_id=run.run_id, lease_seconds=self._settings.lease)
+                self._beating.enter_context(beating)
             return self._claim
-
-    def _keep_alive(self, run_id: str) -> None:
-        """Beat until the run's process ends. A beat that cannot be sent is missing: the next may get through."""
-        # The first beat at once: under the multiprocess executor each op is a process that may live for less than one.
-        while not self._ending.is_set():
-            try:
-                with self._database.connection() as connection:
-                    job_status.heartbeat(connection, run_id=run_id, lease_seconds=self._settings.lease)
-            except (psycopg.Error, StatsPipelineError) as error:
-                log.warning("run %s could not say that it is alive: %s", run_id, one_line(error))
-            self._ending.wait(HEARTBEAT_SECONDS)
 
     def _leave_to_next_process(self, run_id: str) -> None:
         """Nobody beats until the process of the run's next op has imported everything, which may take many seconds."""
-        if self._heartbeat is None:
-            return  # the run ended before it was this op's turn
-        self._heartbeat.join()
         try:
             self._database.run("pause_run", run_id=run_id, seconds=self._settings.lease)
         except (psycopg.Error, StatsPipelineError) as error:
@@ -150,9 +133,7 @@ class Refresh(dg.ConfigurableResource[Any]):
 
     def fail(self, run_id: str, rpc: str, problem: str) -> None:
         """Note that a function has failed for good, and with it those that come after it, and settle."""
-        self._database.run("fail_function", run_id=run_id, rpc=rpc, error=problem)
-        for skipped in dependents(rpc, self._settings.functions):
-            self._database.run("fail_function", run_id=run_id, rpc=skipped, error=f"Not run, because {rpc} failed")
+        job_status.fail(self._database, run_id, rpc, self._settings.functions, problem)
         self.settle(run_id)
 
     def deliver(self, run_id: str) -> Delivery:

@@ -12,11 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stats_pipeline.doctor import LATE_TICK_SECONDS
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.web.context import Web, answer, web_of
 from stats_pipeline.web.schemas import Alive, AppHealth, DatabaseHealth, Health, QueueHealth, SensorHealth
-
-LATE_TICK_SECONDS = 90  # a tick waits up to 20 s for work, and the next one follows within a few
 
 
 def health(request: Request) -> Response:

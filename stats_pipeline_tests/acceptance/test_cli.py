@@ -26,7 +26,7 @@ Cli = Callable[..., Result]
 RPCS = {function.rpc for function in STATS_FUNCTIONS}
 TAGS = {tag for function in STATS_FUNCTIONS for tag in function.cache_tags}
 NO_JOB = "00000000-0000-4000-8000-000000000000"
-COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "retry")
+COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "run-direct", "doctor", "retry")
 # The columns of the app's table, then ours.
 COLUMNS = {
     *("id", "job_type", "job_payload", "status", "started_at", "completed_at", "error_message", "results"),

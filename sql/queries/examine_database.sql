@@ -1,0 +1,12 @@
+-- What `doctor` asks a database that may have nothing of ours. The stats functions are those the role may call, with
+-- one argument or none.
+select
+    current_setting('server_version_num')::integer as server_version,
+    to_regprocedure('pgmq.create(text)') is not null as has_pgmq,
+    to_regclass('stats_pipeline.migration') is not null as is_migrated,
+    array(
+        select distinct p.proname::text
+        from pg_catalog.pg_proc as p
+        where p.pronamespace = 'public'::regnamespace and p.proname = any(%(rpcs)s)
+            and p.pronargs - p.pronargdefaults = 0 and p.pronargs <= 1 and has_function_privilege(p.oid, 'execute')
+    ) as callable_rpcs;

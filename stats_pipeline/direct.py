@@ -1,0 +1,159 @@
+"""The emergency path: this process does the waiting jobs itself, without Dagster.
+
+It leases, claims, computes, delivers and settles with the SQL functions that a run of Dagster uses. So a Dagster that
+is alive after all neither doubles nor undoes it, and the jobs end in the table like any other. There are no retries.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from datetime import UTC, datetime
+from graphlib import TopologicalSorter
+from uuid import UUID, uuid4
+
+import psycopg
+
+from stats_pipeline import database, job_status, outbox, reconcile
+from stats_pipeline.cache import CacheClient
+from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.database import Database, run
+from stats_pipeline.errors import LeaseLost, StatsPipelineError, one_line
+from stats_pipeline.models import Claim, Lease, Payload
+from stats_pipeline.settings import Settings
+
+
+def run_direct(opened: Database, settings: Settings, say: Callable[[str], None]) -> list[UUID]:
+    """Do every job that waits, or refresh every tenant if none does; the ids of the jobs that were worked on.
+
+    First gives back the jobs of runs that are dead. A tenant whose run is alive is left to that run. If this process
+    dies, its jobs are rescued like those of any run.
+    """
+    for repair in _repair(opened, settings):
+        say(f"Repaired: {repair}")
+    done: list[UUID] = []
+    leases = _lease(opened, settings) or _enqueue_and_lease(opened, settings)
+    while leases:
+        for lease in leases:
+            done += _work_on(lease, opened.url, settings, say)
+        leases = _lease(opened, settings)
+    return done
+
+
+def _repair(opened: Database, settings: Settings) -> Iterator[reconcile.Repair]:
+    seen = reconcile.read(opened)
+    for repair in reconcile.decide(seen.jobs, seen.messages, seen.runs, {}, reconcile.limits_of(settings)):
+        with opened.transaction() as connection:
+            reconcile.apply(connection, repair, settings, fail_in_dagster=lambda _: None)
+        yield repair
+
+
+def _lease(opened: Database, settings: Settings) -> list[Lease]:
+    with opened.connection() as connection:
+        return job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+
+
+def _enqueue_and_lease(opened: Database, settings: Settings) -> list[Lease]:
+    """In one transaction, or else a sensor could be quicker; no job is left behind that cannot be started."""
+    leases: list[Lease] = []
+    with opened.transaction() as connection:
+        for tenant in settings.tenants or (None,):
+            payload = Payload(
+                triggered_by="admin",
+                request_id=str(uuid4()),
+                user_id="run-direct",
+                tenant_id=str(tenant) if tenant else None,
+            )
+            job_status.enqueue(connection, payload.as_json())
+        leases = job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+        if not leases:
+            raise psycopg.Rollback
+    return leases
+
+
+def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], None]) -> tuple[UUID, ...]:
+    """One run. Its functions are computed at once, as far as their order allows; then their tags are delivered."""
+    run_id = str(uuid4())
+    functions = sorted(function.rpc for function in settings.functions)
+    name = f"stats-pipeline run {run_id[:8]} pid {os.getpid()}"  # by which a run that is given up is cut off
+    with Database(url, max_connections=len(functions) + 2, application_name=name) as opened:
+        with opened.connection() as connection:
+            try:
+                claimed = job_status.claim(
+                    connection,
+                    run_id=run_id,
+                    lease_id=lease.lease_id,
+                    functions=functions,
+                    tenant_id=lease.tenant_id,
+                    payload={},
+                )
+            except LeaseLost:
+                return ()  # the run before took so long that somebody else was given the jobs
+        assert claimed is not None  # a leased run waits for no other
+        say(f"Tenant {lease.tenant_id or 'default'}: {len(claimed.job_ids)} jobs, {len(functions)} functions …")
+        with job_status.beating(opened, run_id=run_id, lease_seconds=settings.lease):
+            _compute_all(opened, claimed, settings, say)
+            _deliver(opened, run_id, settings, say)
+    return claimed.job_ids
+
+
+def _compute_all(opened: Database, claimed: Claim, settings: Settings, say: Callable[[str], None]) -> None:
+    functions = {function.rpc: function for function in settings.functions}
+    order = TopologicalSorter({rpc: functions.keys() & set(function.after) for rpc, function in functions.items()})
+    order.prepare()
+    left_out = set(claimed.carried_over)
+    computing: dict[Future[str | None], str] = {}
+    threads = ThreadPoolExecutor(len(functions))
+    try:
+        while order.is_active():
+            for rpc in order.get_ready():
+                if rpc in left_out:
+                    order.done(rpc)
+                else:
+                    computing[threads.submit(_compute, opened, functions[rpc], claimed)] = rpc
+            for future in wait(computing, return_when=FIRST_COMPLETED).done:
+                rpc = computing.pop(future)
+                order.done(rpc)
+                if problem := future.result():
+                    say(f"{rpc} failed: {problem}")
+                    left_out |= job_status.fail(opened, claimed.run_id, rpc, functions.values(), problem)
+    except KeyboardInterrupt:
+        _give_up(opened.url, claimed.run_id, settings.max_attempts)
+        raise
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _compute(opened: Database, function: StatsFunction, claimed: Claim) -> str | None:
+    """What went wrong, if anything did."""
+    try:
+        job_status.compute(opened, function, claimed, attempt=1)
+    except (psycopg.Error, StatsPipelineError) as error:
+        return one_line(error)
+    return None
+
+
+def _give_up(url: str, run_id: str, max_attempts: int) -> None:
+    """Queue the run's jobs again, and end its statements, which would otherwise go on until their timeout."""
+    with database.connect(url, autocommit=True) as connection:
+        run(
+            connection,
+            "abandon_run",
+            run_id=run_id,
+            not_seen_since=datetime.max.replace(tzinfo=UTC),
+            max_attempts=max_attempts,
+            reason="run-direct was interrupted",
+        )
+
+
+def _deliver(opened: Database, run_id: str, settings: Settings, say: Callable[[str], None]) -> None:
+    is_configured = settings.app_url is not None
+    if is_configured:
+        with closing(CacheClient(settings)) as cache:
+            delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline, run_id=run_id)
+        if delivery.problem:
+            say(f"Cache tags stay due: {delivery.problem}")
+    with opened.connection() as connection:
+        job_status.settle(
+            connection, run_id=run_id, cache_configured=is_configured, cache_deadline=settings.cache_deadline
+        )

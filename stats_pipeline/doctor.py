@@ -1,0 +1,103 @@
+"""Looks at everything the pipeline depends on and says what to do about what is wrong. Changes nothing.
+
+It asks once, from outside. What happens over time is in `web/health.py` and `web/metrics.py`.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+from psycopg import Connection
+
+from stats_pipeline import database, migrate
+from stats_pipeline.cache import CacheClient
+from stats_pipeline.database import run_one
+from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.settings import Settings
+
+OLDEST_SERVER = 15
+LATE_TICK_SECONDS = 90  # a tick waits up to 20 s for work, and the next one follows within a few
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one subject: well, or a warning (jobs are done, but), or a problem (they are not)."""
+
+    subject: str
+    state: Literal["ok", "warning", "problem"]
+    said: str
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Every finding, the first ones first to be put right; never raises."""
+    try:
+        url = database.database_url(settings)
+        with database.connect(url, autocommit=True) as connection:
+            yield Finding("database", "ok", f"{database.describe(url)} lets us in")
+            yield from _examine_database(connection, url, settings)
+    except DatabaseUnavailable as error:
+        yield Finding("database", "problem", str(error))
+    except psycopg.Error as error:
+        yield Finding("database", "problem", f"STATS_DATABASE_URL: the database refused: {one_line(error)}")
+    yield _examine_app(settings)
+
+
+def _examine_database(connection: Connection[Any], url: str, settings: Settings) -> Iterator[Finding]:
+    rpcs = [function.rpc for function in settings.functions]
+    found = run_one(connection, "examine_database", rpcs=rpcs)
+    if found["server_version"] < OLDEST_SERVER * 10_000:
+        version = found["server_version"] // 10_000
+        yield Finding("database", "problem", f"PostgreSQL {version} is too old: use {OLDEST_SERVER} or newer")
+    if not database.can_listen(url):
+        yield Finding(
+            "database",
+            "problem",
+            f"port {database.TRANSACTION_POOLER_PORT} is the transaction pooler, on which Dagster's storage does not "
+            "work: give the direct connection or the session pooler in STATS_DATABASE_URL",
+        )
+    if not found["has_pgmq"]:
+        yield Finding("queue", "problem", "pgmq is missing: enable Queues in the Supabase dashboard, then migrate")
+    missing = sorted(set(rpcs) - set(found["callable_rpcs"]))
+    if missing:
+        yield Finding(
+            "functions",
+            "problem",
+            f"{', '.join(missing)} cannot be called as this role, without arguments or with a tenant: "
+            "create them, grant execute, or install ours with `stats-pipeline migrate --reference-stats`",
+        )
+    else:
+        yield Finding("functions", "ok", f"all {len(rpcs)} can be called")
+    pending = migrate.pending(connection) if found["is_migrated"] else ["everything"]
+    if pending:
+        yield Finding("schema", "problem", f"{', '.join(pending)} to apply: run `stats-pipeline migrate`")
+        return
+    yield Finding("schema", "ok", "at this version")
+    yield from _examine_work(connection)
+
+
+def _examine_work(connection: Connection[Any]) -> Iterator[Finding]:
+    work = run_one(connection, "check_health")
+    since = work["seconds_since_tick"]
+    if since is None or since > LATE_TICK_SECONDS:
+        last = "never" if since is None else f"{since:.0f} seconds ago"
+        yield Finding(
+            "Dagster",
+            "problem",
+            f"no sensor is at work (the last one: {last}), {work['waiting']} jobs wait: start `stats-pipeline up`; "
+            "until then `stats-pipeline run-direct` does them",
+        )
+    else:
+        yield Finding("Dagster", "ok", f"sensors are at work, {work['waiting']} jobs wait")
+    if work["undelivered_tags"]:
+        yield Finding("cache tags", "warning", f"{work['undelivered_tags']} wait for the app to take them")
+
+
+def _examine_app(settings: Settings) -> Finding:
+    if settings.app_url is None:
+        return Finding("app", "warning", "no cache tag is delivered: set NEXT_PUBLIC_APP_URL and INTERNAL_API_KEY")
+    with closing(CacheClient(settings)) as cache:
+        problem = cache.invalidate((), request_id="doctor").problem
+        said = problem or "takes our key"
+        return Finding("app", "problem" if problem else "ok", f"{cache.url}: {said}")

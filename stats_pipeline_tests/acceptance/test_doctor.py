@@ -1,0 +1,107 @@
+"""`stats-pipeline doctor` as its user meets it: each thing that can be wrong, said with what to do about it."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline_tests.acceptance.app_server import KEY, App, take_all
+from stats_pipeline_tests.acceptance.conftest import Result, run
+from stats_pipeline_tests.acceptance.processes import Pipeline
+
+Doctor = Callable[..., dict[str, tuple[str, str]]]
+HALL_OF_FAME = STATS_FUNCTIONS[2].rpc
+
+
+def findings(finished: Result) -> dict[str, tuple[str, str]]:
+    """State and words by subject; where one is found twice, the last."""
+    found = {finding["subject"]: (finding["state"], finding["said"]) for finding in json.loads(finished.stdout)}
+    is_well = all(state != "problem" for state, _ in found.values())
+    assert finished.returncode == (0 if is_well else 1), finished.stderr
+    return found
+
+
+@pytest.fixture
+def doctor(tmp_path: Path, database_url: str, app: App) -> Doctor:
+    app.behaviour = take_all
+
+    def examine(**settings: str) -> dict[str, tuple[str, str]]:
+        given = {"STATS_DATABASE_URL": database_url, "NEXT_PUBLIC_APP_URL": app.url, "INTERNAL_API_KEY": KEY}
+        return findings(run(tmp_path, "doctor", "--json", **(given | settings)))
+
+    return examine
+
+
+def test_a_pipeline_that_is_up_is_well(pipeline: Pipeline, app: App) -> None:
+    settings = {"NEXT_PUBLIC_APP_URL": app.url, "INTERNAL_API_KEY": KEY}
+    found = findings(run(pipeline.home, "doctor", "--json", **settings))
+    assert {subject: state for subject, (state, _) in found.items()} == dict.fromkeys(
+        ("database", "functions", "schema", "Dagster", "app"), "ok"
+    )
+    shown = run(pipeline.home, "doctor", **settings)
+    assert shown.returncode == 0
+    assert "sensors are at work" in shown.stdout
+
+
+def test_without_dagster_it_names_the_two_ways_on(doctor: Doctor) -> None:
+    state, said = doctor()["Dagster"]
+    assert state == "problem"
+    assert "stats-pipeline up" in said
+    assert "stats-pipeline run-direct" in said
+
+
+def test_a_function_that_is_missing_is_named(doctor: Doctor, query: Callable[..., Any]) -> None:
+    query(f"drop function public.{HALL_OF_FAME}(uuid)")
+    state, said = doctor()["functions"]
+    assert state == "problem"
+    assert said.startswith(f"{HALL_OF_FAME} cannot be called")
+
+
+def test_a_database_of_an_older_version_is_told_to_migrate(doctor: Doctor, query: Callable[..., Any]) -> None:
+    query("update stats_pipeline.migration set checksum = 'older' where name = 'settle_run.sql'")
+    assert doctor()["schema"] == ("problem", "settle_run.sql to apply: run `stats-pipeline migrate`")
+
+
+def test_a_database_without_anything_of_ours(doctor: Doctor, create_database: Callable[..., str]) -> None:
+    found = doctor(STATS_DATABASE_URL=create_database("template0"))
+    assert found["queue"] == ("problem", "pgmq is missing: enable Queues in the Supabase dashboard, then migrate")
+    assert found["schema"] == ("problem", "everything to apply: run `stats-pipeline migrate`")
+    assert found["functions"][0] == "problem"
+    assert found["app"][0] == "ok"
+
+
+def test_a_database_that_does_not_answer_keeps_nothing_from_being_examined(doctor: Doctor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        port = closed_soon.getsockname()[1]
+    found = doctor(STATS_DATABASE_URL=f"postgresql://me:hunter2@127.0.0.1:{port}/app")
+    assert found["database"][0] == "problem"
+    assert "does not let us in" in found["database"][1]
+    assert "hunter2" not in str(found)
+    assert found["app"][0] == "ok"
+
+
+def test_an_embedded_database_that_is_not_running(tmp_path: Path) -> None:
+    found = findings(run(tmp_path, "doctor", "--json"))
+    assert found["database"] == (
+        "problem",
+        "the embedded PostgreSQL is not running: start it with `stats-pipeline up`",
+    )
+    assert not (tmp_path / "postgres").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "said"),
+    [
+        ({"NEXT_PUBLIC_APP_URL": "", "INTERNAL_API_KEY": ""}, "warning", "set NEXT_PUBLIC_APP_URL"),
+        ({"INTERNAL_API_KEY": "another key"}, "problem", "refuses the call with 401"),
+        ({"NEXT_PUBLIC_APP_URL": "http://127.0.0.1:1"}, "problem", "Connect"),
+    ],
+)
+def test_an_app_that_cannot_be_told(doctor: Doctor, settings: dict[str, str], state: str, said: str) -> None:
+    found = doctor(**settings)["app"]
+    assert found[0] == state
+    assert said in found[1]
