@@ -44,10 +44,10 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
     """Executes each run in a process forked from a server with `preload` (names of modules) imported.
 
     The server belongs to the process that launches, is started by its first run (or by `warm`), and is replaced when
-    a source file of a preloaded package has changed. A worker leads a session of its own, so it survives its
-    launcher. Whoever dies, somebody notices: the server reports a worker's death at once, also after the launcher
-    died; when the server died too, run monitoring does, by `check_run_worker_health`. Workers, daemon and webserver
-    must share a host (a pid namespace).
+    a source file of a preloaded package has changed (in development: an installed one is not looked at). A worker
+    leads a session of its own, so it survives its launcher. Whoever dies, somebody notices: the server reports a
+    worker's death at once, also after the launcher died; when the server died too, run monitoring does, by
+    `check_run_worker_health`. Workers, daemon and webserver must share a host (a pid namespace).
     """
 
     def __init__(self, preload: Sequence[str], inst_data: ConfigurableClassData | None = None) -> None:

@@ -9,7 +9,12 @@ from typing import Any, Self
 
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
-from dagster_postgres.utils import create_pg_engine, get_token_provider_from_config, pg_url_from_config
+from dagster_postgres.utils import (
+    create_pg_engine,
+    get_token_provider_from_config,
+    pg_url_from_config,
+    retry_pg_connection_fn,
+)
 from sqlalchemy import Connection, inspect
 
 # Connections that one process keeps: as many as a run has ops that write events at once. It opens more when its
@@ -41,7 +46,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
             pool_pre_ping=True,
         )
         # One look for the table that is made last, where each of the three parts would list all tables.
-        is_new = should_autocreate_tables and not inspect(engine).has_table("jobs")
+        is_new = should_autocreate_tables and not retry_pg_connection_fn(lambda: inspect(engine).has_table("jobs"))
         super().__init__(postgres_url, is_new, inst_data, token_provider)
         self._event_log_storage = _EventLogStorage(postgres_url, token_provider=token_provider)
         for part in (self._run_storage, self._event_log_storage, self._schedule_storage):
