@@ -25,6 +25,7 @@ from psycopg.types.json import Jsonb
 
 from stats_pipeline import embedded
 from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.errors import DatabaseUnavailable
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import KEY, App
 
@@ -171,7 +172,12 @@ class Pipeline:
         return embedded.running_url(self.home)
 
     def connect(self) -> Connection[DictRow]:
-        return psycopg.connect(self.url, autocommit=True, row_factory=dict_row, application_name="witness")
+        """Raises `psycopg.OperationalError` also for a server that is between its end and its next start."""
+        try:
+            url = self.url
+        except DatabaseUnavailable as error:
+            raise psycopg.OperationalError(str(error)) from None
+        return psycopg.connect(url, autocommit=True, row_factory=dict_row, application_name="witness")
 
     def query(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
         with self.connect() as connection:
