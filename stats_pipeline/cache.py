@@ -3,6 +3,8 @@
 It makes one call and says what the app took. Which tags are due, and when to try again, belongs to `outbox.py`.
 """
 
+import functools
+import ssl
 from collections.abc import Collection
 from typing import Annotated
 
@@ -21,6 +23,12 @@ _TLS = (
 )  # reading the certificates takes 20 ms: once, before runs are forked from this process
 
 
+@functools.cache
+def tls() -> ssl.SSLContext:
+    """The trusted certificates. Reading them takes 20 ms: call it before runs are forked from this process."""
+    return httpx.create_ssl_context()
+
+
 class _Answer(BaseModel):
     success: bool
     invalidated_tags: Annotated[list[str], Field(default_factory=list)]
@@ -37,7 +45,7 @@ class CacheClient:
         self.url = str(settings.app_url).rstrip("/") + ROUTE
         self._http = httpx.Client(
             timeout=settings.cache_timeout,
-            verify=_TLS,
+            verify=tls(),
             headers={"Authorization": f"Bearer {settings.internal_api_key.get_secret_value()}"},
         )
 

@@ -301,7 +301,7 @@ def run_direct(as_json: JsonOption = False) -> None:
             raise StatsPipelineError("every tenant has a run that is at work already: `stats-pipeline jobs` shows it")
         if unfinished := [job for job in done if job.status != "completed"]:
             first = unfinished[0]
-            reason = first.error_message or f"it is {first.status}"
+            reason = first.error_message or f"it is {first.status}, until the app has taken its cache tags"
             raise StatsPipelineError(f"{len(unfinished)} of {len(done)} jobs did not complete; {first.id}: {reason}")
 
 

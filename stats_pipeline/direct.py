@@ -5,7 +5,7 @@ is alive after all neither doubles nor undoes it, and the jobs end in the table 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from datetime import UTC, datetime
@@ -29,23 +29,32 @@ def run_direct(opened: Database, settings: Settings, say: Callable[[str], None])
     First gives back the jobs of runs that are dead. A tenant whose run is alive is left to that run. If this process
     dies, its jobs are rescued like those of any run.
     """
-    for repair in _repair(opened, settings):
-        say(f"Repaired: {repair}")
+    _repair(opened, settings, say)
+    opened.run("make_jobs_visible")
     done: list[UUID] = []
-    leases = _lease(opened, settings) or _enqueue_and_lease(opened, settings)
-    while leases:
+    while leases := _lease(opened, settings):
         for lease in leases:
             done += _work_on(lease, opened.url, settings, say)
-        leases = _lease(opened, settings)
+    if not done:
+        for tenant in settings.tenants or (None,):
+            for lease in _enqueue_and_lease(opened, tenant, settings):
+                done += _work_on(lease, opened.url, settings, say)
     return done
 
 
-def _repair(opened: Database, settings: Settings) -> Iterator[reconcile.Repair]:
+def _repair(opened: Database, settings: Settings, say: Callable[[str], None]) -> None:
+    """Dead runs give their jobs back, and tags that other runs have left due are delivered."""
     seen = reconcile.read(opened)
-    for repair in reconcile.decide(seen.jobs, seen.messages, seen.runs, {}, reconcile.limits_of(settings)):
-        with opened.transaction() as connection:
-            reconcile.apply(connection, repair, settings, fail_in_dagster=lambda _: None)
-        yield repair
+    for repair in reconcile.decide(seen.jobs, seen.messages, seen.runs, None, reconcile.limits_of(settings)):
+        try:
+            with opened.transaction() as connection:
+                # Whoever holds the row may well make the repair unnecessary; the others go on.
+                connection.execute("set local lock_timeout = '2s'")
+                reconcile.apply(connection, repair, settings, fail_in_dagster=lambda _: None)
+            say(f"Repaired: {repair}")
+        except psycopg.Error as error:
+            say(f"Not repaired: {repair}: {one_line(error)}")
+    _deliver(opened, settings, say, run_id=None)
 
 
 def _lease(opened: Database, settings: Settings) -> list[Lease]:
@@ -53,18 +62,17 @@ def _lease(opened: Database, settings: Settings) -> list[Lease]:
         return job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
 
 
-def _enqueue_and_lease(opened: Database, settings: Settings) -> list[Lease]:
-    """In one transaction, or else a sensor could be quicker; no job is left behind that cannot be started."""
+def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings) -> list[Lease]:
+    """In one transaction, or else a sensor could be quicker; no job is left behind that cannot start."""
+    payload = Payload(
+        triggered_by="admin",
+        request_id=str(uuid4()),
+        user_id="run-direct",
+        tenant_id=str(tenant) if tenant else None,
+    )
     leases: list[Lease] = []
     with opened.transaction() as connection:
-        for tenant in settings.tenants or (None,):
-            payload = Payload(
-                triggered_by="admin",
-                request_id=str(uuid4()),
-                user_id="run-direct",
-                tenant_id=str(tenant) if tenant else None,
-            )
-            job_status.enqueue(connection, payload.as_json())
+        job_status.enqueue(connection, payload.as_json())
         leases = job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
         if not leases:
             raise psycopg.Rollback
@@ -93,7 +101,14 @@ def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], No
         say(f"Tenant {lease.tenant_id or 'default'}: {len(claimed.job_ids)} jobs, {len(functions)} functions …")
         with job_status.beating(opened, run_id=run_id, lease_seconds=settings.lease):
             _compute_all(opened, claimed, settings, say)
-            _deliver(opened, run_id, settings, say)
+            _deliver(opened, settings, say, run_id=run_id)
+            with opened.connection() as connection:
+                job_status.settle(
+                    connection,
+                    run_id=run_id,
+                    cache_configured=settings.app_url is not None,
+                    cache_deadline=settings.cache_deadline,
+                )
     return claimed.job_ids
 
 
@@ -146,14 +161,11 @@ def _give_up(url: str, run_id: str, max_attempts: int) -> None:
         )
 
 
-def _deliver(opened: Database, run_id: str, settings: Settings, say: Callable[[str], None]) -> None:
-    is_configured = settings.app_url is not None
-    if is_configured:
-        with closing(CacheClient(settings)) as cache:
-            delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline, run_id=run_id)
-        if delivery.problem:
-            say(f"Cache tags stay due: {delivery.problem}")
-    with opened.connection() as connection:
-        job_status.settle(
-            connection, run_id=run_id, cache_configured=is_configured, cache_deadline=settings.cache_deadline
-        )
+def _deliver(opened: Database, settings: Settings, say: Callable[[str], None], *, run_id: str | None) -> None:
+    """What one run has made stale, or all runs."""
+    if settings.app_url is None:
+        return
+    with closing(CacheClient(settings)) as cache:
+        delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline, run_id=run_id)
+    if delivery.problem:
+        say(f"Cache tags stay due: {delivery.problem}")

@@ -46,7 +46,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _examine_database(connection: Connection[Any], url: str, settings: Settings) -> Iterator[Finding]:
     rpcs = [function.rpc for function in settings.functions]
-    found = run_one(connection, "examine_database", rpcs=rpcs)
+    found = run_one(connection, "examine_database", rpcs=rpcs, with_tenant=bool(settings.tenants))
     if found["server_version"] < OLDEST_SERVER * 10_000:
         version = found["server_version"] // 10_000
         yield Finding("database", "problem", f"PostgreSQL {version} is too old: use {OLDEST_SERVER} or newer")
@@ -64,7 +64,7 @@ def _examine_database(connection: Connection[Any], url: str, settings: Settings)
         yield Finding(
             "functions",
             "problem",
-            f"{', '.join(missing)} cannot be called as this role, without arguments or with a tenant: "
+            f"{', '.join(missing)} cannot be called as this role{' with a tenant' if settings.tenants else ''}: "
             "create them, grant execute, or install ours with `stats-pipeline migrate --reference-stats`",
         )
     else:

@@ -18,7 +18,7 @@ from stats_pipeline.models import Status
 from stats_pipeline.settings import Settings
 
 # What Dagster says of a run; "unknown" if it has none.
-DagsterState = Literal["live", "finished", "canceled", "unknown"]
+DagsterState = Literal["live", "finished", "canceled", "unknown", "not asked"]
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,13 @@ def decide(
     jobs: Collection[JobRow],
     messages: Collection[MessageRow],
     runs: Collection[RunRow],
-    dagster: Mapping[str, DagsterState],
+    dagster: Mapping[str, DagsterState] | None,
     limits: Limits,
 ) -> list[Repair]:
     """What to repair, given what there is. Pure; the same state gives the same repairs, a sound one gives none.
 
-    `dagster` tells of a claimed run under its id, of one that has not claimed its lease under the lease's.
+    `dagster` tells of a claimed run under its id, of one that has not claimed its lease under the lease's; None if
+    Dagster was not asked.
     """
     repairs: list[Repair] = []
     on_queue = {message.msg_id for message in messages}
@@ -147,7 +148,7 @@ def decide(
         if job.status == "processing" and job.run_id not in working:
             repairs.append(RequeueJob(job.id))
     for candidate in runs:
-        state = dagster.get(candidate.run_id or str(candidate.id), "unknown")
+        state = "not asked" if dagster is None else dagster.get(candidate.run_id or str(candidate.id), "unknown")
         repairs.extend(_decide_run(candidate, state, limits))
     return repairs
 

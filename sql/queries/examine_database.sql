@@ -1,5 +1,5 @@
 -- What `doctor` asks a database that may have nothing of ours. The stats functions are those the role may call, with
--- one argument or none.
+-- the tenant or, if no tenants are set, without.
 select
     current_setting('server_version_num')::integer as server_version,
     to_regprocedure('pgmq.create(text)') is not null as has_pgmq,
@@ -8,5 +8,9 @@ select
         select distinct p.proname::text
         from pg_catalog.pg_proc as p
         where p.pronamespace = 'public'::regnamespace and p.proname = any(%(rpcs)s)
-            and p.pronargs - p.pronargdefaults = 0 and p.pronargs <= 1 and has_function_privilege(p.oid, 'execute')
+            and case when %(with_tenant)s
+                then p.pronargs = 1 and p.proargtypes[0] = 'uuid'::regtype
+                else p.pronargs - p.pronargdefaults = 0
+            end
+            and has_function_privilege(p.oid, 'execute')
     ) as callable_rpcs;

@@ -1,5 +1,6 @@
 -- Runs that are open, or have ended and left a job open, or have died within the hour (Dagster may not know).
--- A run is launched within milliseconds of its lease, so a third of the lease is long enough to expect one.
+-- A run is launched within a second of its lease, or a tenth of a second later for each that is leased with it: a third
+-- of the lease, and ten seconds at least, is long enough to expect one.
 -- A run cannot have been seen while the server was down: silence counts from the server's start.
 select
     r.id,
@@ -7,7 +8,7 @@ select
     r.outcome,
     r.seen_at,
     r.run_id is null and r.lease_until <= now() as lease_expired,
-    r.run_id is null and r.leased_at + (r.lease_until - r.leased_at) / 3 <= now() as launch_overdue,
+    r.run_id is null and r.leased_at + greatest((r.lease_until - r.leased_at) / 3, '10 seconds') <= now() as launch_overdue,
     extract(epoch from now() - greatest(r.seen_at, pg_postmaster_start_time()))::float8 as silent_seconds,
     extract(epoch from now() - r.ended_at)::float8 as ended_seconds,
     cardinality(r.functions) - (

@@ -71,13 +71,20 @@ class Refresh(dg.ConfigurableResource[Any]):
         Waits while another run of the tenant is open. Raises `LeaseLost` if this run is no longer wanted, and
         `TimeoutError` after ten minutes of waiting.
         """
-        # Each op takes the connection it will compute on before it waits, so that all of them are opened meanwhile.
+        # Each op takes the connection it will compute on before its turn, so that all of them are opened meanwhile.
         with self._database.connection() as connection, self._claiming:
+            if self._claim is None and (claimed := self._try_to_claim(connection, run, functions)) is not None:
+                self._claim = self._begin(claimed)
+        with self._claiming:
             if self._claim is None:
-                self._claim = self._wait_for_claim(connection, run, functions)
-                beating = job_status.beating(self._database, run_id=run.run_id, lease_seconds=self._settings.lease)
-                self._beating.enter_context(beating)
+                self._claim = self._begin(self._wait_for_claim(run, functions))
             return self._claim
+
+    def _begin(self, claimed: Claim) -> Claim:
+        self._beating.enter_context(
+            job_status.beating(self._database, run_id=claimed.run_id, lease_seconds=self._settings.lease)
+        )
+        return claimed
 
     def _leave_to_next_process(self, run_id: str) -> None:
         """Nobody beats until the process of the run's next op has imported everything, which may take many seconds."""
@@ -86,30 +93,27 @@ class Refresh(dg.ConfigurableResource[Any]):
         except (psycopg.Error, StatsPipelineError) as error:
             log.warning("run %s could not say that it goes on: %s", run_id, one_line(error))
 
-    def _wait_for_claim(self, pooled: Connection[Any], run: dg.DagsterRun, functions: list[str]) -> Claim:
+    def _try_to_claim(self, connection: Connection[Any], run: dg.DagsterRun, functions: list[str]) -> Claim | None:
         # A re-execution copies its parent's tags, but the lease was the parent's.
         lease = run.tags.get(LEASE_TAG) if run.parent_run_id is None else None
         tenant = run.tags.get(TENANT_TAG)
         payload = Payload(triggered_by="admin", request_id=run.run_id, user_id="dagster", tenant_id=tenant)
+        return job_status.claim(
+            connection,
+            run_id=run.run_id,
+            lease_id=UUID(lease) if lease else None,
+            functions=functions,
+            tenant_id=UUID(tenant) if tenant else None,
+            payload=payload.as_json(),
+        )
+
+    def _wait_for_claim(self, run: dg.DagsterRun, functions: list[str]) -> Claim:
+        """Another run of the tenant is open, which a run with a lease never meets: only this one needs to listen."""
         deadline = time.monotonic() + BUSY_TIMEOUT
-
-        def try_to_claim(connection: Connection[Any]) -> Claim | None:
-            return job_status.claim(
-                connection,
-                run_id=run.run_id,
-                lease_id=UUID(lease) if lease else None,
-                functions=functions,
-                tenant_id=UUID(tenant) if tenant else None,
-                payload=payload.as_json(),
-            )
-
-        if (claimed := try_to_claim(pooled)) is not None:
-            return claimed
-        # Another run of the tenant is open, which a run with a lease never meets: only this one needs to listen.
         with self._database.dedicated_connection() as connection:
             if self._database.can_listen:
                 connection.execute("listen stats_pipeline_work")
-            while (claimed := try_to_claim(connection)) is None:
+            while (claimed := self._try_to_claim(connection, run, functions)) is None:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"another run of this tenant has been open for {BUSY_TIMEOUT} seconds")
                 for _ in connection.notifies(timeout=1, stop_after=1):

@@ -44,6 +44,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
             pool_size=POOL_SIZE,
             max_overflow=MAX_OVERFLOW,
             pool_pre_ping=True,
+            pool_recycle=300,
         )
         # One look for the table that is made last, where each of the three parts would list all tables.
         is_new = should_autocreate_tables and not retry_pg_connection_fn(lambda: inspect(engine).has_table("jobs"))

@@ -150,6 +150,30 @@ def test_a_dead_run_is_replaced_and_a_live_one_is_left_alone(
     assert (row.status, row.attempts) == ("completed", 2)
 
 
+def test_a_job_that_waits_for_its_next_attempt_waits_no_longer(
+    connection: Connection[Any], run_direct: Callable[..., Result], query: Query
+) -> None:
+    job_id = enqueue(connection)
+    query("update pgmq.q_stats_update set vt = now() + interval '5 minutes'")
+    finished = run_direct()
+    assert finished.returncode == 0, finished.stderr
+    assert job(connection, job_id).status == "completed"
+    assert len(query("select id from public.background_job_status")) == 1
+
+
+def test_tags_that_another_run_has_left_due_are_delivered(
+    connection: Connection[Any], run_direct: Callable[..., Result], query: Query, app: App
+) -> None:
+    with app.behaving(refuse(503)):
+        run_direct()
+    query("update stats_pipeline.outbox set due_at = due_at - interval '3 seconds', next_try_at = now()")
+    query("update stats_pipeline.endpoint set next_try_at = now()")
+    finished = run_direct()
+    assert finished.returncode == 0, finished.stderr
+    assert {row["status"] for row in query("select status from public.background_job_status")} == {"completed"}
+    assert not query("select tag from stats_pipeline.outbox where delivered_at is null")
+
+
 def test_ctrl_c_gives_the_jobs_back_at_once(
     connection: Connection[Any], held: Callable[[], Any], run_direct: Callable[..., Result], query: Query
 ) -> None:

@@ -379,7 +379,7 @@ EVERY_RUN = [
         (False, True),
     )
 ]
-EVERY_STATE: tuple[DagsterState, ...] = ("live", "finished", "canceled", "unknown")
+EVERY_STATE: tuple[DagsterState, ...] = ("live", "finished", "canceled", "unknown", "not asked")
 
 
 @pytest.mark.parametrize("limits", [LIMITS, WITH_APP])
