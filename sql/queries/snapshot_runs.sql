@@ -8,7 +8,8 @@ select
     r.outcome,
     r.seen_at,
     r.run_id is null and r.lease_until <= now() as lease_expired,
-    r.run_id is null and r.leased_at + greatest((r.lease_until - r.leased_at) / 3, '10 seconds') <= now() as launch_overdue,
+    r.run_id is null
+        and r.leased_at + greatest((r.lease_until - r.leased_at) / 3, '10 seconds') <= now() as launch_overdue,
     extract(epoch from now() - greatest(r.seen_at, pg_postmaster_start_time()))::float8 as silent_seconds,
     extract(epoch from now() - r.ended_at)::float8 as ended_seconds,
     cardinality(r.functions) - (
