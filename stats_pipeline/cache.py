@@ -18,9 +18,6 @@ from stats_pipeline.settings import Settings
 ROUTE = "/api/internal/cache/invalidate"
 SOURCE = "stats-pipeline"
 _MAX_ANSWER = 65_536  # bytes; a list of eleven tags needs 300
-_TLS = (
-    httpx.create_ssl_context()
-)  # reading the certificates takes 20 ms: once, before runs are forked from this process
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from stats_pipeline.database import Database, run
 from stats_pipeline.models import Status
 from stats_pipeline.settings import Settings
 
-# What Dagster says of a run; "unknown" if it has none.
+# What Dagster says of a run: "unknown" if it has none, "not asked" where Dagster may be down.
 DagsterState = Literal["live", "finished", "canceled", "unknown", "not asked"]
 
 
