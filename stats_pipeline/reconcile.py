@@ -5,7 +5,8 @@ the normal path uses, each of which looks again before it changes anything. So a
 applied twice, and two reconcilers may work side by side. The snapshot of Dagster's runs is taken in `defs/`.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, assert_never
@@ -14,8 +15,11 @@ from uuid import UUID
 from psycopg import Connection
 
 from stats_pipeline.database import Database, run
+from stats_pipeline.errors import DatabaseUnavailable, RepairFailed, one_line
 from stats_pipeline.models import Status
 from stats_pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # What Dagster says of a run: "unknown" if it has none, "not asked" where Dagster may be down.
 DagsterState = Literal["live", "finished", "canceled", "unknown", "not asked"]
@@ -207,6 +211,29 @@ def read(database: Database) -> Snapshot:
 def limits_of(settings: Settings) -> Limits:
     """The limits that the settings ask for."""
     return Limits(settings.dead_after, settings.cache_deadline, settings.app_url is not None)
+
+
+def apply_all(
+    opened: Database, repairs: Iterable[Repair], settings: Settings, fail_in_dagster: Callable[[str], None]
+) -> None:
+    """Carry repairs out, each in a transaction of its own.
+
+    Raises `RepairFailed` if one of them fails, after the others were tried, and `DatabaseUnavailable` at once.
+    """
+    problems: list[str] = []
+    for repair in repairs:
+        try:
+            with opened.transaction() as connection:
+                # Whoever holds the row is alive and may well make the repair unnecessary; the other repairs go on.
+                connection.execute("set local lock_timeout = '2s'")
+                apply(connection, repair, settings, fail_in_dagster)
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
+            log.exception("%s failed", repair)
+            problems.append(f"{repair}: {one_line(error)}")
+    if problems:
+        raise RepairFailed(f"{len(problems)} repairs failed: " + "; ".join(problems))
 
 
 def apply(

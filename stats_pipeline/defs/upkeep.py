@@ -4,10 +4,9 @@ Each second the first one looks at every open run, in our tables and in Dagster'
 failed, cancelled and succeeded runs without their five-second loop. What is a mismatch, and its repair: `reconcile.py`.
 """
 
-import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import dagster as dg
@@ -17,11 +16,9 @@ from stats_pipeline import database, outbox, reconcile
 from stats_pipeline.cache import CacheClient, tls
 from stats_pipeline.defs.resources import LEASE_TAG
 from stats_pipeline.defs.sensors import POLL_SECONDS, STOP_CHANNEL, TICK_SECONDS
-from stats_pipeline.errors import DatabaseUnavailable, RepairFailed, one_line
+from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.reconcile import DagsterState, Repair, Snapshot
 from stats_pipeline.settings import Settings
-
-log = logging.getLogger(__name__)
 
 
 def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
@@ -99,27 +96,8 @@ def repair_all(
     states = dagster_states(instance, snapshot)
     repairs = reconcile.decide(snapshot.jobs, snapshot.messages, snapshot.runs, states, reconcile.limits_of(settings))
     if not dry_run:
-        _apply_all(opened, repairs, settings, instance)
+        reconcile.apply_all(opened, repairs, settings, lambda run_id: fail_in_dagster(instance, run_id))
     return repairs
-
-
-def _apply_all(
-    opened: database.Database, repairs: Iterable[Repair], settings: Settings, instance: dg.DagsterInstance
-) -> None:
-    problems: list[str] = []
-    for repair in repairs:
-        try:
-            with opened.transaction() as connection:
-                # Whoever holds the row is alive and may well make the repair unnecessary; the other repairs go on.
-                connection.execute("set local lock_timeout = '2s'")
-                reconcile.apply(connection, repair, settings, lambda run_id: fail_in_dagster(instance, run_id))
-        except DatabaseUnavailable:
-            raise
-        except Exception as error:
-            log.exception("%s failed", repair)
-            problems.append(f"{repair}: {one_line(error)}")
-    if problems:
-        raise RepairFailed(f"{len(problems)} repairs failed: " + "; ".join(problems))
 
 
 def dagster_states(instance: dg.DagsterInstance, snapshot: Snapshot) -> dict[str, DagsterState]:
