@@ -1,0 +1,332 @@
+"""What must come out, from an account of its own: which job was asked for which club, when, and what has been computed
+for whom since. It reads the database to compare, never to find out what is right.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from stats_pipeline.models import Claim, Lease
+from stats_pipeline.reconcile import DagsterState
+from stats_pipeline_tests.model.world import DEFAULT, RPCS, TAGS, Seen
+
+MAX_ATTEMPTS = 3
+DEAD_AFTER = 6
+CACHE_DEADLINE = 900
+
+
+def named_club(payload: Any) -> str | None:
+    """The club that a payload names, if it names one."""
+    try:
+        return str(UUID(payload["tenantId"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def club_of(column: str | None, payload: Any) -> str:
+    """Whose job a row is: what its column says, else what its payload says, else the default club's."""
+    return column or named_club(payload) or DEFAULT
+
+
+def is_wellformed(payload: Any) -> bool:
+    return (
+        isinstance(payload, dict)
+        and payload.get("triggeredBy") in ("post-match", "admin", "cron")
+        and isinstance(payload.get("requestId"), str)
+        and ("tenantId" not in payload or named_club(payload) is not None)
+    )
+
+
+@dataclass
+class Process:
+    """A run's process, as the machine plays it."""
+
+    run_id: str
+    club: str
+    lease: Lease | None
+    number: int  # of jobs there were when it was leased
+    is_calm: bool
+    is_alive: bool = True
+    claimed: Claim | None = None
+    done: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    is_due: bool = False  # its hook has something to do
+    seen_at: float = 0
+    complete_at: float | None = None
+    is_replaced: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        return self.done | self.failed >= set(RPCS)
+
+    @property
+    def key(self) -> str:
+        """What Dagster knows it by until it is claimed."""
+        return str(self.lease.lease_id) if self.lease else self.run_id
+
+
+@dataclass
+class Job:
+    """An accepted job, or a row that somebody has put there."""
+
+    id: str
+    number: int
+    club: str
+    payload: Any
+    status: str
+    since: int  # what was computed later counts
+    run_id: str | None = None
+    claims: int = 0  # since somebody last wrote the row
+    may_fail: set[str] = field(default_factory=set)  # why
+    may_not_complete: str | None = None  # why
+    is_over: bool = False  # because a person wrote so
+    is_touched: bool = False  # by a person
+
+
+@dataclass
+class Message:
+    """A raw message that waits to become a job."""
+
+    msg_id: int
+    payload: Any
+    mark: str | None  # in its row; None for garbage, which has none
+    since: int
+    may_fail: set[str]
+    is_open: bool = True
+
+    def became(self, payload: Any) -> bool:
+        """Whether a row with this payload was made of it."""
+        if self.mark is None:
+            return payload in (self.payload, {"message": self.payload})
+        return self.mark in str(payload)
+
+    @property
+    def names_a_job(self) -> bool:
+        return isinstance(self.payload, dict) and "jobId" in self.payload
+
+
+class Account:
+    """Kept by the machine's rules, and compared with the database after every step."""
+
+    def __init__(self, calm: str, has_app: bool) -> None:
+        self.calm = calm
+        self.has_app = has_app
+        self.jobs: dict[str, Job] = {}
+        self.deleted: dict[str, Job] = {}
+        self.raw: list[Message] = []
+        self.requests: dict[tuple[str, str], str] = {}  # club and requestId, and their first job
+        self.processes: dict[str, Process] = {}
+        self.dagster: dict[str, DagsterState] = {}
+        self.position = 0
+        self.computed: list[tuple[int, str, str]] = []
+        self.version: dict[str, int] = {}
+        self.shown: dict[str, int] = {}
+        self.passed = 0
+        self.number = 0
+        self.seen = Seen([], [], [], [], [], [], [])
+
+    @property
+    def now(self) -> float:
+        return time.monotonic() + self.passed
+
+    # What happened.
+
+    def accept(
+        self,
+        job_id: object,
+        payload: Any,
+        column: str | None = None,
+        *,
+        status: str = "queued",
+        is_request: bool = True,
+    ) -> Job:
+        """A job, or a row that somebody has put there: it counts from now. `is_request` if it is known by its id."""
+        self.number += 1
+        job = Job(str(job_id), self.number, club_of(column, payload), payload, status, self.position)
+        if not is_wellformed(payload):
+            job.may_fail.add("malformed")
+            job.may_not_complete = "malformed"
+        elif is_request:
+            self.requests[job.club, payload["requestId"]] = job.id
+        self.jobs[job.id] = job
+        self.deleted.pop(job.id, None)
+        return job
+
+    def touch(self, row: dict[str, Any]) -> Job:
+        """Somebody has written this row: from now on it is what he made of it."""
+        job = self.jobs[str(row["id"])]
+        job.is_touched = True
+        job.claims = 0
+        job.club = club_of(row["tenant_id"] and str(row["tenant_id"]), row["job_payload"])
+        job.payload = row["job_payload"]
+        job.run_id = row["run_id"]
+        if row["status"] != job.status:
+            job.is_over = row["status"] in ("completed", "failed")
+            if row["status"] == "queued":
+                job.since = self.position
+                job.may_fail.clear()
+        job.status = row["status"]
+        job.may_not_complete = None
+        if not is_wellformed(job.payload):
+            job.may_fail.add("malformed")
+        if (row["attempts"] or 0) >= MAX_ATTEMPTS:
+            job.may_fail.add("attempts spent")
+        return job
+
+    def delete(self, job_id: str) -> None:
+        self.deleted[job_id] = self.jobs.pop(job_id)
+
+    def send(self, msg_id: int, payload: Any, mark: str | None, *, may_fail: str | None = None) -> None:
+        self.raw.append(Message(msg_id, payload, mark, self.position, {may_fail} if may_fail else set()))
+
+    def remove(self, msg_id: int) -> None:
+        """Somebody has taken a message away."""
+        for message in self.raw:
+            if message.msg_id == msg_id:
+                message.is_open = False
+
+    def cancel(self, process: Process) -> None:
+        for job in self.jobs.values():
+            is_leased = job.club == process.club and job.number <= process.number and process.claimed is None
+            if is_leased or job.run_id == process.run_id:
+                job.may_fail.add("cancelled")
+
+    def function_failed(self, process: Process) -> None:
+        for job in self.jobs.values():
+            if job.run_id == process.run_id:
+                job.may_fail.add("a function failed")
+
+    def tags_are_late(self) -> None:
+        for job in self.jobs.values():
+            process = self.processes.get(job.run_id or "")
+            if process and process.complete_at is not None and self.now - process.complete_at >= CACHE_DEADLINE:
+                job.may_fail.add("tags late")
+
+    def app_took(self, tags: set[str]) -> None:
+        self.shown |= {tag: self.version[tag] for tag in tags if tag in self.version}
+
+    def open_matches(self) -> list[Any]:
+        """What the app's own index refuses a second job for."""
+        return [
+            row["job_payload"]["matchId"]
+            for row in self.seen.jobs
+            if isinstance(row["job_payload"], dict)
+            and "matchId" in row["job_payload"]
+            and row["status"] in ("queued", "processing")
+        ]
+
+    def is_touched(self, job_id: str) -> bool:
+        """Whether a person has written this job's row, or deleted it."""
+        return job_id not in self.jobs or self.jobs[job_id].is_touched
+
+    # What there is.
+
+    def compare(self, seen: Seen) -> None:
+        """After every call of the product's and every step: nothing has happened that may not."""
+        for position, club, rpc in seen.computed:
+            self.computed.append((position, club, rpc))
+            self.position = position
+            self.version |= dict.fromkeys(TAGS[rpc], position)
+        self.tags_are_late()
+        rows = {row["id"]: row for row in seen.jobs}
+        for job in self.jobs.values():
+            assert job.id in rows, f"lost: {job}"
+        for row in rows.values():
+            self._compare_row(row)
+        self._compare_messages(seen)
+        self.seen = seen
+
+        assert len(set(seen.leased)) == len(seen.leased), f"two open leases of one club: {seen.leased}"
+        due = {tag for _, tag in seen.due}
+        stale = {tag for tag, version in self.version.items() if self.shown.get(tag, 0) < version}
+        assert stale <= due, f"stale and not due: {stale - due}"
+        for job_id, run_id in seen.attempts:
+            process = self.processes.get(run_id)
+            assert process is None or not process.is_replaced, f"attempt of {job_id} open, its run {run_id} is replaced"
+
+    def _compare_row(self, row: dict[str, Any]) -> None:
+        job = self.jobs.get(row["id"]) or self._explain(row)
+        assert club_of(row["tenant_id"], row["job_payload"]) == job.club, f"another club's now: {row}, {job}"
+        before, after = job.status, row["status"]
+        if before != after:
+            assert not job.is_over, f"a person wrote {before}, now it is {after}: {job}"
+            change = getattr(self, f"_{before}_{after}", None)
+            assert change is not None, f"{before} became {after}: {row}, {job}"
+            change(job, row)
+        elif before == "processing" and not job.is_touched:
+            assert row["run_id"] == job.run_id, f"changed hands: {row}, {job}"
+        job.status, job.run_id = after, row["run_id"]
+        if not job.is_touched:
+            assert (row["attempts"] or 0) == job.claims <= MAX_ATTEMPTS, f"attempts miscounted: {row}, {job}"
+
+    def _explain(self, row: dict[str, Any]) -> Job:
+        """Whose a row is that no rule has put there."""
+        assert row["id"] not in self.deleted, f"deleted, and there again: {row}"
+        for process in self.processes.values():
+            if process.claimed and process.lease is None and UUID(row["id"]) in process.claimed.job_ids:
+                job = self.accept(row["id"], row["job_payload"], row["tenant_id"], status="processing", is_request=False)
+                assert job.club == process.club, f"a run of {process.club} made a job of {job.club}"
+                job.run_id, job.claims = process.run_id, 1
+                return job
+        for message in self.raw:
+            if message.is_open and message.became(row["job_payload"]):
+                message.is_open = False
+                if is_wellformed(message.payload):
+                    first = self.requests.get((club_of(None, message.payload), message.payload["requestId"]))
+                    assert first is None or first not in self.jobs, f"one request, two jobs: {row}, {first}"
+                    job = self.accept(row["id"], message.payload)
+                else:
+                    job = self.accept(row["id"], row["job_payload"], row["tenant_id"])
+                job.since = message.since
+                job.may_fail |= message.may_fail
+                return job
+        raise AssertionError(f"nobody asked for this: {row}")
+
+    def _compare_messages(self, seen: Seen) -> None:
+        for message in self.raw:
+            if message.is_open and message.msg_id not in seen.messages:
+                is_repeated = (
+                    is_wellformed(message.payload)
+                    and (club_of(None, message.payload), message.payload["requestId"]) in self.requests
+                )
+                assert is_repeated or message.names_a_job, f"a message is gone and no row has it: {message}"
+                message.is_open = False
+
+    # Each change of a status that is none of a person's.
+
+    def _queued_processing(self, job: Job, row: dict[str, Any]) -> None:
+        process = self.processes.get(row["run_id"])
+        assert process is not None, f"claimed by nobody: {row}"
+        assert process.club == job.club, f"claimed for {process.club}: {row}, {job}"
+        job.claims += 1
+        assert job.claims <= MAX_ATTEMPTS, f"one attempt too many: {row}, {job}"
+
+    def _processing_completed(self, job: Job, row: dict[str, Any]) -> None:
+        assert job.may_not_complete is None, f"{job.may_not_complete}: {row}"
+        missing = {
+            rpc for rpc in RPCS if not any((club, of) == (job.club, rpc) and at > job.since for at, club, of in self.computed)
+        }
+        assert not missing, f"completed without {missing}: {row}, {job}"
+
+    def _processing_failed(self, job: Job, row: dict[str, Any]) -> None:
+        is_spent = job.claims >= MAX_ATTEMPTS
+        assert job.may_fail or is_spent, f"failed for no reason: {row}, {job}"
+
+    def _queued_failed(self, job: Job, row: dict[str, Any]) -> None:
+        assert job.may_fail, f"failed for no reason: {row}, {job}"
+
+    def _processing_queued(self, job: Job, row: dict[str, Any]) -> None:
+        process = self.processes.get(job.run_id or "")
+        if job.is_touched or job.may_fail:
+            return
+        assert process is not None, f"processed by nobody: {row}, {job}"
+        assert not process.is_complete, f"its run has done its work: {row}, {job}"
+        is_silent = self.now - process.seen_at >= DEAD_AFTER
+        is_over = self.dagster.get(process.run_id) in ("finished", "canceled")
+        assert is_silent or is_over, f"its run is alive: {row}, {job}"
+        process.is_replaced = True
+
+    def _failed_completed(self, job: Job, row: dict[str, Any]) -> None:
+        assert "tags late" in job.may_fail, f"had failed: {row}, {job}"
+        self._processing_completed(job, row)

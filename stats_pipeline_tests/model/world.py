@@ -1,0 +1,240 @@
+"""What the model plays with: a migrated database with toy stats functions and an app's own objects, the connections of
+everybody who touches it, and time, which passes by moving the rows' times back.
+
+What happens to it is in `life.py` and `damage.py`, what must come out in `account.py`.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import DictRow, dict_row
+
+from stats_pipeline import database, migrate
+from stats_pipeline.catalog import StatsFunction
+
+DEFAULT = "00000000-0000-0000-0000-000000000001"  # the club that the stats functions compute when they are told none
+CLUBS = (DEFAULT, *(f"c{number}000000-0000-4000-8000-000000000000" for number in (1, 2, 3)))
+UNKNOWN_CLUB = "dead0000-0000-4000-8000-000000000000"  # the app's foreign key refuses it
+
+FUNCTIONS = tuple(
+    StatsFunction(name=rpc, rpc=rpc, cache_tags=tags, tables=("computed",), reads=(), summary="")
+    for rpc, tags in (("toy_goals", ("goals", "table")), ("toy_wins", ("wins", "table")))
+)
+RPCS = tuple(function.rpc for function in FUNCTIONS)
+TAGS = {function.rpc: function.cache_tags for function in FUNCTIONS}
+
+PATIENCE = 2  # seconds that a step may wait for a lock of somebody else's
+
+_SETUP = f"""
+create table public.computed (id bigint generated always as identity primary key, club uuid not null, rpc text not null);
+create table public.broken (rpc text primary key);
+
+create table public.club (id uuid primary key);
+insert into public.club (id) select unnest('{{{",".join(CLUBS)}}}'::uuid[]);
+alter table public.background_job_status
+    add constraint app_club foreign key (tenant_id) references public.club (id);
+create unique index app_one_open_job_per_match on public.background_job_status ((job_payload -> 'matchId'))
+    where job_payload ? 'matchId' and status in ('queued', 'processing');
+
+create table public.refusal (job_id uuid, status text, primary key (job_id, status));
+create function public.app_refuses() returns trigger language plpgsql as $$
+begin
+    if exists (select from public.refusal as r where r.job_id = new.id and r.status = new.status) then
+        raise exception 'the app refuses %', new.status;
+    end if;
+    return new;
+end;
+$$;
+create trigger app_refuses before update on public.background_job_status
+    for each row execute function public.app_refuses();
+"""
+
+_TOY = f"""
+create function public.{{rpc}}(target_tenant_id uuid default '{DEFAULT}') returns void language plpgsql as $$
+begin
+    if exists (select from public.broken where rpc = '{{rpc}}') then
+        raise exception '{{rpc}} is broken';
+    end if;
+    insert into public.computed (club, rpc) values (target_tenant_id, '{{rpc}}');
+end;
+$$;
+"""
+
+_LOOK = """
+select
+    (select coalesce(jsonb_agg(to_jsonb(j)), '[]') from (
+        select id, status, tenant_id, job_payload, run_id, attempts, msg_id, error_message
+        from public.background_job_status order by created_at, id) as j) as jobs,
+    (select coalesce(jsonb_agg(jsonb_build_array(c.id, c.club, c.rpc) order by c.id), '[]')
+        from public.computed as c where c.id > %(position)s) as computed,
+    (select coalesce(jsonb_agg(coalesce(r.tenant_id, %(default)s)), '[]')
+        from stats_pipeline.run as r where r.ended_at is null) as leased,
+    (select coalesce(jsonb_agg(q.msg_id), '[]') from pgmq.q_stats_update as q) as messages,
+    (select coalesce(jsonb_agg(jsonb_build_array(o.run_id, o.tag)), '[]')
+        from stats_pipeline.outbox as o where o.delivered_at is null) as due,
+    (select coalesce(jsonb_agg(jsonb_build_array(a.job_id, a.run_id)), '[]')
+        from stats_pipeline.attempt as a where a.ended_at is null) as attempts,
+    {set_aside} as set_aside
+"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All there is, but for times."""
+
+    jobs: list[dict[str, Any]]
+    computed: list[tuple[int, str, str]]  # position, club, RPC
+    leased: list[str]  # the clubs of the open leases
+    messages: list[int]
+    due: list[tuple[str, str]]  # run and tag
+    attempts: list[tuple[str, str]]  # job and run of those that are open
+    set_aside: list[dict[str, Any]]
+
+
+class World:
+    """One database for all examples, and who is connected to it."""
+
+    def __init__(self, url: str) -> None:
+        with database.connect(url, autocommit=True) as owner:
+            migrate.migrate(owner)
+        self.database = database.Database(url, max_connections=4)
+        self.hand = _connect(url)  # an admin, or the app
+        self.restore = _connect(url, triggers=False)
+        self.holder = _connect(url, autocommit=False)  # an app's long transaction
+        self._watcher = _connect(url)
+        self.hand.execute(_SETUP.encode())
+        for rpc in RPCS:
+            self.hand.execute(_TOY.format(rpc=rpc).encode())
+        self._empty, self._pass = self._prepare()
+        has_set_aside = self.hand.execute("select to_regclass('stats_pipeline.set_aside') is not null as it").fetchone()
+        set_aside = "(select coalesce(jsonb_agg(to_jsonb(s)), '[]') from stats_pipeline.set_aside as s)"
+        self._look = _LOOK.format(set_aside=set_aside if has_set_aside["it"] else "'[]'::jsonb")
+        self._examples = 0
+        self._since: float | None = None
+        self._has_blocked = False
+        self._is_closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._is_closing.set()
+        self._thread.join()
+        for connection in (self.holder, self.hand, self.restore, self._watcher):
+            connection.close()
+        self.database.__exit__()
+
+    def _prepare(self) -> tuple[str, str]:
+        """The statements that empty the database, and that let time pass, for whatever tables there are."""
+        columns: dict[str, list[str]] = {}
+        for row in self.hand.execute(
+            "select t.schemaname || '.' || t.tablename as name, c.column_name as time from pg_tables as t "
+            "left join information_schema.columns as c on c.table_schema = t.schemaname "
+            "    and c.table_name = t.tablename and c.data_type = 'timestamp with time zone' "
+            "where t.schemaname = 'stats_pipeline' and t.tablename <> 'migration' "
+            "    or t.schemaname = 'pgmq' and t.tablename in ('q_stats_update', 'a_stats_update') "
+            "    or t.schemaname = 'public' and t.tablename in ('background_job_status')"
+        ).fetchall():
+            columns.setdefault(row["name"], []).extend([row["time"]] if row["time"] else [])
+        counters = {  # what a migration has put there stays
+            name for name in columns if self.hand.execute(f"select from {name} limit 1".encode()).fetchone() is not None
+        }
+        tables = [name for name in columns if name not in counters] + [
+            f"public.{table}" for table in ("computed", "broken", "refusal")
+        ]
+        moves = [
+            f"update {name} set {', '.join(f'{time} = {time} - {{span}}' for time in times)}{where}"
+            for name, times in columns.items()
+            if times
+            for where in [
+                {
+                    "public.background_job_status": " where id <> all({jobs})",
+                    "pgmq.q_stats_update": " where msg_id <> all({messages})",
+                }.get(name, "")
+            ]
+        ]
+        return "; ".join(f"delete from {name}" for name in tables), "; ".join(moves)
+
+    def empty(self) -> None:
+        """Forget everything, for the next example."""
+        self.holder.rollback()
+        self._examples += 1
+        statement = self._empty
+        if self._examples % 100 == 0:  # dead rows cost more and more
+            names = self._empty.replace("delete from", "").replace(";", ",")
+            statement = f"truncate {names}"
+        self.restore.execute(statement.encode())
+
+    def look(self, position: int) -> Seen:
+        """Everything; of what was computed, what is newer than the position."""
+        row = self.hand.execute(self._look.encode(), {"position": position, "default": DEFAULT}).fetchone()
+        assert row is not None
+        return Seen(**row)
+
+    def pass_time(self, seconds: int, jobs: set[str], messages: set[int]) -> None:
+        """Move all times back, but for the rows that somebody has locked."""
+        statement = self._pass.format(
+            span=f"interval '{seconds} seconds'",
+            jobs=f"'{{{','.join(jobs)}}}'::uuid[]",
+            messages=f"'{{{','.join(map(str, messages))}}}'::bigint[]",
+        )
+        self.restore.execute(statement.encode())
+
+    def by_hand(
+        self,
+        statement: str,
+        *parameters: Any,
+        triggers: bool = True,
+        unless: Callable[[DictRow], bool] = lambda _: False,
+    ) -> list[DictRow]:
+        """What somebody does with SQL of his own; nothing where a constraint, the app or a lock does not allow it, or
+        where it makes a row that shall not be."""
+        connection = self.hand if triggers else self.restore
+        rows: list[DictRow] = []
+        try:
+            with connection.transaction():
+                cursor = connection.execute(statement.encode(), parameters)
+                made = cursor.fetchall() if cursor.description else []
+                if any(unless(row) for row in made):
+                    raise psycopg.Rollback
+                rows = made
+        except (psycopg.IntegrityError, psycopg.errors.RaiseException, psycopg.errors.LockNotAvailable):
+            return []
+        return rows
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """A step of the product's. Fails if it waits for the app's transaction."""
+        self._has_blocked = False
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = None
+            assert not self._has_blocked, f"waited over {PATIENCE} seconds for a lock of the app's"
+
+    def _watch(self) -> None:
+        while not self._is_closing.wait(0.1):
+            since = self._since
+            if since is None or time.monotonic() - since < PATIENCE:
+                continue
+            cancelled = self._watcher.execute(
+                "select pg_cancel_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and %s = any(pg_blocking_pids(pid))",
+                [self.holder.info.backend_pid],
+            ).fetchall()
+            self._has_blocked |= bool(cancelled) and self._since == since
+
+
+def _connect(url: str, *, autocommit: bool = True, triggers: bool = True) -> Connection[DictRow]:
+    connection: Connection[DictRow] = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+    connection.execute("set lock_timeout = '1s'")
+    if not triggers:
+        connection.execute("set session_replication_role = replica")
+    connection.autocommit = autocommit
+    return connection
