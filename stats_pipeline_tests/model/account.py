@@ -55,6 +55,7 @@ class Process:
     seen_at: float = 0
     complete_at: float | None = None
     is_replaced: bool = False
+    is_cancelled: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -187,6 +188,7 @@ class Account:
                 message.is_open = False
 
     def cancel(self, process: Process) -> None:
+        process.is_cancelled = True
         for job in self.jobs.values():
             is_leased = job.club == process.club and job.number <= process.number and process.claimed is None
             if is_leased or job.run_id == process.run_id:
@@ -310,11 +312,16 @@ class Account:
         assert not missing, f"completed without {missing}: {row}, {job}"
 
     def _processing_failed(self, job: Job, row: dict[str, Any]) -> None:
-        is_spent = job.claims >= MAX_ATTEMPTS
-        assert job.may_fail or is_spent, f"failed for no reason: {row}, {job}"
+        if job.claims < MAX_ATTEMPTS:
+            self._queued_failed(job, row)
 
     def _queued_failed(self, job: Job, row: dict[str, Any]) -> None:
-        assert job.may_fail, f"failed for no reason: {row}, {job}"
+        # Whoever put the row into a lease or a run that somebody else cancels has to expect that.
+        was_cancelled = job.is_touched and any(
+            process.is_cancelled and (process.club == job.club or process.run_id == job.run_id)
+            for process in self.processes.values()
+        )
+        assert job.may_fail or was_cancelled, f"failed for no reason: {row}, {job}"
 
     def _processing_queued(self, job: Job, row: dict[str, Any]) -> None:
         process = self.processes.get(job.run_id or "")

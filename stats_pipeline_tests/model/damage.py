@@ -209,7 +209,7 @@ class Damage(Life):
     @step()
     def queue_is_made_anew(self) -> None:
         """Its message ids start at 1 again."""
-        if self.messages_held or len(self._messages()) < len(self.account.seen.messages):
+        if self.messages_held or self.requests_held or len(self._messages()) < len(self.account.seen.messages):
             return
         for message in self.account.raw:
             message.is_open = False

@@ -73,12 +73,12 @@ select
         from public.background_job_status order by created_at, id) as j) as jobs,
     (select coalesce(jsonb_agg(jsonb_build_array(c.id, c.club, c.rpc) order by c.id), '[]')
         from public.computed as c where c.id > %(position)s) as computed,
-    (select coalesce(jsonb_agg(coalesce(r.tenant_id, %(default)s)), '[]')
+    (select coalesce(jsonb_agg(coalesce(r.tenant_id, %(default)s) order by r.tenant_id), '[]')
         from stats_pipeline.run as r where r.ended_at is null) as leased,
-    (select coalesce(jsonb_agg(q.msg_id), '[]') from pgmq.q_stats_update as q) as messages,
-    (select coalesce(jsonb_agg(jsonb_build_array(o.run_id, o.tag)), '[]')
+    (select coalesce(jsonb_agg(q.msg_id order by q.msg_id), '[]') from pgmq.q_stats_update as q) as messages,
+    (select coalesce(jsonb_agg(jsonb_build_array(o.run_id, o.tag) order by o.id), '[]')
         from stats_pipeline.outbox as o where o.delivered_at is null) as due,
-    (select coalesce(jsonb_agg(jsonb_build_array(a.job_id, a.run_id)), '[]')
+    (select coalesce(jsonb_agg(jsonb_build_array(a.job_id, a.run_id) order by a.job_id, a.run_id), '[]')
         from stats_pipeline.attempt as a where a.ended_at is null) as attempts,
     {set_aside} as set_aside
 """
@@ -112,6 +112,8 @@ class World:
         for rpc in RPCS:
             self.hand.execute(_TOY.format(rpc=rpc).encode())
         self._empty, self._pass = self._prepare()
+        # Silence counts from the server's start: let it be old enough.
+        self.hand.execute("select pg_sleep(7 - extract(epoch from clock_timestamp() - pg_postmaster_start_time()))")
         has_set_aside = self.hand.execute("select to_regclass('stats_pipeline.set_aside') is not null as it").fetchone()
         set_aside = "(select coalesce(jsonb_agg(to_jsonb(s)), '[]') from stats_pipeline.set_aside as s)"
         self._look = _LOOK.format(set_aside=set_aside if has_set_aside["it"] else "'[]'::jsonb")
