@@ -166,7 +166,7 @@ class Account:
             job.is_over = row["status"] in ("completed", "failed")
             if row["status"] == "queued":
                 job.since = self.position
-                job.may_fail.clear()
+                job.may_fail &= {"the app's trigger"}
         job.status = row["status"]
         job.may_not_complete = None
         if not is_wellformed(job.payload):
@@ -186,6 +186,10 @@ class Account:
         for message in self.raw:
             if message.msg_id == msg_id:
                 message.is_open = False
+
+    def refuse(self, job: Job) -> None:
+        """From now on the app may refuse what is done with the job's row."""
+        job.may_fail.add("the app's trigger")
 
     def cancel(self, process: Process) -> None:
         process.is_cancelled = True

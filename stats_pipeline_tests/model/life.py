@@ -42,6 +42,7 @@ MALFORMED: tuple[Callable[[str], Any], ...] = (
     lambda mark: mark,
     lambda mark: [mark],
 )
+KIND = st.sampled_from(range(len(MALFORMED)))
 
 
 def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -153,6 +154,7 @@ class Life(RuleBasedStateMachine):
     @step(door=DOOR, pick=PICK, is_quiet=st.booleans())
     def repeat(self, door: str, pick: int, is_quiet: bool) -> None:
         known = [(key, job) for key, job in self.account.requests.items() if not self.account.is_touched(job)]
+        known = [(key, job) for key, job in known if job not in self.held()[0]]
         if not known:
             return
         (club, request_id), first = known[pick % len(known)]
@@ -165,13 +167,7 @@ class Life(RuleBasedStateMachine):
         else:
             assert self.enqueue_by(door, payload) in (first, None)
 
-    @step(match=st.sampled_from([1, 2]), club=CLUB)
-    def enqueue_once_per_match(self, match: int, club: int) -> None:
-        payload = self.payload(club, match=match)
-        if job_id := self.enqueue_by("b", payload, tail="on conflict do nothing"):
-            self.account.accept(job_id, payload)
-
-    @step(door=DOOR, kind=st.sampled_from(range(len(MALFORMED))))
+    @step(door=DOOR, kind=KIND)
     def enqueue_malformed(self, door: str, kind: int) -> None:
         payload = MALFORMED[kind](self.unique("malformed"))
         try:
@@ -183,33 +179,35 @@ class Life(RuleBasedStateMachine):
         if job_id:
             self.account.accept(job_id, payload)
 
-    @step(door=DOOR)
-    def enqueue_for_a_club_that_the_app_refuses(self, door: str) -> None:
-        payload = self.payload(UNKNOWN_CLUB)
-        try:
-            assert self.enqueue_by(door, payload) is None
-        except psycopg.errors.ForeignKeyViolation:
-            return
-        self.account.raw[-1].may_fail.add("the app's foreign key")
-
-    @step(door=DOOR, club=CLUB)
-    def enqueue_and_roll_back(self, door: str, club: int) -> None:
-        payload = self.payload(club)
-        with self.world.hand.transaction(force_rollback=True):
-            if door == "a":
-                job_status.enqueue(self.world.hand, payload)
-            else:
-                self.enqueue_by(door, payload)
-        if door == "c":
-            self.account.raw.pop()
+    @step(door=DOOR, club=CLUB, why=st.sampled_from(["unknown club", "rolled back", "second of a match"]))
+    def enqueue_in_vain(self, door: str, club: int, why: str) -> None:
+        """The app's foreign key refuses it, the app rolls it back, or another job of its match waits already."""
+        if why == "unknown club":
+            try:
+                assert self.enqueue_by(door, self.payload(UNKNOWN_CLUB)) is None
+                self.account.raw[-1].may_fail.add("the app's foreign key")
+            except psycopg.errors.ForeignKeyViolation:
+                return
+        elif why == "rolled back":
+            with self.world.hand.transaction(force_rollback=True):
+                if door == "a":
+                    job_status.enqueue(self.world.hand, self.payload(club))
+                else:
+                    self.enqueue_by(door, self.payload(club))
+            if door == "c":
+                self.account.raw.pop()
+        else:
+            payload = self.payload(club, match=1)
+            if job_id := self.enqueue_by("b", payload, tail="on conflict do nothing"):
+                self.account.accept(job_id, payload)
 
     @step(pick=PICK)
-    def retry(self, pick: int) -> None:
+    def press_retry(self, pick: int) -> None:
         jobs = list(self.account.jobs.values())
         if not jobs:
             return
         job = jobs[pick % len(jobs)]
-        if self.is_locked(job.id):
+        if job.id in self.held()[0]:
             return
         try:
             with self.world.watched(), self.database.connection() as connection:
@@ -224,9 +222,6 @@ class Life(RuleBasedStateMachine):
         if retried not in self.account.jobs:
             payload = {"triggeredBy": "admin", "requestId": retried, "tenantId": job.club}
             self.account.accept(retried, payload, is_request=False)
-
-    def is_locked(self, _job_id: str) -> bool:
-        return False
 
     # Runs.
 
@@ -275,17 +270,29 @@ class Life(RuleBasedStateMachine):
         self._claim(self._start(CLUBS[club], None))
 
     def _living(self, pick: int, *, or_calm: bool) -> Process | None:
-        living = [p for p in self.account.processes.values() if p.is_alive and (or_calm or not p.is_calm)]
+        """One of those that live, the newest first."""
+        living = [p for p in self.account.processes.values() if p.is_alive and (or_calm or not p.is_calm)][::-1]
         return living[pick % len(living)] if living else None
 
     @step(pick=PICK, steps=st.integers(1, 8))
     def go_on(self, pick: int, steps: int) -> None:
         """The process does the next steps of its life; whatever happens next may happen between any two."""
         if process := self._living(pick, or_calm=True):
-            for _ in range(steps):
-                if process.is_alive:
-                    self._advance(process)
-                    self.compare()
+            self._go_on(process, steps)
+
+    @step(club=CLUB, steps=st.integers(0, 8))
+    def enqueue_and_go_on(self, club: int, steps: int) -> None:
+        payload = self.payload(club)
+        self.account.accept(self.enqueue_by("a", payload), payload)
+        self.lease(is_launched=True)
+        for process in [p for p in self.account.processes.values() if p.is_alive and p.club == CLUBS[club]][-1:]:
+            self._go_on(process, steps)
+
+    def _go_on(self, process: Process, steps: int) -> None:
+        for _ in range(steps):
+            if process.is_alive:
+                self._advance(process)
+                self.compare()
 
     def _advance(self, process: Process) -> None:
         if process.claimed is None:
@@ -462,18 +469,19 @@ class Life(RuleBasedStateMachine):
     def _look(self) -> list[Repair]:
         with self.world.watched():
             seen = reconcile.read(self.database)
-        return reconcile.decide(seen.jobs, seen.messages, seen.runs, dict(self.account.dagster), self.limits)
+        return reconcile.decide(seen, self.account.dagster, self.limits)
 
     def _apply(self, repairs: list[Repair]) -> None:
         with self.world.watched():
-            reconcile.apply_all(self.database, repairs, self.settings, self._fail_in_dagster)
+            problems = reconcile.apply_all(self.database, repairs, self.settings, self._fail_in_dagster)
+        assert not problems or self.is_disturbed(), f"repairs fail: {problems}"
 
     def _fail_in_dagster(self, run_id: str) -> None:
         if self.account.dagster.get(run_id) == "live":
             self.account.dagster[run_id] = "finished"
 
     @step(is_twice=st.booleans())
-    def reconcile(self, is_twice: bool) -> None:
+    def repair(self, is_twice: bool) -> None:
         repairs = self._look()
         self._apply(repairs)
         self.compare()
@@ -491,7 +499,7 @@ class Life(RuleBasedStateMachine):
     def apply_what_was_seen_long_ago(self) -> None:
         self._apply(self.old_repairs)
 
-    @step(seconds=st.sampled_from([2, 8, 40, 1000]))
+    @step(seconds=st.sampled_from([3, 11, 44, 1000]))
     def time_passes(self, seconds: int) -> None:
         self._pass(seconds)
 
@@ -501,13 +509,18 @@ class Life(RuleBasedStateMachine):
             if process.claimed is None and process.lease is not None:
                 self._claim(process)
                 self.compare()
-        self.world.pass_time(seconds, *self.locked())
+        self.world.pass_time(seconds, self.held()[1])
         self.account.passed += seconds
         for process in calm:
             self._beat(process)
 
-    def locked(self) -> tuple[set[str], set[int]]:
+    def held(self) -> tuple[set[str], set[int]]:
+        """The rows and messages that somebody else has locked."""
         return set(), set()
+
+    def is_disturbed(self) -> bool:
+        """Whether somebody refuses or holds something, so that a repair may have to wait."""
+        return False
 
     @step()
     def somebody_looks(self) -> None:

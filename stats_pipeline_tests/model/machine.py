@@ -16,7 +16,7 @@ class Machine(Damage):
             self.world.holder.rollback()
             return
         self.let_go(is_committed=True)
-        self.app_refuses_no_more()
+        self.refuse_no_more()
         self.mood = "well"
         for process in self.account.processes.values():
             process.is_alive = process.is_calm and process.is_alive
@@ -32,7 +32,7 @@ class Machine(Damage):
     def _round(self) -> None:
         self._pass(A_WHILE)
         self.relay(is_twice=False)
-        self.reconcile(is_twice=False)
+        self.repair(is_twice=False)
         self.lease(is_launched=True)
         for process in list(self.account.processes.values()):
             while process.is_alive and (process.lease is not None or process.claimed is not None):
