@@ -3,6 +3,7 @@ for whom since. It reads the database to compare, never to find out what is righ
 """
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -51,6 +52,7 @@ class Process:
     claimed: Claim | None = None
     done: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    asleep: str | None = None  # the function that it is in the midst of
     is_due: bool = False  # its hook has something to do
     seen_at: float = 0
     complete_at: float | None = None
@@ -125,7 +127,7 @@ class Account:
         self.shown: dict[str, int] = {}
         self.passed = 0
         self.number = 0
-        self.seen = Seen([], [], [], [], [], [], [])
+        self.seen = Seen([], [], 0, [], [], [], [], [])
 
     @property
     def now(self) -> float:
@@ -230,16 +232,14 @@ class Account:
 
     def compare(self, seen: Seen) -> None:
         """After every call of the product's and every step: nothing has happened that may not."""
-        for position, club, rpc in seen.computed:
-            self.computed.append((position, club, rpc))
-            self.position = position
-            self.version |= dict.fromkeys(TAGS[rpc], position)
+        self.computed, self.position = seen.computed, seen.position
+        self.version = dict(Counter(tag for _, _, rpc in seen.computed for tag in TAGS[rpc]))
         self.tags_are_late()
         rows = {row["id"]: row for row in seen.jobs}
         for job in self.jobs.values():
             assert job.id in rows, f"lost: {job}"
         for row in rows.values():
-            self._compare_row(row)
+            self._compare_row(row, seen)
         self._compare_messages(seen)
         self.seen = seen
 
@@ -247,12 +247,16 @@ class Account:
         due = {tag for _, tag in seen.due}
         stale = {tag for tag, version in self.version.items() if self.shown.get(tag, 0) < version}
         assert stale <= due, f"stale and not due: {stale - due}"
-        for job_id, run_id in seen.attempts:
+        attempts = Counter(job_id for job_id, _, _ in seen.attempts)
+        for job in self.jobs.values():
+            assert job.is_touched or attempts[job.id] == job.claims, f"attempts miscounted: {job}"
+        for job_id, run_id, is_open in seen.attempts:
             process = self.processes.get(run_id)
-            assert process is None or not process.is_replaced, f"attempt of {job_id} open, its run {run_id} is replaced"
+            is_given_up = process is not None and process.is_replaced and is_open
+            assert not is_given_up, f"attempt of {job_id} open, its run {run_id} is replaced"
 
-    def _compare_row(self, row: dict[str, Any]) -> None:
-        job = self.jobs.get(row["id"]) or self._explain(row)
+    def _compare_row(self, row: dict[str, Any], seen: Seen) -> None:
+        job = self.jobs.get(row["id"]) or self._explain(row, seen)
         assert club_of(row["tenant_id"], row["job_payload"]) == job.club, f"another club's now: {row}, {job}"
         before, after = job.status, row["status"]
         if before != after:
@@ -266,7 +270,7 @@ class Account:
         if not job.is_touched:
             assert (row["attempts"] or 0) == job.claims <= MAX_ATTEMPTS, f"attempts miscounted: {row}, {job}"
 
-    def _explain(self, row: dict[str, Any]) -> Job:
+    def _explain(self, row: dict[str, Any], seen: Seen) -> Job:
         """Whose a row is that no rule has put there."""
         assert row["id"] not in self.deleted, f"deleted, and there again: {row}"
         for process in self.processes.values():
@@ -275,19 +279,17 @@ class Account:
                 assert job.club == process.club, f"a run of {process.club} made a job of {job.club}"
                 job.run_id, job.claims = process.run_id, 1
                 return job
-        for message in self.raw:
-            if message.is_open and message.became(row["job_payload"]):
-                message.is_open = False
-                if is_wellformed(message.payload):
-                    first = self.requests.get((club_of(None, message.payload), message.payload["requestId"]))
-                    assert first is None or first not in self.jobs, f"one request, two jobs: {row}, {first}"
-                    job = self.accept(row["id"], message.payload)
-                else:
-                    job = self.accept(row["id"], row["job_payload"], row["tenant_id"])
-                job.since = message.since
-                job.may_fail |= message.may_fail
-                return job
-        raise AssertionError(f"nobody asked for this: {row}")
+        made_of = [message for message in self.raw if message.is_open and message.became(row["job_payload"])]
+        assert made_of, f"nobody asked for this: {row}"
+        message = min(made_of, key=lambda one: one.msg_id in seen.messages)  # of two alike, the one that is gone
+        message.is_open = False
+        if is_wellformed(message.payload):
+            first = self.requests.get((club_of(None, message.payload), message.payload["requestId"]))
+            assert first is None or first not in self.jobs, f"one request, two jobs: {row}, {first}"
+        job = self.accept(row["id"], message.payload if is_wellformed(message.payload) else row["job_payload"])
+        job.since = message.since
+        job.may_fail |= message.may_fail
+        return job
 
     def _compare_messages(self, seen: Seen) -> None:
         for message in self.raw:
@@ -310,14 +312,15 @@ class Account:
 
     def _processing_completed(self, job: Job, row: dict[str, Any]) -> None:
         assert job.may_not_complete is None, f"{job.may_not_complete}: {row}"
-        missing = {
-            rpc for rpc in RPCS if not any((club, of) == (job.club, rpc) and at > job.since for at, club, of in self.computed)
-        }
-        assert not missing, f"completed without {missing}: {row}, {job}"
+        done = {rpc for position, club, rpc in self.computed if club == job.club and position > job.since}
+        assert done == set(RPCS), f"completed with no more than {done}: {row}, {job}"
+        told = {rpc: result["status"] for rpc, result in row["results"]["functions"].items()}
+        assert told == dict.fromkeys(RPCS, "success"), f"completed: {told}"
 
     def _processing_failed(self, job: Job, row: dict[str, Any]) -> None:
         if job.claims < MAX_ATTEMPTS:
             self._queued_failed(job, row)
+        assert row["error_message"], f"failed and does not say why: {row}"
 
     def _queued_failed(self, job: Job, row: dict[str, Any]) -> None:
         # Whoever put the row into a lease or a run that somebody else cancels has to expect that.
@@ -326,6 +329,7 @@ class Account:
             for process in self.processes.values()
         )
         assert job.may_fail or was_cancelled, f"failed for no reason: {row}, {job}"
+        assert row["error_message"], f"failed and does not say why: {row}"
 
     def _processing_queued(self, job: Job, row: dict[str, Any]) -> None:
         process = self.processes.get(job.run_id or "")

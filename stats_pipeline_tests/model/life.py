@@ -7,6 +7,7 @@ One club is calm: nobody touches it, its runs do not die, and it must not notice
 import functools
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from stats_pipeline import job_status, outbox, reconcile
 from stats_pipeline.cache import CacheClient
 from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.database import Database
 from stats_pipeline.errors import InvalidJob, LeaseLost
 from stats_pipeline.models import Lease
 from stats_pipeline.reconcile import Limits, Repair
@@ -78,6 +80,7 @@ class Life(RuleBasedStateMachine):
         self.is_broken = True  # until the first step
         self.count = 0
         self.old_repairs: list[Repair] = []
+        self.sleeper: tuple[Process, StatsFunction, Future[None]] | None = None
         world.empty()
 
     @initialize(calm=CLUB, has_app=st.booleans())
@@ -91,7 +94,7 @@ class Life(RuleBasedStateMachine):
         self.is_broken = False
 
     def compare(self) -> None:
-        self.account.compare(self.world.look(self.account.position))
+        self.account.compare(self.world.look())
         self._calm_is_on_time()
 
     def unique(self, word: str) -> str:
@@ -299,9 +302,9 @@ class Life(RuleBasedStateMachine):
             self._claim(process)
         elif process.is_due:
             self._hook(process)
-        elif missing := [f for f in FUNCTIONS if f.rpc not in process.done | process.failed]:
+        elif missing := [f for f in FUNCTIONS if f.rpc not in process.done | process.failed | {process.asleep}]:
             self._compute(process, missing[0])
-        else:
+        elif process.asleep is None:
             self._settle(process)
             process.is_alive = False
             self._dagster_says(process, "finished")
@@ -339,7 +342,10 @@ class Life(RuleBasedStateMachine):
                 job_status.compute(self.database, function, process.claimed, attempt=1)
         except LeaseLost:
             self._lose(process)
-            return
+        else:
+            self._note_computed(process, function)
+
+    def _note_computed(self, process: Process, function: StatsFunction) -> None:
         assert not process.is_replaced, f"a run that has been replaced could commit: {process}"
         process.done.add(function.rpc)
         process.is_due = True
@@ -373,10 +379,46 @@ class Life(RuleBasedStateMachine):
                     is_of_it = job.run_id == process.run_id and self.is_calm(job.club)
                     assert not is_of_it or job.status == "completed", f"not completed: {job}"
 
-    @step(pick=PICK, function=st.sampled_from(FUNCTIONS), is_final=st.booleans())
-    def function_fails(self, pick: int, function: StatsFunction, is_final: bool) -> None:
-        process = self._living(pick, or_calm=False)
-        if process is None or process.claimed is None or function.rpc in process.done | process.failed:
+    @step(pick=PICK, number=st.integers(0, 1))
+    def fall_asleep(self, pick: int, number: int) -> None:
+        """A function takes its time, in a process that may be given up meanwhile."""
+        process, function = self._living(pick, or_calm=True), FUNCTIONS[number]
+        if self.sleeper or process is None or process.claimed is None or self._is_over(process, function):
+            return
+        claimed = process.claimed
+
+        def compute() -> None:
+            name = f"stats-pipeline run {claimed.run_id[:8]} pid {os.getpid()}"
+            with Database(self.database.url, max_connections=1, application_name=name) as own:
+                job_status.compute(own, function, claimed, attempt=1)
+
+        process.asleep = function.rpc
+        self.sleeper = process, function, self.world.put_to_sleep(function.rpc, compute)
+
+    @step()
+    def wake_up(self) -> None:
+        if self.sleeper is None:
+            return
+        process, function, sleeping = self.sleeper
+        self.sleeper = process.asleep = None
+        self.world.wake()
+        try:
+            with self.world.watched():
+                sleeping.result()
+        except LeaseLost:
+            self._lose(process)
+        except psycopg.errors.AdminShutdown:
+            assert not process.is_calm, "a calm club's run has been cut off"
+        else:
+            self._note_computed(process, function)
+
+    def _is_over(self, process: Process, function: StatsFunction) -> bool:
+        return function.rpc in process.done | process.failed | {process.asleep}
+
+    @step(pick=PICK, number=st.integers(0, 1), is_final=st.booleans())
+    def function_fails(self, pick: int, number: int, is_final: bool) -> None:
+        process, function = self._living(pick, or_calm=False), FUNCTIONS[number]
+        if process is None or process.claimed is None or self._is_over(process, function):
             return
         self.world.hand.execute("insert into public.broken (rpc) values (%s)", [function.rpc])
         try:
@@ -489,7 +531,7 @@ class Life(RuleBasedStateMachine):
             before = self.account.seen
             self._apply(repairs)
             self.compare()
-            assert self.account.seen == before, "repairing twice does more than once"
+            assert self.account.seen == before or self.is_disturbed(), "repairing twice does more than once"
 
     @step()
     def look_and_be_held_up(self) -> None:

@@ -13,8 +13,8 @@ class Machine(Damage):
     def teardown(self) -> None:
         """Locks and refusals end, the app is well, every process that is left dies: all must come right by itself."""
         if self.is_broken:
-            self.world.holder.rollback()
             return
+        self.wake_up()
         self.let_go(is_committed=True)
         self.refuse_no_more()
         self.mood = "well"
@@ -47,7 +47,7 @@ class Machine(Damage):
             "leases": seen.leased,
             "messages": seen.messages,
             "tags": seen.due if self.account.has_app else [],
-            "attempts": seen.attempts,
+            "attempts": [attempt for attempt in seen.attempts if attempt[2]],
             "repairs": self._look(),
             "set aside": seen.set_aside,
         }

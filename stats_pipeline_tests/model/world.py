@@ -7,6 +7,7 @@ What happens to it is in `life.py` and `damage.py`, what must come out in `accou
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ PATIENCE = 2  # seconds that a step may wait for a lock of somebody else's
 _SETUP = f"""
 create table public.computed (id bigint generated always as identity primary key, club uuid not null, rpc text not null);
 create table public.broken (rpc text primary key);
+create table public.slow (rpc text primary key);
 
 create table public.club (id uuid primary key);
 insert into public.club (id) select unnest('{{{",".join(CLUBS)}}}'::uuid[]);
@@ -55,6 +57,8 @@ create trigger app_refuses before update on public.background_job_status
     for each row execute function public.app_refuses();
 """
 
+_GATE = 42  # the advisory lock that a slow function waits for
+
 _TOY = f"""
 create function public.{{rpc}}(target_tenant_id uuid default '{DEFAULT}') returns void language plpgsql as $$
 begin
@@ -62,6 +66,9 @@ begin
         raise exception '{{rpc}} is broken';
     end if;
     insert into public.computed (club, rpc) values (target_tenant_id, '{{rpc}}');
+    if exists (select from public.slow where rpc = '{{rpc}}') then
+        perform pg_advisory_xact_lock_shared({_GATE});
+    end if;
 end;
 $$;
 """
@@ -69,17 +76,18 @@ $$;
 _LOOK = """
 select
     (select coalesce(jsonb_agg(to_jsonb(j)), '[]') from (
-        select id, status, tenant_id, job_payload, run_id, attempts, msg_id, error_message
+        select id, status, tenant_id, job_payload, run_id, attempts, msg_id, error_message, results
         from public.background_job_status order by created_at, id) as j) as jobs,
     (select coalesce(jsonb_agg(jsonb_build_array(c.id, c.club, c.rpc) order by c.id), '[]')
-        from public.computed as c where c.id > %(position)s) as computed,
+        from public.computed as c) as computed,
+    (select case when is_called then last_value else 0 end from public.computed_id_seq) as position,
     (select coalesce(jsonb_agg(coalesce(r.tenant_id, %(default)s) order by r.tenant_id), '[]')
         from stats_pipeline.run as r where r.ended_at is null) as leased,
     (select coalesce(jsonb_agg(q.msg_id order by q.msg_id), '[]') from pgmq.q_stats_update as q) as messages,
     (select coalesce(jsonb_agg(jsonb_build_array(o.run_id, o.tag) order by o.id), '[]')
         from stats_pipeline.outbox as o where o.delivered_at is null) as due,
-    (select coalesce(jsonb_agg(jsonb_build_array(a.job_id, a.run_id) order by a.job_id, a.run_id), '[]')
-        from stats_pipeline.attempt as a where a.ended_at is null) as attempts,
+    (select coalesce(jsonb_agg(jsonb_build_array(a.job_id, a.run_id, a.ended_at is null) order by a.job_id, a.run_id), '[]')
+        from stats_pipeline.attempt as a) as attempts,
     {set_aside} as set_aside
 """
 
@@ -89,11 +97,12 @@ class Seen:
     """All there is, but for times."""
 
     jobs: list[dict[str, Any]]
-    computed: list[tuple[int, str, str]]  # position, club, RPC
+    computed: list[tuple[int, str, str]]  # position, club and RPC of each call that has committed
+    position: int  # of the last call that has begun
     leased: list[str]  # the clubs of the open leases
     messages: list[int]
     due: list[tuple[str, str]]  # run and tag
-    attempts: list[tuple[str, str]]  # job and run of those that are open
+    attempts: list[tuple[str, str, bool]]  # job, run, and whether it is open
     set_aside: list[dict[str, Any]]
 
 
@@ -108,6 +117,7 @@ class World:
         self.restore = _connect(url, triggers=False)
         self.holder = _connect(url, autocommit=False)  # an app's long transaction
         self._watcher = _connect(url)
+        self._gate = _connect(url)
         self.hand.execute(_SETUP.encode())
         for rpc in RPCS:
             self.hand.execute(_TOY.format(rpc=rpc).encode())
@@ -121,13 +131,16 @@ class World:
         self._since: float | None = None
         self._has_blocked = False
         self._is_closing = threading.Event()
+        self._threads = ThreadPoolExecutor(1)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._is_closing.set()
         self._thread.join()
-        for connection in (self.holder, self.hand, self.restore, self._watcher):
+        self.wake()
+        self._threads.shutdown()
+        for connection in (self.holder, self.hand, self.restore, self._watcher, self._gate):
             connection.close()
         self.database.__exit__()
 
@@ -147,7 +160,7 @@ class World:
             name for name in columns if self.hand.execute(f"select from {name} limit 1".encode()).fetchone() is not None
         }
         tables = [name for name in columns if name not in counters] + [
-            f"public.{table}" for table in ("computed", "broken", "refusal")
+            f"public.{table}" for table in ("computed", "broken", "slow", "refusal")
         ]
         moves = [
             f"update {name} set {', '.join(f'{time} = {time} - {{span}}' for time in times)}"
@@ -160,6 +173,7 @@ class World:
     def empty(self) -> None:
         """Forget everything, for the next example."""
         self.holder.rollback()
+        self.wake()
         self._examples += 1
         statement = self._empty
         if self._examples % 100 == 0:  # dead rows cost more and more
@@ -167,9 +181,8 @@ class World:
             statement = f"truncate {names}"
         self.restore.execute(statement.encode())
 
-    def look(self, position: int) -> Seen:
-        """Everything; of what was computed, what is newer than the position."""
-        row = self.hand.execute(self._look.encode(), {"position": position, "default": DEFAULT}).fetchone()
+    def look(self) -> Seen:
+        row = self.hand.execute(self._look.encode(), {"default": DEFAULT}).fetchone()
         assert row is not None
         return Seen(**row)
 
@@ -201,6 +214,20 @@ class World:
         except (psycopg.IntegrityError, psycopg.errors.RaiseException, psycopg.errors.LockNotAvailable):
             return []
         return rows
+
+    def put_to_sleep(self, rpc: str, call: Callable[[], None]) -> Future[None]:
+        """Begin a call of a function that does not end before `wake`; it has computed, and not committed."""
+        self._gate.execute("select pg_advisory_lock(%s)", [_GATE])
+        self.hand.execute("insert into public.slow (rpc) values (%s)", [rpc])
+        sleeping = self._threads.submit(call)
+        asleep = "select from pg_locks where locktype = 'advisory' and objid = %s and not granted"
+        while not sleeping.done() and self.hand.execute(asleep, [_GATE]).fetchone() is None:
+            time.sleep(0.001)
+        self.hand.execute("delete from public.slow")
+        return sleeping
+
+    def wake(self) -> None:
+        self._gate.execute("select pg_advisory_unlock_all()")
 
     @contextmanager
     def watched(self) -> Iterator[None]:
