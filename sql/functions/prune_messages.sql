@@ -1,6 +1,6 @@
 -- Delete up to `batch` messages that were archived longer ago than `days`. Returns how many; call again until it is 0.
 create or replace function stats_pipeline.prune_messages(days integer, batch integer) returns integer
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     pruned integer;
 begin

@@ -1,7 +1,7 @@
 -- Delete up to `batch` outbox rows that have been due for longer than `days` and are not needed any more: delivered, or
 -- with a younger row that stands for the same tag. Returns how many; call again until it is 0.
 create or replace function stats_pipeline.prune_tags(days integer, batch integer) returns integer
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     pruned integer;
 begin

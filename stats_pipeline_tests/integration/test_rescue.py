@@ -274,14 +274,14 @@ def test_leases_taken_at_once_are_of_different_jobs(
     connection: Connected, opened: Database, at_once: Callable[..., list[Any]]
 ) -> None:
     for number in range(3):
-        enqueue(connection, UUID(int=number + 1))
+        enqueue(connection, UUID(int=number + 11))
 
     def take(_: int) -> list[Any]:
         with opened.connection() as own:
             return lease(own)
 
     taken = [leased.tenant_id for leases in at_once(6, take) for leased in leases]
-    assert sorted(taken) == [UUID(int=number + 1) for number in range(3)]
+    assert sorted(taken) == [UUID(int=number + 11) for number in range(3)]
 
 
 def test_two_runs_that_claim_one_lease_at_once_are_one(
