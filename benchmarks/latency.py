@@ -61,12 +61,14 @@ def result_of(league: str, timings: dict[str, list[Timing]]) -> dict[str, Any]:
     return result
 
 
-def bootstrap_interval(ours: Sequence[float], theirs: Sequence[float], *, seed: int) -> tuple[float, float]:
+def bootstrap_interval(
+    ours: Sequence[float], theirs: Sequence[float], *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
     """The 95 % percentile interval of the difference of the medians, each side drawn again from its own values."""
     rng = random.Random(seed)
     differences = [
         statistics.median(rng.choices(ours, k=len(ours))) - statistics.median(rng.choices(theirs, k=len(theirs)))
-        for _ in range(RESAMPLES)
+        for _ in range(resamples)
     ]
     cuts = statistics.quantiles(differences, n=40)
     return cuts[0], cuts[-1]

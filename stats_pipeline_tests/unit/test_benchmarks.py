@@ -10,13 +10,13 @@ from uuid import UUID
 
 import pytest
 
-from benchmarks import burst, harness, idle, latency
+from benchmarks import burst, harness, history, idle, latency
 from stats_pipeline.settings import PROJECT_ROOT
 
 FIGURES = {"p50", "p95", "max"}
 
 
-@pytest.mark.parametrize("name", ["latency", "burst", "idle"])
+@pytest.mark.parametrize("name", ["latency", "burst", "idle", "history"])
 def test_help_says_how_long_it_takes(name: str) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=PROJECT_ROOT, capture_output=True, check=True
@@ -82,7 +82,7 @@ def test_an_interval_covers_what_it_should() -> None:
     covered = 0
     for seed in range(20):
         ours, theirs = ([rng.gauss(mean, 0.05) for _ in range(40)] for mean in (0.5, 0.4))
-        low, high = latency.bootstrap_interval(ours, theirs, seed=seed)
+        low, high = latency.bootstrap_interval(ours, theirs, seed=seed, resamples=1_000)
         covered += low <= 0.1 <= high
     assert covered >= 17
 
@@ -137,3 +137,8 @@ def test_idle_cost_is_per_minute_and_growth_per_job() -> None:
     assert idle.part_of(before, after, seconds=30, jobs=0)["daemon"] == {"cpu_s_per_minute": 1.0, "rss_mib": 101.0}
     assert idle.part_of(before, after, seconds=30, jobs=10)["daemon"]["cpu_s_per_job"] == 0.05
     assert idle.growth_of(before, after, 10) == {"daemon": 102.4}
+
+
+def test_a_statement_is_compared_by_its_median_calls() -> None:
+    calls = [(0.001, 0.0015), (0.002, 0.003), (0.010, 0.003)]
+    assert history.result_of(calls, rows=7) == {"small_ms": 2.0, "large_ms": 3.0, "ratio": 1.5, "rows_read": 7}
