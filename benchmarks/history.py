@@ -26,7 +26,7 @@ from starlette.applications import Starlette
 from benchmarks.harness import bench, say, show, write_json
 from stats_pipeline import database, job_status, reconcile, retention
 from stats_pipeline.database import Database, run
-from stats_pipeline.models import Claim, Lease
+from stats_pipeline.models import Claim, Lease, Payload
 from stats_pipeline.settings import SQL_ROOT, Settings
 from stats_pipeline.web.app import build_app
 from stats_pipeline_tests.integration import steps
@@ -429,9 +429,16 @@ STATEMENTS: dict[str, Statement] = {
     "list_jobs": Statement(lambda work: job_status.list_jobs(work.connection, limit=100)),
     "get_job": Statement(lambda work: job_status.get_job(work.connection, work.failed)),
     **{
-        name: Statement(_query(name)) for name in ("list_job_states", "read_overview", "list_durations", "check_health")
+        name: Statement(_query(name))
+        for name in ("list_job_states", "read_overview", "list_durations", "list_set_aside", "tidy_up")
     },
-    **{name: Statement(_query(name, bounds=[0.1, 1.0, 10.0])) for name in _queries("measure")},
+    "check_health": Statement(_query("check_health", route=ROUTE)),
+    "put_aside": Statement(
+        lambda work: job_status.enqueue_each(work.connection, [Payload(triggered_by="?", request_id="refused")])
+    ),
+    "read_set_aside": Statement(_query("read_set_aside", key="default")),
+    "take_up_again": Statement(_query("take_up_again", what="enqueue", key="default")),
+    **{name: Statement(_query(name)) for name in _queries("measure")},
     "GET /metrics": Statement(_metrics),
     **{
         f"{name}, {what}": Statement(_prune(name, days), _prune_all_jobs if name == "prune_runs" else lambda _: None)

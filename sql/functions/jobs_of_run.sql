@@ -3,8 +3,10 @@
 create or replace function stats_pipeline.jobs_of_run(dagster_run_id text)
 returns setof public.background_job_status
 language sql stable set search_path = pg_catalog, pg_temp as $$
+with d as materialized (select stats_pipeline.default_tenant() as default_tenant) -- once, not for each row
+
 select j.*
-from (select stats_pipeline.default_tenant() as default_tenant) as d
+from d
 cross join stats_pipeline.run as r
 join stats_pipeline.attempt as a on a.run_id = r.run_id
 join public.background_job_status as j on j.id = a.job_id and j.run_id = r.run_id and j.job_type = 'stats_update'

@@ -6,8 +6,8 @@ from pgmq.q_stats_update as q
 where jsonb_typeof(q.message) = 'object' and q.message ? 'jobId'
     and not exists (
         select from public.background_job_status as j
-        where j.msg_id = q.msg_id and j.id::text = q.message ->> 'jobId' and j.status in ('queued', 'processing')
-            and j.job_type = 'stats_update'
+        where j.id = stats_pipeline.to_uuid(q.message -> 'jobId') and j.msg_id = q.msg_id
+            and j.status in ('queued', 'processing') and j.job_type = 'stats_update'
     );
 $$;
 

@@ -2,7 +2,9 @@
 -- by. Reads one row of each club, however many wait.
 create or replace function stats_pipeline.waiting_clubs() returns table (tenant_id uuid, names text[])
 language sql stable set search_path = pg_catalog, pg_temp as $$
-with recursive named as (
+with recursive d as materialized (select stats_pipeline.default_tenant() as default_tenant), -- once, not for each row
+
+named as (
     (
         select coalesce(j.tenant_id::text, j.job_payload ->> 'tenantId', '') as name, j.msg_id
         from public.background_job_status as j
@@ -25,7 +27,7 @@ with recursive named as (
 
 clubs as (
     select c.tenant_id, array_agg(n.name) as names, min(n.msg_id) as first_msg_id
-    from (select stats_pipeline.default_tenant() as default_tenant) as d
+    from d
     cross join named as n
     cross join lateral (
         select stats_pipeline.club(null, jsonb_build_object('tenantId', n.name), d.default_tenant) as tenant_id

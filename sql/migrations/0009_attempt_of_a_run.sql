@@ -8,4 +8,5 @@ alter table stats_pipeline.attempt
     -- The row's xmin when the job was put back into the queue: while the row has it, nobody has touched the job since.
     add column put_back_as text;
 
+
 drop function if exists stats_pipeline.carry_over(uuid);

@@ -6,8 +6,7 @@ create index outbox_tag_due on stats_pipeline.outbox (tag, id);
 create index outbox_due_at on stats_pipeline.outbox (due_at);
 -- The newest jobs, also those whose created_at somebody has emptied; and the oldest that are over.
 create index idx_background_job_status_newest
-    on public.background_job_status ((coalesce(created_at, updated_at, '-infinity')) desc, id)
-    where job_type = 'stats_update';
+    on public.background_job_status ((coalesce(created_at, updated_at, '-infinity')) desc, id);
 create index idx_background_job_status_over
     on public.background_job_status ((coalesce(completed_at, updated_at, '-infinity')))
     where job_type = 'stats_update' and status in ('completed', 'failed');
