@@ -11,7 +11,7 @@ begin
     for raw in
         select q.msg_id, q.message, q.enqueued_at
         from pgmq.q_stats_update as q
-        where q.vt <= clock_timestamp() and not (jsonb_typeof(q.message) = 'object' and q.message ? 'jobId')
+        where q.vt <= clock_timestamp() and (jsonb_typeof(q.message) = 'object' and q.message ? 'jobId') is not true
             and q.msg_id::text not in (select stats_pipeline.aside('message'))
         order by q.msg_id
         limit 500
