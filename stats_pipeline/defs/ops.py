@@ -54,8 +54,8 @@ def build_stats_op(function: StatsFunction, upstream_tables: tuple[str, ...]) ->
             {
                 "seconds": milliseconds / 1000,
                 "attempt": attempt,
-                "jobs": len(claimed.job_ids),
-                "first jobs": [str(job_id) for job_id in claimed.job_ids[:20]],
+                "jobs": [str(job_id) for job_id in claimed.job_ids[:20]],
+                "job count": len(claimed.job_ids),
             },
             rows,
         )
