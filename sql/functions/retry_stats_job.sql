@@ -5,9 +5,11 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     payload jsonb;
 begin
-    select j.job_payload - 'timestamp' || jsonb_strip_nulls(jsonb_build_object('tenantId', j.tenant_id)) into payload
+    select case when jsonb_typeof(j.job_payload) = 'object'
+        then j.job_payload - 'timestamp' || jsonb_strip_nulls(jsonb_build_object('tenantId', j.tenant_id))
+        else j.job_payload end into payload
     from public.background_job_status as j
-    where j.id = job_id and jsonb_typeof(j.job_payload) = 'object';
+    where j.id = job_id;
     return public.enqueue_stats_job(
         coalesce(payload, '{}')
         || jsonb_build_object('triggeredBy', 'admin', 'requestId', gen_random_uuid(), 'retryOf', job_id));

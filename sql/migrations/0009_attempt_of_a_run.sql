@@ -8,5 +8,6 @@ alter table stats_pipeline.attempt
     -- The row's xmin when the job was put back into the queue: while the row has it, nobody has touched the job since.
     add column put_back_as text;
 
+create index attempt_open on stats_pipeline.attempt (run_id) where outcome is null;
 
 drop function if exists stats_pipeline.carry_over(uuid);

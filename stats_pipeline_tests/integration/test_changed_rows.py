@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from stats_pipeline import database, job_status, migrate
 from stats_pipeline.database import Database
+from stats_pipeline.errors import InvalidJob
 from stats_pipeline.models import Job
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO
@@ -203,6 +204,14 @@ def test_retry_is_for_the_failed_jobs_own_club(connection: Connected, opened: Da
     retried = job_status.retry(connection, failed).job_id
     [leased] = steps.lease(connection)
     assert (leased.tenant_id, steps.job(connection, retried).tenant_id) == (TENANT, TENANT)
+
+
+def test_a_payload_that_is_no_object_is_not_retried(connection: Connected) -> None:
+    for payload in ("[1]", "7", "null"):
+        job_id = steps.enqueue(connection)
+        change(connection, job_id, f"status = 'failed', job_payload = '{payload}'")
+        with pytest.raises(InvalidJob, match="payload must be a JSON object"):
+            job_status.retry(connection, job_id)
 
 
 def test_rows_from_before_the_first_migration_are_for_the_club_of_their_payload(

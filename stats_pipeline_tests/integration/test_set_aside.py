@@ -439,3 +439,17 @@ def test_three_thousand_jobs_of_one_club(patient: Connected, opened: Database, d
     assert first is not None
     assert first["coalesced_with"]["first"] == [str(other) for other in claimed.job_ids[1:21]]
     assert uuid4() not in claimed.job_ids
+
+
+def test_a_row_that_is_changed_by_whoever_holds_it_while_its_run_dies(
+    patient: Connected, opened: Database, other: Connected, query: Query
+) -> None:
+    job_id = steps.enqueue(patient)
+    steps.start(patient)
+    other.execute("update public.background_job_status set status = 'failed' where id = %s", (job_id,))
+    steps.reconcile(opened, {"run-1": "finished"})
+    other.commit()
+    pass_time(patient)
+    steps.reconcile(opened)
+    assert steps.job(patient, job_id).status == "failed"
+    assert query("select outcome from stats_pipeline.attempt") == [{"outcome": "withdrawn"}]
