@@ -59,6 +59,20 @@ def test_every_attempt_is_kept_when_the_job_succeeds(
     ]
 
 
+def test_a_job_started_when_its_first_attempt_did(
+    connection: Connected, abandon: Callable[..., bool], query: Query
+) -> None:
+    job_id = enqueue(connection)
+    start(connection, "run-1")
+    first = job(connection, job_id).started_at
+    abandon("run-1")
+    start(connection, "run-2")
+    assert first is not None
+    assert job(connection, job_id).started_at == first
+    [one, other] = query("select started_at from stats_pipeline.attempt order by attempt")
+    assert one["started_at"] < other["started_at"]  # each attempt has its own
+
+
 def test_the_third_death_fails_the_job_with_the_last_error(
     connection: Connected, opened: Database, abandon: Callable[..., bool], query: Query, count: Callable[[str], int]
 ) -> None:
