@@ -1,0 +1,110 @@
+"""What the hook makes of each way in which an op can end: recorded for good, or left open for the job's next run.
+
+The whole job of the product, in this process, on a real database; Dagster's instance is real, and told to fail.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from psycopg import Connection
+from psycopg.rows import DictRow
+
+from stats_pipeline.definitions import build_defs
+from stats_pipeline.defs.jobs import JOB_NAME
+from stats_pipeline.defs.resources import LEASE_TAG
+from stats_pipeline.models import Job
+from stats_pipeline.settings import Settings
+from stats_pipeline_tests.integration import steps
+
+Connected = Connection[DictRow]
+Query = Callable[..., list[dict[str, Any]]]
+
+RPC = "update_power_ratings"  # called last in one process: the run is claimed by then
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def finished(
+    connection: Connected, database_url: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Job]:
+    """A job whose run has ended, as its row is then."""
+    monkeypatch.setenv("STATS_DATABASE_URL", database_url)
+    definitions = build_defs(Settings.model_validate({}))
+
+    def execute() -> Job:
+        job_id = steps.enqueue(connection)
+        [leased] = steps.lease(connection)
+        definitions.resolve_job_def(JOB_NAME).execute_in_process(
+            instance=instance, tags={LEASE_TAG: str(leased.lease_id)}, raise_on_error=False
+        )
+        return steps.job(connection, job_id)
+
+    return execute
+
+
+def function(job: Job) -> dict[str, Any]:
+    assert job.results is not None
+    return dict(job.results["functions"][RPC])
+
+
+def test_when_all_is_well_the_job_completes(finished: Callable[[], Job]) -> None:
+    job = finished()
+    assert (job.status, job.error_message) == ("completed", None)
+    assert job.results is not None
+    assert job.results["successful_functions"] == 10
+
+
+@pytest.mark.parametrize("error", [OSError("storage is gone"), dg.DagsterInvariantViolationError("storage is odd")])
+def test_what_dagster_itself_could_not_do_is_left_to_the_next_run(
+    finished: Callable[[], Job], instance: dg.DagsterInstance, error: Exception
+) -> None:
+    """The op may not even have started: it is no failure of its function's."""
+    store = instance.handle_new_event
+
+    def refuse(event: dg.EventLogEntry, **kwargs: Any) -> None:
+        if event.step_key == RPC and event.dagster_event is not None and event.dagster_event.is_step_start:
+            raise error
+        store(event, **kwargs)
+
+    instance.handle_new_event = refuse  # type: ignore[method-assign]
+    job = finished()
+    assert job.status == "processing"
+    assert job.results is not None
+    assert (job.results["successful_functions"], job.results["failed_functions"]) == (9, 0)
+    assert function(job)["status"] == "retrying"
+    assert str(error) in function(job)["error"]
+
+
+def test_a_database_that_hung_up_each_time_is_left_to_the_next_run(finished: Callable[[], Job], query: Query) -> None:
+    replace(query, "perform pg_terminate_backend(pg_backend_pid())")
+    job = finished()
+    assert job.status == "processing"
+    assert function(job)["status"] == "retrying"
+
+
+def test_what_a_function_cannot_do_is_tried_once_and_fails_the_job(finished: Callable[[], Job], query: Query) -> None:
+    query(f"drop function public.{RPC}(uuid)")
+    job = finished()
+    assert (job.status, job.error_message) == ("failed", f"Failed functions: {RPC}")
+    assert (function(job)["status"], function(job)["attempts"]) == ("failed", 1)
+    assert "does not exist" in function(job)["error"]
+
+
+def test_what_may_be_gone_the_next_time_is_tried_three_times(finished: Callable[[], Job], query: Query) -> None:
+    replace(query, "raise exception 'not now'")
+    job = finished()
+    assert (job.status, job.error_message) == ("failed", f"Failed functions: {RPC}")
+    assert (function(job)["status"], function(job)["attempts"]) == ("failed", 3)
+    assert "not now" in function(job)["error"]
+
+
+def replace(query: Query, body: str) -> None:
+    query(f"drop function public.{RPC}(uuid)")
+    query(f"create function public.{RPC}() returns void language plpgsql as $$ begin {body}; end $$")
