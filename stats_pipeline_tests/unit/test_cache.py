@@ -99,7 +99,7 @@ def test_a_refusal_is_shown_as_a_wrong_configuration(httpserver: HTTPServer, cli
     assert "check NEXT_PUBLIC_APP_URL, INTERNAL_API_KEY" in delivery.problem
 
 
-@pytest.mark.parametrize("status", [302, 408, 429, 500, 502, 503])
+@pytest.mark.parametrize("status", [201, 202, 203, 206, 208, 302, 408, 429, 500, 502, 503])
 def test_a_failure_of_the_moment_is_not(httpserver: HTTPServer, client: CacheClient, status: int) -> None:
     answer(httpserver, status, invalidated_tags=sorted(TAGS))
     delivery = ask(client)
