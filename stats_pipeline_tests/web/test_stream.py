@@ -11,6 +11,7 @@ import httpx
 import pytest
 from psycopg import Connection
 
+from stats_pipeline import database
 from stats_pipeline.database import Database, named_query
 from stats_pipeline.web import stream
 from stats_pipeline_tests.integration import steps
@@ -144,6 +145,22 @@ def test_a_lost_connection_is_replaced_and_what_happened_meanwhile_is_told(
         assert reader.next()["id"] == str(job)
         later = steps.enqueue(connection)
         assert reader.statuses(later, "queued") == ["queued"]
+
+
+def test_an_older_state_is_not_told_after_a_newer_one(
+    served: Served, connection: Connection[Any], database_url: str, query: Query
+) -> None:
+    """The look behind the notifications may be quicker than they are: they come again, and late, here."""
+    with database.connect(database_url, autocommit=True) as late, reading(served) as reader:
+        late.execute(f"listen {stream.CHANNEL}".encode())
+        job = steps.enqueue(connection)
+        steps.start(connection)
+        assert reader.statuses(job, "processing") == ["queued", "processing"]
+        told = [notification.payload for notification in late.notifies(timeout=PATIENCE, stop_after=2)]
+        for payload in told:
+            query(f"select pg_notify('{stream.CHANNEL}', %s)", payload)
+        other = steps.enqueue(connection, steps.OTHER_TENANT)
+        assert reader.next()["id"] == str(other)
 
 
 def test_without_notifications_the_changes_are_found_by_looking(
