@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from psycopg import Connection
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 
 from stats_pipeline import job_status, reconcile
 from stats_pipeline.catalog import StatsFunction
@@ -20,7 +21,7 @@ from stats_pipeline.models import Claim
 from stats_pipeline.reconcile import AbandonRun, RequeueJob, SendMessage
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
-from stats_pipeline_tests.integration.steps import TENANT, TWO
+from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO
 
 Connected = Connection[DictRow]
 Meanwhile = Callable[[Callable[[Connected], Any]], Future[Any]]
@@ -105,6 +106,21 @@ def test_the_second_op_of_a_run_gets_the_claim_of_the_first(
     assert claimed is not None
     assert second.result() == claimed
     assert steps.job(connection, claimed.job_ids[0]).attempts == 1
+
+
+def test_a_raw_message_that_arrives_while_others_are_admitted_is_not_lost(
+    connection: Connected, first: Connected, meanwhile: Meanwhile, query: Query
+) -> None:
+    """The sensor reads the queue more than once; what it has not made a job of, it must not throw away."""
+    send = "select pgmq.send('stats_update', %s::jsonb)"
+    known = steps.payload(tenantId=str(TENANT))
+    query(send, Jsonb(known))
+    with first.transaction(force_rollback=True):
+        job_status.enqueue(first, known)
+        second = meanwhile(steps.lease)
+        query(send, Jsonb(steps.payload(tenantId=str(OTHER_TENANT))))
+    leased = [*second.result(), *steps.lease(connection)]
+    assert {one.tenant_id for one in leased} == {TENANT, OTHER_TENANT}
 
 
 # Record and settle
