@@ -3,6 +3,7 @@
 What the client makes of an app's answers is in `unit/test_cache.py`.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -13,7 +14,7 @@ from psycopg import Connection
 
 from stats_pipeline import outbox
 from stats_pipeline.cache import CacheClient
-from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.catalog import STATS_FUNCTIONS, StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.defs.resources import Refresh
 from stats_pipeline.models import Delivery
@@ -188,6 +189,38 @@ def test_a_tag_that_goes_stale_again_while_it_is_delivered_stays_due(
     relay()
     assert due(query) == set()
     assert told(app)[1] == TWO[0].cache_tags
+
+
+def test_a_tag_of_two_functions_is_due_until_both_have_been_told(
+    connection: Connected, opened: Database, cache: CacheClient, app: App
+) -> None:
+    first, second = TWO[0], dataclasses.replace(TWO[1], cache_tags=TWO[0].cache_tags)
+    job_id = enqueue(connection)
+    claimed = start(connection)
+    compute(opened, claimed, first)
+    outbox.deliver(opened, cache, cache_deadline=DEADLINE, run_id="run-1")
+    compute(opened, claimed, second)
+    settle(connection, app=True)
+    row = job(connection, job_id)
+    assert row.status == "processing"
+    assert row.results is not None
+    assert row.results["cache"] == {"status": "pending", "delivered": [], "pending": list(first.cache_tags)}
+    outbox.deliver(opened, cache, cache_deadline=DEADLINE, run_id="run-1")
+    assert job(connection, job_id).status == "completed"
+    assert told(app) == [first.cache_tags] * 2
+
+
+def test_a_tag_is_due_since_its_function_ended_not_since_it_began(
+    connection: Connected, opened: Database, query: Query
+) -> None:
+    """Or the relay would be as quick as the hook for every function of more than three seconds."""
+    query("create table public.began (at timestamptz)")
+    query("create function public.work() returns void language sql as $$ insert into public.began values (now()) $$")
+    work = StatsFunction("Work", "work", ("tag",), (), (), "")
+    enqueue(connection)
+    compute(opened, start(connection, functions=(work,)), work)
+    [row] = query("select due_at > at as is_later from stats_pipeline.outbox, public.began")
+    assert row["is_later"]
 
 
 def wait_of(query: Query) -> float:
