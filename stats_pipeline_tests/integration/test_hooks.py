@@ -11,10 +11,14 @@ import pytest
 from psycopg import Connection
 from psycopg.rows import DictRow
 
+from stats_pipeline import job_status
+from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.database import Database
 from stats_pipeline.definitions import build_defs
 from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import LEASE_TAG
 from stats_pipeline.models import Job
+from stats_pipeline.reconcile import AbandonRun, apply
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 
@@ -33,18 +37,21 @@ def instance() -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def finished(
     connection: Connected, database_url: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], Job]:
+) -> Callable[..., Job]:
     """A job whose run has ended, as its row is then."""
     monkeypatch.setenv("STATS_DATABASE_URL", database_url)
     definitions = build_defs(Settings.model_validate({}))
 
-    def execute() -> Job:
-        job_id = steps.enqueue(connection)
-        [leased] = steps.lease(connection)
+    def execute(*, enqueues: bool = True, **options: Any) -> Job:
+        if enqueues:
+            steps.enqueue(connection)
+        leases = steps.lease(connection)
+        tags = {LEASE_TAG: str(leases[0].lease_id)} if leases else None
         definitions.resolve_job_def(JOB_NAME).execute_in_process(
-            instance=instance, tags={LEASE_TAG: str(leased.lease_id)}, raise_on_error=False
+            instance=instance, tags=tags, raise_on_error=False, **options
         )
-        return steps.job(connection, job_id)
+        [job] = job_status.list_jobs(connection, limit=10)
+        return job
 
     return execute
 
@@ -54,7 +61,7 @@ def function(job: Job) -> dict[str, Any]:
     return dict(job.results["functions"][RPC])
 
 
-def test_when_all_is_well_the_job_completes(finished: Callable[[], Job]) -> None:
+def test_when_all_is_well_the_job_completes(finished: Callable[..., Job]) -> None:
     job = finished()
     assert (job.status, job.error_message) == ("completed", None)
     assert job.results is not None
@@ -63,7 +70,7 @@ def test_when_all_is_well_the_job_completes(finished: Callable[[], Job]) -> None
 
 @pytest.mark.parametrize("error", [OSError("storage is gone"), dg.DagsterInvariantViolationError("storage is odd")])
 def test_what_dagster_itself_could_not_do_is_left_to_the_next_run(
-    finished: Callable[[], Job], instance: dg.DagsterInstance, error: Exception
+    finished: Callable[..., Job], instance: dg.DagsterInstance, error: Exception
 ) -> None:
     """The op may not even have started: it is no failure of its function's."""
     store = instance.handle_new_event
@@ -82,14 +89,14 @@ def test_what_dagster_itself_could_not_do_is_left_to_the_next_run(
     assert str(error) in function(job)["error"]
 
 
-def test_a_database_that_hung_up_each_time_is_left_to_the_next_run(finished: Callable[[], Job], query: Query) -> None:
+def test_a_database_that_hung_up_each_time_is_left_to_the_next_run(finished: Callable[..., Job], query: Query) -> None:
     replace(query, "perform pg_terminate_backend(pg_backend_pid())")
     job = finished()
     assert job.status == "processing"
     assert function(job)["status"] == "retrying"
 
 
-def test_what_a_function_cannot_do_is_tried_once_and_fails_the_job(finished: Callable[[], Job], query: Query) -> None:
+def test_what_a_function_cannot_do_is_tried_once_and_fails_the_job(finished: Callable[..., Job], query: Query) -> None:
     query(f"drop function public.{RPC}(uuid)")
     job = finished()
     assert (job.status, job.error_message) == ("failed", f"Failed functions: {RPC}")
@@ -97,12 +104,35 @@ def test_what_a_function_cannot_do_is_tried_once_and_fails_the_job(finished: Cal
     assert "does not exist" in function(job)["error"]
 
 
-def test_what_may_be_gone_the_next_time_is_tried_three_times(finished: Callable[[], Job], query: Query) -> None:
+def test_what_may_be_gone_the_next_time_is_tried_three_times(finished: Callable[..., Job], query: Query) -> None:
     replace(query, "raise exception 'not now'")
     job = finished()
     assert (job.status, job.error_message) == ("failed", f"Failed functions: {RPC}")
     assert (function(job)["status"], function(job)["attempts"]) == ("failed", 3)
     assert "not now" in function(job)["error"]
+
+
+def test_what_a_dead_run_has_computed_is_not_computed_again(
+    finished: Callable[..., Job], connection: Connected, opened: Database, query: Query
+) -> None:
+    steps.enqueue(connection)
+    [last] = [function for function in STATS_FUNCTIONS if function.rpc == RPC]
+    steps.compute(opened, steps.start(connection, "run-1", STATS_FUNCTIONS), last)
+    [row] = query("select seen_at from stats_pipeline.run")
+    death = AbandonRun("run-1", row["seen_at"], "It stopped answering")
+    apply(connection, death, Settings.model_validate({}), lambda _: None)
+    query("update pgmq.q_stats_update set vt = now()")
+    replace(query, "raise exception 'it was called again'")
+    job = finished(enqueues=False)
+    assert (job.status, job.attempts) == ("completed", 2)
+
+
+def test_a_table_refreshed_alone_is_a_job_of_one_function(finished: Callable[..., Job]) -> None:
+    job = finished(enqueues=False, asset_selection=[dg.AssetKey("aggregated_performance_ratings")])
+    assert (job.status, job.job_payload["userId"]) == ("completed", "dagster")
+    assert job.results is not None
+    assert list(job.results["functions"]) == [RPC]
+    assert job.results["total_functions"] == 1
 
 
 def replace(query: Query, body: str) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ import pytest
 from psycopg import Connection
 from psycopg.rows import DictRow
 
-from stats_pipeline import job_status
+from stats_pipeline import job_status, reconcile
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
 from stats_pipeline.defs import resources
@@ -32,13 +33,14 @@ RPCS = [function.rpc for function in TWO]
 
 
 @pytest.fixture
-def refresh(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+def refresh(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """The resource as a run's process has it."""
     monkeypatch.setenv("STATS_DATABASE_URL", database_url)
 
     @contextmanager
-    def opened() -> Iterator[Refresh]:
-        with dg.build_init_resource_context() as context, Refresh().yield_for_execution(context) as resource:
+    def opened(run: dg.DagsterRun | None = None) -> Iterator[Refresh]:
+        context: Any = SimpleNamespace(run=run, run_id=run and run.run_id)
+        with Refresh().yield_for_execution(context) as resource:
             yield resource
 
     return opened
@@ -81,7 +83,7 @@ def test_a_late_failure_of_another_function_ends_no_run(connection: Connected, o
 
 
 def test_a_re_execution_has_its_parents_tags_and_a_job_of_its_own(
-    connection: Connected, opened: Database, refresh: Callable[[], Any]
+    connection: Connected, opened: Database, refresh: Callable[..., Any]
 ) -> None:
     steps.enqueue(connection, TENANT)
     [leased] = steps.lease(connection)
@@ -98,11 +100,27 @@ def test_a_re_execution_has_its_parents_tags_and_a_job_of_its_own(
     assert (job.status, job.run_id, job.tenant_id) == ("processing", again.run_id, TENANT)
 
 
+# A process per op
+
+
+@pytest.mark.parametrize(("executor", "is_paused"), [("multiprocess", True), ("threads", False)])
+def test_only_a_process_that_another_one_follows_asks_for_patience(
+    connection: Connected, opened: Database, refresh: Callable[..., Any], executor: str, is_paused: bool
+) -> None:
+    """Until the next process has imported everything, nobody beats."""
+    run = dagster_run(run_config={"execution": {"config": {executor: {}}}})
+    with refresh(run) as resource:
+        resource.claim(run, RPCS)
+    [row] = reconcile.read(opened).runs
+    assert row.silent_seconds is not None
+    assert (row.silent_seconds < -20) == is_paused
+
+
 # While another run is open
 
 
 def test_a_run_by_hand_is_woken_by_the_end_of_the_one_before(
-    connection: Connected, opened: Database, refresh: Callable[[], Any], query: Query
+    connection: Connected, opened: Database, refresh: Callable[..., Any], query: Query
 ) -> None:
     steps.enqueue(connection)
     before = steps.start(connection)
@@ -120,7 +138,7 @@ def test_a_run_by_hand_is_woken_by_the_end_of_the_one_before(
 
 
 def test_a_run_by_hand_waits_for_so_long_and_no_longer(
-    connection: Connected, refresh: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    connection: Connected, refresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resources, "BUSY_TIMEOUT", 0)
     steps.enqueue(connection)
