@@ -106,6 +106,22 @@ def test_of_several_errors_the_last_one_is_told(
     assert job(connection, job_id).error_message == "It stopped answering: last"
 
 
+def test_each_attempt_keeps_its_own_reason(
+    connection: Connected, opened: Database, abandon: Callable[..., bool], query: Query
+) -> None:
+    job_id = enqueue(connection)
+    for number in (1, 2):
+        start(connection, f"run-{number}")
+        job_status.record_failed_try(
+            opened, run_id=f"run-{number}", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem=f"lost {number}"
+        )
+        abandon(f"run-{number}")
+    assert attempts(query, job_id) == [
+        (1, "run-1", "died", "It stopped answering: lost 1"),
+        (2, "run-2", "died", "It stopped answering: lost 2"),
+    ]
+
+
 def test_a_job_that_waits_again_shows_nothing_of_the_run_that_died(
     connection: Connected, opened: Database, abandon: Callable[..., bool]
 ) -> None:
