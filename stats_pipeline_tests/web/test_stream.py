@@ -4,7 +4,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -174,6 +174,35 @@ def test_without_notifications_the_changes_are_found_by_looking(
         assert reader.statuses(job, "queued") == ["queued"]
         steps.start(connection)
         assert reader.statuses(job, "processing") == ["processing"]
+
+
+def test_what_the_first_look_finds_is_no_news(
+    serve: Callable[..., Served], connection: Connection[Any], database_url: str
+) -> None:
+    """The reader who was there before it has read the list of jobs already."""
+    old = steps.enqueue(connection)
+    with database.connect(database_url, autocommit=True) as holding, ExitStack() as stack:
+        with holding.transaction():
+            holding.execute("lock table public.background_job_status")
+            reader = stack.enter_context(reading(serve()))
+        told: dict[str, Any] = {}
+        while not told:  # what comes before the look has ended is no news either
+            steps.enqueue(connection, steps.OTHER_TENANT)
+            with suppress(queue.Empty):
+                told = reader._events.get(timeout=0.2)
+        assert told["id"] != str(old)
+
+
+def test_what_one_look_finds_is_told_oldest_first(
+    serve: Callable[..., Served], connection: Connection[Any], query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Database, "can_listen", False)
+    monkeypatch.setattr(stream, "POLL_ALONE_SECONDS", 0.1)
+    with reading(look(serve(), connection)) as reader:
+        with connection.transaction():
+            jobs = [steps.enqueue(connection) for _ in range(5)]
+            query("update public.background_job_status set created_at = created_at + msg_id * interval '1 ms'")
+        assert [reader.next()["id"] for _ in jobs] == [str(job) for job in jobs]
 
 
 def test_a_reader_that_falls_behind_is_sent_away_and_the_others_are_not(
