@@ -22,6 +22,12 @@ LOOK = named_query("list_job_states")
 PATIENCE = 20  # seconds; events come within milliseconds
 
 
+@pytest.fixture(autouse=True)
+def unpolled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a notification tells of a change: the look behind them comes later than any test waits."""
+    monkeypatch.setattr(stream, "POLL_SECONDS", 600)
+
+
 class Reader:
     """One open stream: what it says, as it comes."""
 
@@ -161,6 +167,19 @@ def test_an_older_state_is_not_told_after_a_newer_one(
             query(f"select pg_notify('{stream.CHANNEL}', %s)", payload)
         other = steps.enqueue(connection, steps.OTHER_TENANT)
         assert reader.next()["id"] == str(other)
+
+
+def test_a_change_whose_notification_is_lost_is_found_by_looking(
+    serve: Callable[..., Served], connection: Connection[Any], query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "POLL_SECONDS", 0.1)
+    with reading(look(serve(), connection)) as reader:
+        job = steps.enqueue(connection)
+        assert reader.statuses(job, "queued") == ["queued"]
+        with connection.transaction():
+            query("set local session_replication_role = replica")  # no trigger fires
+            steps.start(connection)
+        assert reader.statuses(job, "processing") == ["processing"]
 
 
 def test_without_notifications_the_changes_are_found_by_looking(
