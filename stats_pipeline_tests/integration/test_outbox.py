@@ -6,6 +6,7 @@ What the client makes of an app's answers is in `unit/test_cache.py`.
 import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import dagster as dg
@@ -28,6 +29,7 @@ Query = Callable[..., list[dict[str, Any]]]
 THREE = STATS_FUNCTIONS[1:4]
 TAGS = {tag for function in TWO for tag in function.cache_tags}
 DEADLINE = 900
+NOBODY = "http://127.0.0.1:1"  # where nothing listens
 
 
 @pytest.fixture
@@ -307,6 +309,34 @@ def test_a_tag_the_app_cannot_drop_waits_alone(
         assert results["cache"]["pending"] == [bad]
     [row] = query("select max(tries) as tries from stats_pipeline.outbox where delivered_at is null")
     assert row["tries"] == 4
+
+
+def test_a_tag_that_was_left_is_not_asked_for_at_once_again(
+    connection: Connected, opened: Database, relay: Callable[[], None], later: Callable[[int], None], app: App
+) -> None:
+    computed(connection, opened)
+    later(3)
+    bad = TWO[0].cache_tags[0]
+    with app.behaving(leave(bad)):
+        relay()
+        relay()
+        assert len(told(app)) == 1
+        later(2)
+        relay()
+    assert told(app)[1:] == [(bad,)]
+
+
+def test_another_apps_route_that_fails_gives_ours_no_rest(
+    connection: Connected, opened: Database, relay: Callable[[], None], later: Callable[[int], None], query: Query
+) -> None:
+    """The address has been changed since."""
+    with closing(CacheClient(Settings.model_validate({"NEXT_PUBLIC_APP_URL": NOBODY, "INTERNAL_API_KEY": KEY}))) as old:
+        computed(connection, opened)
+        later(3)
+        outbox.deliver(opened, old, cache_deadline=DEADLINE)
+    assert due(query) == TAGS
+    relay()
+    assert due(query) == set()
 
 
 def test_after_the_deadline_the_job_fails_by_name_and_completes_when_the_app_takes_the_tags(

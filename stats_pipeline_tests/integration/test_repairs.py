@@ -77,6 +77,13 @@ def test_a_job_of_a_dead_run_is_an_orphan(connection: Connected, opened: Databas
     assert steps.job(connection, job_id).status == "completed"
 
 
+@pytest.mark.parametrize("status", ["queued", "processing"])
+def test_jobs_of_another_kind_are_not_ours_to_repair(opened: Database, query: Query, status: str) -> None:
+    query("insert into public.background_job_status (job_type, job_payload, status) "
+        "values ('newsletter', '{}', %s)", status)  # fmt: skip
+    assert decide(opened) == []
+
+
 def test_a_row_that_somebody_holds_delays_no_other_repair(
     connection: Connected, opened: Database, first: Connected, query: Query
 ) -> None:
