@@ -8,6 +8,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import create_execution_plan, execute_run_iterator
 from psycopg import Connection
 from psycopg.rows import DictRow
 
@@ -122,14 +124,38 @@ def test_what_a_dead_run_has_computed_is_not_computed_again(
     death = AbandonRun("run-1", row["seen_at"], "It stopped answering")
     apply(connection, death, Settings.model_validate({}), lambda _: None)
     query("update pgmq.q_stats_update set vt = now()")
-    replace(query, "raise exception 'it was called again'")
+    query("create table public.called ()")
+    replace(query, "insert into public.called default values")
     job = finished(enqueues=False)
     assert (job.status, job.attempts) == ("completed", 2)
+    assert query("select count(*) as times from public.called") == [{"times": 0}]
 
 
 def test_a_table_refreshed_alone_is_a_job_of_one_function(finished: Callable[..., Job]) -> None:
     job = finished(enqueues=False, asset_selection=[dg.AssetKey("aggregated_performance_ratings")])
     assert (job.status, job.job_payload["userId"]) == ("completed", "dagster")
+    assert job.results is not None
+    assert list(job.results["functions"]) == [RPC]
+    assert job.results["total_functions"] == 1
+
+
+def test_a_re_execution_of_what_failed_is_a_job_of_that_alone(
+    finished: Callable[..., Job], connection: Connected, instance: dg.DagsterInstance, query: Query
+) -> None:
+    query(f"alter function public.{RPC}(uuid) rename to mislaid")
+    failed = finished()
+    assert failed.status == "failed"
+    query(f"alter function public.mislaid(uuid) rename to {RPC}")
+    whole = build_defs(Settings.model_validate({})).resolve_job_def(JOB_NAME)
+    run = instance.create_run_for_job(
+        whole,
+        create_execution_plan(whole, step_keys_to_execute=[RPC]),
+        parent_run_id=failed.run_id,
+        root_run_id=failed.run_id,
+    )
+    list(execute_run_iterator(InMemoryJob(whole), run, instance))
+    job = job_status.list_jobs(connection, limit=10)[0]
+    assert (job.status, job.run_id) == ("completed", run.run_id)
     assert job.results is not None
     assert list(job.results["functions"]) == [RPC]
     assert job.results["total_functions"] == 1
