@@ -12,6 +12,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from stats_pipeline import job_status
+from stats_pipeline.database import Database
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT
 
@@ -70,11 +71,14 @@ def test_what_a_malformed_message_held_is_kept_for_the_reader(connection: Connec
     assert "xxx" in payloads[2]["message"]
 
 
-def test_messages_and_rows_that_cannot_be_jobs_keep_no_club_waiting(connection: Connected, query: Query) -> None:
+def test_messages_and_rows_that_cannot_be_jobs_keep_no_club_waiting(
+    connection: Connected, opened: Database, query: Query
+) -> None:
     send(connection, None)
     query("insert into public.background_job_status (job_payload, status) values ('{}', 'queued')")
     send(connection, steps.payload(tenantId=str(TENANT)))
     send(connection, {"jobId": "no id"})
     steps.enqueue(connection, OTHER_TENANT)
     assert {leased.tenant_id for leased in steps.lease(connection)} == {TENANT, OTHER_TENANT}
+    steps.reconcile(opened)
     assert len(query("select * from pgmq.q_stats_update")) == 2

@@ -89,11 +89,12 @@ def test_a_leased_job_that_somebody_has_ended_stays_as_it_is(
     assert (row.status, row.run_id, row.attempts, row.results) == ("completed", None, 0, None)
 
 
-def test_a_job_that_somebody_has_ended_leaves_the_queue(connection: Connected, query: Query) -> None:
+def test_a_job_that_somebody_has_ended_leaves_the_queue(connection: Connected, opened: Database, query: Query) -> None:
     for status in ("completed", "failed"):
         steps.enqueue(connection)
         query("update public.background_job_status set status = %s where status = 'queued'", status)
     assert steps.lease(connection) == []
+    steps.reconcile(opened)
     assert query("select * from pgmq.q_stats_update") == []
 
 

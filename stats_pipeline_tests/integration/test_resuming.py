@@ -54,6 +54,7 @@ def test_a_lease_that_nobody_claimed_in_between(
     dies("run-1")
     lease(connection)
     query("update stats_pipeline.run set lease_until = now() where run_id is null")
+    assert lease(connection) == []
     query("update pgmq.q_stats_update set vt = now()")
     assert start(connection, "run-2").carried_over == {ONE.rpc}
 

@@ -113,8 +113,8 @@ def test_a_run_that_fell_silent_is_given_up_here_and_failed_there(
     query("update stats_pipeline.run set seen_at = seen_at - interval '7 seconds'")
     # A server that has just started would count from its start: this one has been up for longer.
     query("select pg_sleep(greatest(0, 7 - extract(epoch from clock_timestamp() - pg_postmaster_start_time())))")
-    planned = repair_all(opened, SETTINGS, instance, dry_run=True)
+    planned, _ = repair_all(opened, SETTINGS, instance, dry_run=True)
     assert (steps.job(connection, job_id).status, status_of(instance, run_id)) == ("processing", STATUS.STARTED)
-    assert repair_all(opened, SETTINGS, instance) == planned
+    assert repair_all(opened, SETTINGS, instance) == (planned, [])
     assert (steps.job(connection, job_id).status, status_of(instance, run_id)) == ("queued", STATUS.FAILURE)
-    assert repair_all(opened, SETTINGS, instance) == []
+    assert repair_all(opened, SETTINGS, instance) == ([], [])
