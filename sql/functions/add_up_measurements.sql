@@ -13,15 +13,10 @@ begin
     end if;
 
     insert into stats_pipeline.counter as c
-    select m.metric, m.label, m.detail, b.le, count(*), sum(m.value)
+    select m.metric, m.label, m.detail, stats_pipeline.bucket(m.metric, m.value), count(*), sum(m.value)
     from stats_pipeline.measurement as m
-    cross join lateral (
-        select min(bound.le) as le
-        from unnest(stats_pipeline.duration_bounds(m.metric)) as bound (le)
-        where m.value <= bound.le
-    ) as b
     where m.id = any(measured)
-    group by m.metric, m.label, m.detail, b.le
+    group by 1, 2, 3, 4
     on conflict (metric, label, detail, le) do update
     set observations = c.observations + excluded.observations, total = c.total + excluded.total;
 

@@ -6,13 +6,8 @@ select e.metric, e.label, e.detail, e.le, sum(e.observations)::bigint, sum(e.tot
 from (
     select c.* from stats_pipeline.counter as c
     union all
-    select m.metric, m.label, m.detail, b.le, 1, m.value
+    select m.metric, m.label, m.detail, stats_pipeline.bucket(m.metric, m.value), 1, m.value
     from stats_pipeline.measurement as m
-    cross join lateral (
-        select min(bound.le) as le
-        from unnest(stats_pipeline.duration_bounds(m.metric)) as bound (le)
-        where m.value <= bound.le
-    ) as b
 ) as e
 group by e.metric, e.label, e.detail, e.le;
 $$;

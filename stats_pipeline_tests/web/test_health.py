@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg import Connection
 
+from stats_pipeline import retention
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
 from stats_pipeline_tests.integration import steps
@@ -155,3 +156,24 @@ def test_a_duration_is_counted_in_its_bucket(local: Served, connection: Connecti
     assert (counts["0.01"], counts["0.025"], counts["0.05"], counts["45.0"], counts["+Inf"]) == (1, 1, 2, 2, 3)
     (total,) = (value for (name, _), value in found.items() if name == "stats_pipeline_function_duration_seconds_sum")
     assert total == pytest.approx(60.035)
+
+
+def test_counters_stay_when_what_they_counted_is_added_up_and_pruned(
+    local: Served, connection: Connection[Any], database_url: str
+) -> None:
+    with Database(database_url) as database:
+        steps.enqueue(connection)
+        steps.finish(connection, database, "run-1")
+        before = samples(local)
+        database.run("tidy_up")
+        connection.execute("update public.background_job_status set completed_at = now() - interval '2 days'")
+        connection.execute("update stats_pipeline.run set ended_at = now() - interval '2 days'")
+        assert retention.prune(database, days=1)["jobs"] == 1
+        after = samples(local)
+        steps.enqueue(connection)
+        steps.finish(connection, database, "run-2")
+    counters = {key: value for key, value in before.items() if key[0].endswith(("_total", "_bucket", "_sum", "_count"))}
+    assert counters
+    assert {key: after[key] for key in counters} == pytest.approx(counters)
+    ended = ("stats_pipeline_jobs_ended_total", (("status", "completed"), ("trigger", "admin")))
+    assert samples(local)[ended] == before[ended] + 1
