@@ -28,10 +28,11 @@ import typer
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 from rich.console import Console
 from rich.table import Table
 
-from stats_pipeline import database, embedded, job_status, migrate
+from stats_pipeline import database, embedded, migrate
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.demo import league as demo_league
 from stats_pipeline.models import Payload
@@ -41,6 +42,19 @@ LOOK_SECONDS = 0.1  # between two looks at the job table, by one query that its 
 STOP_SECONDS = 60
 TAGS = frozenset(tag for function in STATS_FUNCTIONS for tag in function.cache_tags)
 OUR_VARIABLES = ("STATS_", "DAGSTER_", "NEXT_PUBLIC_", "INTERNAL_API_KEY", "ADMIN_", "CRON_SECRET")
+
+# Run by each version in its own folder. A folder without the package would find an installed one.
+_MIGRATE = """
+import sys
+from pathlib import Path
+import stats_pipeline
+used, wanted = Path(stats_pipeline.__file__).parents[1], Path(sys.argv[1])
+if used != wanted:
+    sys.exit(f"{used} would be used in place of {wanted}")
+from stats_pipeline import database, migrate
+with database.connect(sys.argv[2], autocommit=True) as connection:
+    migrate.migrate(connection, reference_stats=True)
+"""
 
 # `up` links the project's dagster.yaml; this is Dagster as it comes, but for where it stores and whom it tells.
 STOCK_DAGSTER_YAML = "storage: {postgres: {postgres_url: {env: STATS_DAGSTER_URL}}}\ntelemetry: {enabled: false}\n"
@@ -181,7 +195,8 @@ class System:
         """Send one job as the app would."""
         payload = Payload(triggered_by="post-match", request_id=str(uuid4()), tenant_id=str(tenant) if tenant else None)
         at = time.monotonic()
-        return Sent(job_status.enqueue(self.connection, payload.as_json()).job_id, at)
+        [row] = self.connection.execute("select public.enqueue_stats_job(%s) as answer", (Jsonb(payload.as_json()),))
+        return Sent(UUID(row["answer"]["jobId"]), at)
 
     def wait(
         self, sent: Collection[Sent], *, patience: float = 300, look: Callable[[int], object] = lambda _: None
@@ -227,15 +242,15 @@ class Bench:
 
     def __init__(self, folder: Path, server_url: str) -> None:
         self.folder, self.server_url = folder, server_url
-        self._template: str | None = None
+        self._templates: dict[Path, str] = {}
 
-    def database(self, name: str, leagues: Iterable[demo_league.League]) -> str:
-        """Make a migrated database that holds these leagues; its URL."""
-        if self._template is None:
-            self._template = self._create("template_of_all", "postgres")
-            with database.connect(self._template, autocommit=True) as connection:
-                migrate.migrate(connection, reference_stats=True)
-        url = self._create(name, "template_of_all")
+    def database(self, name: str, leagues: Iterable[demo_league.League], *, checkout: Path = PROJECT_ROOT) -> str:
+        """Make a database that holds these leagues, migrated by the checkout's own code; its URL."""
+        if checkout not in self._templates:
+            template = f"template_{len(self._templates)}"
+            migrate_by(checkout, self._create(template, "postgres"))
+            self._templates[checkout] = template
+        url = self._create(name, self._templates[checkout])
         with database.connect(url) as connection:
             for league in leagues:
                 demo_league.load(connection, league)
@@ -253,10 +268,12 @@ class Bench:
         return self.server_url.replace("/postgres?", f"/{name}?", 1)
 
     @contextmanager
-    def ours(self, database_url: str, **settings: str) -> Iterator[System]:
-        """`stats-pipeline up`."""
+    def ours(
+        self, database_url: str, *, name: str = "ours", checkout: Path = PROJECT_ROOT, **settings: str
+    ) -> Iterator[System]:
+        """`stats-pipeline up` of this version, or of another checkout's."""
         command = (sys.executable, "-c", "from stats_pipeline.cli import app; app()", "up")
-        with self._running("ours", command, database_url, settings) as system:
+        with self._running(name, command, database_url, settings, checkout) as system:
             yield system
 
     @contextmanager
@@ -287,13 +304,18 @@ class Bench:
 
     @contextmanager
     def _running(
-        self, name: str, command: Sequence[str], database_url: str, settings: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        database_url: str,
+        settings: Mapping[str, str] | None = None,
+        checkout: Path = PROJECT_ROOT,
     ) -> Iterator[System]:
         home = self._home(database_url)
         home.mkdir(parents=True, exist_ok=True)
         app = App()
         environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(OUR_VARIABLES)},
+            **_environment(checkout),
             "STATS_DATABASE_URL": database_url,
             "STATS_HOME": str(home),
             "STATS_UI_PORT": str(_free_port()),
@@ -308,7 +330,7 @@ class Bench:
                 process = subprocess.Popen(
                     command,
                     env=environment,
-                    cwd=PROJECT_ROOT,
+                    cwd=checkout,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -321,6 +343,28 @@ class Bench:
                 raise
             finally:
                 _stop(process)
+
+
+def _environment(checkout: Path) -> dict[str, str]:
+    """Without a setting of the developer's own, and with this checkout's packages before any that is installed."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(OUR_VARIABLES)}
+    return {**kept, "PYTHONPATH": str(checkout)}
+
+
+def migrate_by(checkout: Path, database_url: str) -> None:
+    """Migrate an empty database, reference stats included, with the code and the SQL of a checkout.
+
+    Raises `BenchmarkFailed` if that does not work, or if the code there is not what Python finds.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _MIGRATE, str(checkout), database_url],
+        cwd=checkout,
+        env=_environment(checkout),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise BenchmarkFailed(f"not migrated: {done.stderr.decode(errors='replace')[-3000:]}")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

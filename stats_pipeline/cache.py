@@ -26,6 +26,11 @@ def tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+def route(settings: Settings) -> str | None:
+    """The address that is called; None without an app."""
+    return None if settings.app_url is None else str(settings.app_url).rstrip("/") + ROUTE
+
+
 class _Answer(BaseModel):
     success: bool
     invalidated_tags: Annotated[list[str], Field(default_factory=list)]
@@ -37,9 +42,10 @@ class CacheClient:
     """One keep-alive connection pool to the app, safe to share between threads."""
 
     def __init__(self, settings: Settings) -> None:
-        if settings.app_url is None or settings.internal_api_key is None:
+        url = route(settings)
+        if url is None or settings.internal_api_key is None:
             raise SettingsError("NEXT_PUBLIC_APP_URL is not set: there is no app to tell about stale tags")
-        self.url = str(settings.app_url).rstrip("/") + ROUTE
+        self.url = url
         self._http = httpx.Client(
             timeout=settings.cache_timeout,
             verify=tls(),

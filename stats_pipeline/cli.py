@@ -17,12 +17,13 @@ from uuid import UUID, uuid4
 
 import psycopg
 import typer
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
 from stats_pipeline import console, database, direct, doctor, job_status, migrate, services, settings
 from stats_pipeline.errors import StatsPipelineError, is_permanent, one_line
-from stats_pipeline.models import Enqueued, Payload
+from stats_pipeline.models import Enqueued, Job, Payload
 
 app = typer.Typer(
     help="Refreshes a football club's player statistics: a queue in front, Dagster behind.",
@@ -267,20 +268,28 @@ def jobs(
     """List the newest jobs, newest first."""
     with _database() as (_, opened):
 
-        def read() -> list[Any]:
+        def read() -> list[Job]:
             with opened.connection() as connection:
                 return job_status.list_jobs(connection, limit=limit)
+
+        def tables() -> Group:
+            found = read()
+            with opened.connection() as connection:
+                set_aside = job_status.list_set_aside(connection)
+            return Group(
+                console.jobs_table(found) if found else "No background jobs found",
+                *([console.set_aside_table(set_aside)] if set_aside else []),
+            )
 
         if as_json:
             _print_json([job.model_dump(mode="json") for job in read()])
         elif watch:
-            with Live(console.jobs_table(read()), console=console.out, auto_refresh=False) as live:
+            with Live(tables(), console=console.out, auto_refresh=False) as live:
                 while True:
                     time.sleep(1)
-                    live.update(console.jobs_table(read()), refresh=True)
+                    live.update(tables(), refresh=True)
         else:
-            found = read()
-            console.out.print(console.jobs_table(found) if found else "No background jobs found")
+            console.out.print(tables())
 
 
 @app.command()
@@ -335,11 +344,13 @@ def reconcile(
         from stats_pipeline.defs import upkeep  # noqa: PLC0415
 
         with DagsterInstance.get() as instance:
-            repairs = upkeep.repair_all(opened, loaded, instance, dry_run=dry_run)
+            repairs, problems = upkeep.repair_all(opened, loaded, instance, dry_run=dry_run)
         if as_json:
             _print_json([{"repair": type(repair).__name__, **asdict(repair)} for repair in repairs])
-            return
-        for repair in repairs:
-            console.out.print(f"{'would' if dry_run else 'did'}: {repair}")
-        if not repairs:
+        elif repairs:
+            for repair in repairs:
+                console.out.print(f"{'would' if dry_run else 'did'}: {repair}")
+        else:
             console.out.print("Nothing to repair")
+        if problems:
+            raise StatsPipelineError(f"{len(problems)} repairs failed and are set aside: {'; '.join(problems)}")

@@ -19,7 +19,7 @@ from stats_pipeline import job_status
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.doctor import Finding
-from stats_pipeline.models import Job
+from stats_pipeline.models import Job, SetAside
 
 # Where there is no terminal there is no width to keep to: tables are cut for people, logs and pipes take them whole.
 _PIPE_WIDTH = 160
@@ -27,7 +27,8 @@ out = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
 
 _COLORS = {"queued": "yellow", "processing": "blue", "completed": "green", "failed": "red"}
-_MARKS = {"success": ("✓", "green"), "failed": ("✗", "red"), "retrying": ("↻", "yellow"), None: ("·", "dim")}
+_MARKS = {"success": ("✓", "green"), "failed": ("✗", "red"), "retrying": ("↻", "yellow")}
+_UNKNOWN_MARK = ("·", "dim")
 _FINDING_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
 _LOOK_SECONDS = 0.1
 
@@ -50,24 +51,28 @@ def _get(database: Database, job_id: UUID) -> Job:
 
 
 def function_table(job: Job, functions: Iterable[StatsFunction]) -> Table:
-    """The state of each function of a job."""
+    """The state of each function of a job. Anybody may write to `results`: its shape is not taken for granted."""
     table = Table(
         title=Text.assemble("Job ", str(job.id), "  ", (job.status, _COLORS[job.status])), title_justify="left"
     )
     for column in ("", "Function", "Took", "Tries", "Fills"):
         table.add_column(column, justify="right" if column in ("Took", "Tries") else "left")
-    results: dict[str, Any] = (job.results or {}).get("functions", {})
+    results = _mapping((job.results or {}).get("functions"))
     for function in functions:
-        result = results.get(function.rpc, {})
-        mark, color = _MARKS[result.get("status")]
+        result = _mapping(results.get(function.rpc))
+        mark, color = _MARKS.get(str(result.get("status")), _UNKNOWN_MARK)
         table.add_row(
             Text(mark, style=color),
             function.rpc,
-            f"{result['duration_ms']} ms" if result else "",
+            f"{result.get('duration_ms')} ms" if result else "",
             str(result.get("attempts", "")),
-            result.get("error") or ", ".join(function.tables),
+            str(result.get("error") or ", ".join(function.tables)),
         )
     return table
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
@@ -84,7 +89,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
             _clock(job.started_at),
             duration(job),
             str(job.attempts),
-            job.error_message or "",
+            "; ".join(filter(None, [job.error_message, *(f"odd: {oddity}" for oddity in job.oddities)])),
         )
     return table
 
@@ -95,11 +100,19 @@ def duration(job: Job) -> str:
         return "N/A"
     if job.completed_at is None:
         return "In progress…"
-    return f"{(job.completed_at - job.started_at).total_seconds():.1f} s"
+    return f"{max(0.0, (job.completed_at - job.started_at).total_seconds()):.1f} s"
 
 
 def _clock(moment: datetime | None) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else "N/A"
+
+
+def set_aside_table(set_aside: Iterable[SetAside]) -> Table:
+    """What could not be done and is tried again."""
+    table = Table("What", "Reason", "Since", "Tries", title="Set aside, and tried again", title_justify="left")
+    for one in set_aside:
+        table.add_row(Text(f"{one.what} {one.key}"), Text(one.reason), _clock(one.since), str(one.tries))
+    return table
 
 
 def findings_table(findings: Iterable[Finding]) -> Table:

@@ -32,6 +32,13 @@ _RESILIENCE = {
     "tcp_user_timeout": "25000",  # milliseconds
 }
 _SESSION = {
+    # Whatever the defaults of role and database are: a statement sees what was committed before it, times are UTC.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "statement_timeout": "0",  # each stats function has its own
     # A client that dies takes its statement with it: the server looks each second whether it is still there.
     "client_connection_check_interval": "1s",
     "idle_in_transaction_session_timeout": "60s",
@@ -153,6 +160,8 @@ def _configure(connection: Connection[Any]) -> None:
     )
     if not connection.autocommit:
         connection.commit()
+    # Said at each `begin` as well: a transaction pooler does not keep a session's settings.
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
 
 
 def can_listen(url: str) -> bool:

@@ -18,7 +18,7 @@ from stats_pipeline import database, job_status, outbox, reconcile
 from stats_pipeline.cache import CacheClient
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database, run
-from stats_pipeline.errors import LeaseLost, RepairFailed, StatsPipelineError, one_line
+from stats_pipeline.errors import LeaseLost, StatsPipelineError, one_line
 from stats_pipeline.models import Claim, Lease, Payload
 from stats_pipeline.settings import Settings
 
@@ -44,14 +44,11 @@ def run_direct(opened: Database, settings: Settings, say: Callable[[str], None])
 
 def _repair(opened: Database, settings: Settings, say: Callable[[str], None]) -> None:
     """Dead runs give their jobs back, and tags that other runs have left due are delivered."""
-    seen = reconcile.read(opened)
-    repairs = reconcile.decide(seen.jobs, seen.messages, seen.runs, None, reconcile.limits_of(settings))
+    repairs = reconcile.decide(reconcile.read(opened), None, reconcile.limits_of(settings))
     for repair in repairs:
         say(f"To repair: {repair}")
-    try:
-        reconcile.apply_all(opened, repairs, settings, fail_in_dagster=lambda _: None)
-    except RepairFailed as error:
-        say(str(error))
+    for problem in reconcile.apply_all(opened, repairs, settings, fail_in_dagster=lambda _: None):
+        say(f"Not repaired: {problem}")
     _deliver(opened, settings, say, run_id=None)
 
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import psycopg
 from psycopg import Connection
 
-from stats_pipeline import database, migrate
-from stats_pipeline.cache import CacheClient
+from stats_pipeline import database, job_status, migrate
+from stats_pipeline.cache import CacheClient, route
 from stats_pipeline.database import run_one
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.settings import Settings
@@ -74,11 +74,11 @@ def _examine_database(connection: Connection[Any], url: str, settings: Settings)
         yield Finding("schema", "problem", f"{', '.join(pending)} to apply: run `stats-pipeline migrate`")
         return
     yield Finding("schema", "ok", "at this version")
-    yield from _examine_work(connection)
+    yield from _examine_work(connection, settings)
 
 
-def _examine_work(connection: Connection[Any]) -> Iterator[Finding]:
-    work = run_one(connection, "check_health")
+def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[Finding]:
+    work = run_one(connection, "check_health", route=route(settings))
     since = work["seconds_since_tick"]
     if since is None or since > LATE_TICK_SECONDS:
         last = "never" if since is None else f"{since:.0f} seconds ago"
@@ -92,6 +92,11 @@ def _examine_work(connection: Connection[Any]) -> Iterator[Finding]:
         yield Finding("Dagster", "ok", f"sensors are at work, {work['waiting']} jobs wait")
     if work["undelivered_tags"]:
         yield Finding("cache tags", "warning", f"{work['undelivered_tags']} wait for the app to take them")
+    for aside in job_status.list_set_aside(connection):
+        tried = f"tried {aside.tries} times since {aside.since:%Y-%m-%d %H:%M:%S} UTC"
+        yield Finding(
+            "set aside", "warning", f"{aside.what} {aside.key}: {aside.reason} ({tried}; tried again by itself)"
+        )
 
 
 def _examine_app(settings: Settings) -> Finding:

@@ -31,10 +31,6 @@ class AlreadyRunning(StatsPipelineError):
     """Another process owns what this one wanted to start."""
 
 
-class RepairFailed(StatsPipelineError):
-    """A mismatch between queue, rows and runs could not be repaired; the message says which and why."""
-
-
 class LeaseLost(StatsPipelineError):
     """This run was replaced by a newer one while it slept; it must stop and change nothing more."""
 

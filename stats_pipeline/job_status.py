@@ -7,7 +7,7 @@ Each step is one call of one SQL function (`sql/functions/`), which says what is
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -24,9 +24,10 @@ from stats_pipeline.errors import (
     InvalidJob,
     LeaseLost,
     StatsPipelineError,
+    is_outage,
     one_line,
 )
-from stats_pipeline.models import Claim, Enqueued, Job, Lease
+from stats_pipeline.models import Claim, Enqueued, Job, Lease, Payload, SetAside
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,53 @@ def _public_call(connection: Connection[Any], query: str, **parameters: Any) -> 
         raise InvalidJob(f"payload cannot be stored as JSON: {one_line(error)}") from None
 
 
+def enqueue_each(connection: Connection[Any], payloads: Iterable[Payload]) -> list[Enqueued]:
+    """Enqueue one job for each payload, in the caller's transaction.
+
+    One that is refused, or whose request somebody else is enqueuing just now, is set aside with the reason, to be tried
+    again by the reconciler, and the others go on; the answers are those of the others.
+    """
+    answers = []
+    for payload in payloads:
+        try:
+            with connection.transaction():
+                connection.execute("set local lock_timeout = '1s'")
+                answers.append(enqueue(connection, payload.as_json()))
+        except (psycopg.DatabaseError, InvalidJob) as error:
+            if is_outage(error):
+                raise
+            log.warning("%s for tenant %s is set aside: %s", payload.request_id, payload.tenant_id, one_line(error))
+            put_aside(connection, "enqueue", payload.tenant_id or "default", error, detail=payload.as_json())
+    return answers
+
+
+def enqueue_again(connection: Connection[Any], key: str) -> None:
+    """Enqueue what `enqueue_each` has set aside under this key, or set it aside for longer."""
+    for row in run(connection, "read_set_aside", key=key):
+        if enqueue_each(connection, [Payload.model_validate(row["detail"])]):
+            run(connection, "take_up_again", what="enqueue", key=key)
+
+
+def put_aside(
+    connection: Connection[Any], what: str, key: str, error: Exception, *, detail: dict[str, Any] | None = None
+) -> None:
+    """Remember what could not be done for one thing, so that people see it and it is tried again."""
+    run(
+        connection,
+        "put_aside",
+        what=what,
+        key=key,
+        reason=one_line(error),
+        state=getattr(error, "sqlstate", None) or type(error).__name__,
+        detail=None if detail is None else Jsonb(detail),
+    )
+
+
+def list_set_aside(connection: Connection[Any]) -> list[SetAside]:
+    """What could not be done and is tried again, the oldest first."""
+    return [SetAside(**row) for row in run(connection, "list_set_aside")]
+
+
 def lease(connection: Connection[Any], *, lease_seconds: int, max_runs: int) -> list[Lease]:
     """Take the waiting jobs of every tenant that has no open run, for at most `max_runs` open runs in all."""
     return [Lease(**row) for row in run(connection, "lease_jobs", lease_seconds=lease_seconds, max_runs=max_runs)]
@@ -70,7 +118,8 @@ def claim(
     """Move the leased jobs to `processing`, or give a run without a lease a job of its own, described by `payload`.
 
     Safe to call from every op of the run: one of them claims, the others get the same answer. None means that another
-    run of the tenant is open; call again when it has ended. Raises `LeaseLost`.
+    run of the tenant is open; call again when it has ended. Raises `LeaseLost`, also when none of the leased jobs is
+    there to be done any more.
     """
     try:
         rows = run(
@@ -87,6 +136,8 @@ def claim(
     if not rows:
         return None
     row = rows[0]
+    if row["outcome"] == "expired":
+        raise LeaseLost(f"none of the jobs of lease {lease_id} is left to do, or to be had now")
     carried_over = frozenset(carried["rpc"] for carried in run(connection, "list_carried_over", run_id=run_id))
     return Claim(run_id, row["tenant_id"], tuple(row["job_ids"]), carried_over)
 

@@ -6,10 +6,10 @@ through Python. Behaviour belongs elsewhere.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 Trigger = Literal["post-match", "admin", "cron"]
@@ -45,35 +45,54 @@ class Enqueued(BaseModel):
     message: str
 
 
+def _as_object(value: Any) -> Any:
+    # The app's own writes may hold any JSON; wrapped as `reject_message` wraps a message that is no object.
+    return value if isinstance(value, dict) else {"message": value}
+
+
+def _as_object_or_none(value: Any) -> Any:
+    return None if value is None else _as_object(value)
+
+
 class Job(BaseModel):
-    """A row of `background_job_status`: the seed's columns, then ours."""
+    """A row of `background_job_status`: the seed's columns, then ours, then what is odd about it.
+
+    Other programs and people write there too: a time may be missing, and `oddities` says in words what is odd.
+    """
 
     id: UUID
     job_type: str
-    job_payload: dict[str, Any]
+    job_payload: Annotated[dict[str, Any], BeforeValidator(_as_object)]
     status: Status
     started_at: datetime | None
     completed_at: datetime | None
     error_message: str | None
-    results: dict[str, Any] | None
-    created_at: datetime
-    updated_at: datetime
+    results: Annotated[dict[str, Any] | None, BeforeValidator(_as_object_or_none)]
+    created_at: datetime | None
+    updated_at: datetime | None
     tenant_id: UUID | None
     retry_of: UUID | None
-    attempts: int = Field(ge=0)
+    attempts: int
     run_id: str | None
     msg_id: int | None
-
-    @field_validator("job_payload", mode="before")
-    @classmethod
-    def _as_object(cls, value: Any) -> Any:
-        # The app's own inserts may hold any JSON; wrapped as `admit_messages` wraps a message that is no object.
-        return value if isinstance(value, dict) else {"message": value}
+    oddities: list[str] = Field(default_factory=list)
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more will happen to it by itself."""
         return self.status in ("completed", "failed")
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """One thing that could not be done while the others went on. It is tried again from `next_try_at` on."""
+
+    what: str
+    key: str
+    reason: str
+    since: datetime
+    tries: int
+    next_try_at: datetime
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 `decide` is a pure function over snapshots of the three; `apply` carries a decision out with the same SQL functions
 the normal path uses, each of which looks again before it changes anything. So a snapshot may be old, a repair may be
-applied twice, and two reconcilers may work side by side. The snapshot of Dagster's runs is taken in `defs/`.
+applied twice, and two reconcilers may work side by side. A repair that fails is set aside for a while, and keeps no
+other. The snapshot of Dagster's runs is taken in `defs/`.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, assert_never
@@ -14,8 +15,9 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from stats_pipeline import job_status
 from stats_pipeline.database import Database, run
-from stats_pipeline.errors import DatabaseUnavailable, RepairFailed, one_line
+from stats_pipeline.errors import is_outage, one_line
 from stats_pipeline.models import Status
 from stats_pipeline.settings import Settings
 
@@ -27,26 +29,18 @@ DagsterState = Literal["live", "finished", "canceled", "unknown", "not asked"]
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job that is queued or processing."""
+    """A job that is queued without a message, or processed by nobody."""
 
     id: UUID
     status: Status
-    run_id: str | None
-    msg_id: int | None
-
-
-@dataclass(frozen=True)
-class MessageRow:
-    """A message on the queue. `job_status` is None if no row belongs to it."""
-
-    msg_id: int
-    names_job: bool
-    job_status: Status | None
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run that is open, left a job open, or died lately. Seconds are None before the run is claimed or ends."""
+    """A run that is open, left a job open or set aside, or died lately.
+
+    Seconds are None before the run is claimed or ends.
+    """
 
     id: UUID
     run_id: str | None
@@ -123,38 +117,46 @@ class FailInDagster:
     run_id: str
 
 
-Repair = SendMessage | ArchiveMessage | RequeueJob | VoidLease | SettleRun | AbandonRun | FailInDagster
+@dataclass(frozen=True)
+class EnqueueAgain:
+    """A job that could not be enqueued, such as a club's nightly one, is enqueued after all."""
+
+    key: str
 
 
-def decide(
-    jobs: Collection[JobRow],
-    messages: Collection[MessageRow],
-    runs: Collection[RunRow],
-    dagster: Mapping[str, DagsterState] | None,
-    limits: Limits,
-) -> list[Repair]:
+Repair = SendMessage | ArchiveMessage | RequeueJob | VoidLease | SettleRun | AbandonRun | FailInDagster | EnqueueAgain
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is out of step in queue and rows, and the runs to look at, as one transaction saw them."""
+
+    jobs: list[JobRow]
+    stale_messages: list[int]
+    runs: list[RunRow]
+    enqueues: list[str]  # set aside, and due to be tried again
+    resting: frozenset[str]  # repairs that have failed and are not due yet
+
+
+def decide(snapshot: Snapshot, dagster: Mapping[str, DagsterState] | None, limits: Limits) -> list[Repair]:
     """What to repair, given what there is. Pure; the same state gives the same repairs, a sound one gives none.
 
     `dagster` tells of a claimed run under its id, of one that has not claimed its lease under the lease's; None if
     Dagster was not asked.
     """
-    repairs: list[Repair] = []
-    on_queue = {message.msg_id for message in messages}
-    working = {r.run_id for r in runs if r.run_id is not None and r.outcome != "died"}
-
-    for message in messages:
-        is_over = message.job_status in ("completed", "failed")
-        if is_over or (message.job_status is None and message.names_job):
-            repairs.append(ArchiveMessage(message.msg_id))
-    for job in jobs:
-        if job.status == "queued" and job.msg_id not in on_queue:
-            repairs.append(SendMessage(job.id))
-        if job.status == "processing" and job.run_id not in working:
-            repairs.append(RequeueJob(job.id))
-    for candidate in runs:
+    repairs: list[Repair] = [ArchiveMessage(msg_id) for msg_id in snapshot.stale_messages]
+    repairs += [SendMessage(job.id) if job.status == "queued" else RequeueJob(job.id) for job in snapshot.jobs]
+    for candidate in snapshot.runs:
         state = "not asked" if dagster is None else dagster.get(candidate.run_id or str(candidate.id), "unknown")
-        repairs.extend(_decide_run(candidate, state, limits))
-    return repairs
+        repairs += _decide_run(candidate, state, limits)
+    repairs += [EnqueueAgain(key) for key in snapshot.enqueues]
+    return [repair for repair in repairs if name_of(repair) not in snapshot.resting]
+
+
+def name_of(repair: Repair) -> str:
+    """By which a repair that fails is known: what it is, and of what."""
+    subject, *_ = vars(repair).values()
+    return f"{type(repair).__name__} {subject}"
 
 
 def _decide_run(row: RunRow, state: DagsterState, limits: Limits) -> list[Repair]:
@@ -188,23 +190,17 @@ def _decide_lease(row: RunRow, state: DagsterState) -> list[Repair]:
     return [VoidLease(row.id)] if state == "finished" or never_launched or row.lease_expired else []
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """Queue, rows and runs as one transaction saw them."""
-
-    jobs: list[JobRow]
-    messages: list[MessageRow]
-    runs: list[RunRow]
-
-
 def read(database: Database) -> Snapshot:
     """Take the snapshot of the database, in one repeatable-read transaction."""
     with database.transaction() as connection:
         connection.execute("set transaction isolation level repeatable read, read only")
+        aside = run(connection, "snapshot_set_aside")
         return Snapshot(
             [JobRow(**row) for row in run(connection, "snapshot_jobs")],
-            [MessageRow(**row) for row in run(connection, "snapshot_messages")],
+            [row["msg_id"] for row in run(connection, "snapshot_messages")],
             [RunRow(**row) for row in run(connection, "snapshot_runs")],
+            [row["key"] for row in aside if row["what"] == "enqueue"],
+            frozenset(row["key"] for row in aside if row["what"] == "repair"),
         )
 
 
@@ -215,10 +211,11 @@ def limits_of(settings: Settings) -> Limits:
 
 def apply_all(
     opened: Database, repairs: Iterable[Repair], settings: Settings, fail_in_dagster: Callable[[str], None]
-) -> None:
-    """Carry repairs out, each in a transaction of its own.
+) -> list[str]:
+    """Carry repairs out, each in a transaction of its own; what went wrong, a line for each repair that failed.
 
-    Raises `RepairFailed` if one of them fails, after the others were tried, and `DatabaseUnavailable` at once.
+    One that fails is set aside and left out of the next looks, for longer each time. Raises `DatabaseUnavailable` and
+    what the database says when it is out of reach, at once.
     """
     problems: list[str] = []
     for repair in repairs:
@@ -227,13 +224,16 @@ def apply_all(
                 # Whoever holds the row is alive and may well make the repair unnecessary; the other repairs go on.
                 connection.execute("set local lock_timeout = '2s'")
                 apply(connection, repair, settings, fail_in_dagster)
-        except DatabaseUnavailable:
-            raise
+                run(connection, "take_up_again", what="repair", key=name_of(repair))
         except Exception as error:
-            log.exception("%s failed", repair)
-            problems.append(f"{repair}: {one_line(error)}")
-    if problems:
-        raise RepairFailed(f"{len(problems)} repairs failed: " + "; ".join(problems))
+            if is_outage(error):
+                raise
+            problems.append(f"{name_of(repair)}: {one_line(error)}")
+            log.warning("set aside: %s", problems[-1])
+            with opened.connection() as connection:
+                job_status.put_aside(connection, "repair", name_of(repair), error)
+    opened.run("tidy_up")
+    return problems
 
 
 def apply(
@@ -269,5 +269,7 @@ def apply(
             )
         case FailInDagster(run_id):
             fail_in_dagster(run_id)
+        case EnqueueAgain(key):
+            job_status.enqueue_again(connection, key)
         case _:
             assert_never(repair)

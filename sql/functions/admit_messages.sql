@@ -1,54 +1,46 @@
--- Door c, and the gate for the other two: make every visible message stand for a queued, well-formed job. A raw
--- message gets its row; a malformed one gets a failed row with the reason; a message whose job is over, gone or known
--- under the same requestId is archived. Atomic and idempotent; a message that is fine is left as it is.
+-- Door c: every visible raw message becomes a job with a message of its own and is archived. A malformed one, or one
+-- that the app's database refuses, becomes a failed job with the reason; of one whose requestId is known only the
+-- message goes. Oldest first, 500 at most; a message whose request is being enqueued by somebody else waits, and only
+-- that.
 create or replace function stats_pipeline.admit_messages() returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' as $$
 declare
-    -- One look at the queue: a message that arrives between two of the statements below waits for the next call.
-    seen constant bigint[] := array(select v.msg_id from stats_pipeline.visible_messages() as v);
+    raw record;
+    problem text;
 begin
-    -- Raw messages that can become jobs. Of two with one requestId the older one does.
-    insert into public.background_job_status (job_payload, status, msg_id, created_at)
-    select jsonb_build_object('timestamp', raw.enqueued_at) || jsonb_strip_nulls(raw.message), 'queued', raw.msg_id,
-        raw.enqueued_at
-    from (
-        select distinct on (stats_pipeline.to_uuid(m.message -> 'tenantId'), m.message ->> 'requestId') m.*
-        from stats_pipeline.visible_messages() as m
-        where m.msg_id = any(seen) and m.job_id is null and not m.names_job
-            and stats_pipeline.payload_problem(m.message) is null
-            and not exists (
-                select from stats_pipeline.job_request as r
-                where r.tenant_key = stats_pipeline.tenant_key(stats_pipeline.to_uuid(m.message -> 'tenantId'))
-                    and r.request_id = m.message ->> 'requestId'
-            )
-        order by stats_pipeline.to_uuid(m.message -> 'tenantId'), m.message ->> 'requestId', m.msg_id
-    ) as raw;
-
-    -- Raw messages that cannot. What they held is kept for the reader, unless it is too large to look at.
-    insert into public.background_job_status (job_payload, status, msg_id, created_at, completed_at, error_message)
-    select case
-            when octet_length(m.message::text) > 65536 then
-                jsonb_build_object('message', left(m.message::text, 1000), 'truncated', true)
-            when jsonb_typeof(m.message) = 'object' then m.message
-            else jsonb_build_object('message', m.message)
-        end,
-        'failed', m.msg_id, m.enqueued_at, now(), 'Rejected: ' || stats_pipeline.payload_problem(m.message)
-    from stats_pipeline.visible_messages() as m
-    where m.msg_id = any(seen) and m.job_id is null and not m.names_job
-        and stats_pipeline.payload_problem(m.message) is not null;
-
-    -- Rows that the app inserted itself, with a payload that cannot be run.
-    update public.background_job_status as j
-    set status = 'failed', completed_at = now(),
-        error_message = 'Rejected: ' || stats_pipeline.payload_problem(j.job_payload)
-    from stats_pipeline.visible_messages() as m
-    where m.msg_id = any(seen) and j.id = m.job_id and j.status = 'queued' and stats_pipeline.payload_problem(j.job_payload) is not null;
-
-    perform pgmq.archive('stats_update'::text, array_agg(m.msg_id))
-    from stats_pipeline.visible_messages() as m
-    left join public.background_job_status as j on j.id = m.job_id
-    where m.msg_id = any(seen) and (j.id is null or j.status in ('completed', 'failed'))
-    having count(*) > 0;
+    for raw in
+        select q.msg_id, q.message, q.enqueued_at
+        from pgmq.q_stats_update as q
+        where q.vt <= clock_timestamp() and (jsonb_typeof(q.message) = 'object' and q.message ? 'jobId') is not true
+            and q.msg_id::text not in (select stats_pipeline.aside('message'))
+        order by q.msg_id
+        limit 500
+        for update skip locked
+    loop
+        begin
+            problem := stats_pipeline.payload_problem(raw.message);
+            if problem is null then
+                begin
+                    insert into public.background_job_status (job_payload, status, created_at)
+                    values (
+                        jsonb_build_object('timestamp', raw.enqueued_at) || jsonb_strip_nulls(raw.message), 'queued',
+                        raw.enqueued_at)
+                    on conflict (id) do nothing;
+                    set constraints all immediate;
+                exception
+                    when lock_not_available or deadlock_detected then raise;
+                    when others then problem := sqlerrm;
+                end;
+            end if;
+            if problem is not null then
+                perform stats_pipeline.reject_message(raw.message, raw.enqueued_at, problem);
+            end if;
+            perform pgmq.archive('stats_update'::text, raw.msg_id);
+            delete from stats_pipeline.set_aside as s where s.what = 'message' and s.key = raw.msg_id::text;
+        exception
+            when others then perform stats_pipeline.put_aside('message', raw.msg_id::text, sqlerrm, sqlstate);
+        end;
+    end loop;
 end;
 $$;
 

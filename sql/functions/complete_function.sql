@@ -8,7 +8,7 @@ create or replace function stats_pipeline.complete_function(
     tries integer,
     elapsed_ms integer
 ) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
     perform from stats_pipeline.run as r
     where r.run_id = dagster_run_id and r.outcome is distinct from 'died'
@@ -22,6 +22,7 @@ begin
     from unnest(tags) as t (tag);
 
     perform stats_pipeline.record_function(dagster_run_id, function_rpc, 'success', tries, elapsed_ms, null);
+    perform stats_pipeline.measure_function(function_rpc, elapsed_ms, tries);
 end;
 $$;
 

@@ -1,7 +1,7 @@
 -- The rows a tenant has in a table of the app's, or all rows if the table knows no tenants; 0 if there is no such
 -- table.
 create or replace function stats_pipeline.count_rows(table_name text, tenant uuid) returns bigint
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
     counted constant regclass := to_regclass(format('public.%I', table_name));
     has_tenant constant boolean := exists (
@@ -13,7 +13,7 @@ begin
     if counted is not null then
         execute format('select count(*) from %s', counted) || case when has_tenant then ' where tenant_id = $1' else '' end
         into row_count
-        using coalesce(tenant, '00000000-0000-0000-0000-000000000001'); -- the default of the stats functions
+        using coalesce(tenant, stats_pipeline.default_tenant());
     end if;
     return row_count;
 end;

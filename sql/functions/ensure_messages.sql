@@ -1,20 +1,42 @@
 -- Give queued jobs a visible message each: the one they have, two seconds later for every attempt but the first, or a
--- new one if it is gone. Idempotent.
+-- new one if it is gone. Idempotent; a row that is locked or refuses to name its message is set aside.
 create or replace function stats_pipeline.ensure_messages(job_ids uuid[]) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    free uuid[];
+    without_message uuid;
 begin
     -- The locks come first, so that of two callers the second one sees what the first one has sent.
-    perform from public.background_job_status as j where j.id = any(job_ids) order by j.id for update;
-
-    perform pgmq.set_vt('stats_update'::text, q.msg_id, 2 * greatest(coalesce(j.attempts, 0) - 1, 0))
+    free := array(
+        select j.id
+        from public.background_job_status as j
+        where j.id = any(job_ids) and j.status = 'queued'
+        for update skip locked
+    );
+    perform stats_pipeline.show_messages(array_agg(j.id), d.seconds)
     from public.background_job_status as j
-    join pgmq.q_stats_update as q on q.msg_id = j.msg_id
-    where j.id = any(job_ids) and j.status = 'queued';
+    cross join lateral (select 2 * (least(greatest(coalesce(j.attempts, 0), 1), 30) - 1) as seconds) as d
+    where j.id = any(free)
+    group by d.seconds;
 
-    update public.background_job_status as j
-    set msg_id = (select s.id from pgmq.send('stats_update'::text, jsonb_build_object('jobId', j.id), 0) as s (id))
-    where j.id = any(job_ids) and j.status = 'queued'
-        and not exists (select from pgmq.q_stats_update as q where q.msg_id = j.msg_id);
+    for without_message in
+        select j.id
+        from public.background_job_status as j
+        where j.id = any(free) and j.id::text not in (select stats_pipeline.aside('job')) and not exists (
+            select from pgmq.q_stats_update as q
+            where q.msg_id = j.msg_id and q.message ->> 'jobId' = j.id::text
+        )
+    loop
+        begin
+            update public.background_job_status as j
+            set msg_id = (
+                select s.id from pgmq.send('stats_update'::text, jsonb_build_object('jobId', j.id), 0) as s (id)
+            )
+            where j.id = without_message;
+        exception
+            when others then perform stats_pipeline.put_aside('job', without_message::text, sqlerrm, sqlstate);
+        end;
+    end loop;
 
     perform pg_notify('stats_pipeline_work', '');
 end;

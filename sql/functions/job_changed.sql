@@ -1,9 +1,13 @@
 -- Tell listeners that a job is new, has another status, or has got on: id, status and version, in the order of commits.
+-- An end is counted.
 create or replace function stats_pipeline.job_changed() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     perform pg_notify('stats_pipeline_jobs', json_build_object(
         'id', new.id, 'status', new.status, 'version', stats_pipeline.job_version(new))::text);
+    if new.status in ('completed', 'failed') and (tg_op = 'INSERT' or old.status <> new.status) then
+        perform stats_pipeline.measure_end(new);
+    end if;
     return null;
 end;
 $$;

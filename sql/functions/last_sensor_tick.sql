@@ -1,6 +1,6 @@
 -- When Dagster's daemon last evaluated a sensor; null in a database without Dagster's storage or without a tick.
 create or replace function stats_pipeline.last_sensor_tick() returns timestamptz
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
     last_tick timestamptz;
 begin

@@ -1,46 +1,38 @@
--- Hand out work: for each tenant without an open run, all its waiting jobs together, the longest-waiting tenant first,
--- while fewer than max_runs runs are open. Their messages stay invisible for lease_seconds; a lease that no run has
--- claimed by then is void, and its jobs are handed out again. One transaction; callers take turns.
+-- Hand out work: for each club without an open run, all its waiting jobs together, the longest-waiting club first,
+-- while fewer than max_runs runs are open. A lease that no run has claimed after lease_seconds is void, and its jobs
+-- are handed out again. One transaction; callers take turns. A club that cannot be leased is set aside, and the others
+-- go on.
 create or replace function stats_pipeline.lease_jobs(lease_seconds integer, max_runs integer)
 returns table (lease_id uuid, tenant_id uuid, jobs integer)
-language plpgsql set search_path = '' as $$
-#variable_conflict use_column
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    room integer;
+    waiting record;
+    leased stats_pipeline.run;
 begin
     perform pg_advisory_xact_lock(hashtextextended('stats_pipeline.lease_jobs', 0));
 
     perform stats_pipeline.expire_leases();
     perform stats_pipeline.admit_messages();
 
-    return query
-    with waiting as (
-        select j.tenant_id, array_agg(j.id order by m.msg_id) as job_ids, min(m.msg_id) as first_msg_id
-        from stats_pipeline.visible_messages() as m
-        join public.background_job_status as j on j.id = m.job_id and j.status = 'queued'
-        where not exists (
-            select from stats_pipeline.run as r
-            where r.tenant_key = stats_pipeline.tenant_key(j.tenant_id) and r.ended_at is null
-        )
-        group by j.tenant_id
-        order by first_msg_id
-        limit greatest(0, max_runs - (select count(*) from stats_pipeline.run as r where r.ended_at is null))
-    ),
-
-    leased as (
-        insert into stats_pipeline.run (tenant_id, job_ids, lease_until)
-        select w.tenant_id, w.job_ids, now() + make_interval(secs => lease_seconds)
-        from waiting as w
-        returning id, tenant_id, job_ids
-    )
-
-    select l.id, l.tenant_id, cardinality(l.job_ids)
-    from leased as l
-    join waiting as w on w.tenant_id is not distinct from l.tenant_id
-    order by w.first_msg_id;
-
-    perform pgmq.set_vt('stats_update'::text, j.msg_id, lease_seconds)
-    from stats_pipeline.run as r
-    join public.background_job_status as j on j.id = any(r.job_ids)
-    where r.ended_at is null and r.run_id is null and r.leased_at = now();
+    room := max_runs - (select count(*) from stats_pipeline.run as r where r.ended_at is null);
+    for waiting in select w.tenant_id, w.names from stats_pipeline.waiting_clubs() as w loop
+        exit when room <= 0;
+        begin
+            leased := stats_pipeline.lease_club(waiting.tenant_id, waiting.names, lease_seconds);
+            delete from stats_pipeline.set_aside as s
+            where s.what = 'club' and s.key = stats_pipeline.tenant_key(waiting.tenant_id);
+        exception
+            when others then
+                leased := null;
+                perform stats_pipeline.put_aside(
+                    'club', stats_pipeline.tenant_key(waiting.tenant_id), sqlerrm, sqlstate);
+        end;
+        if leased.id is not null then
+            room := room - 1;
+            return query select leased.id, leased.tenant_id, cardinality(leased.job_ids);
+        end if;
+    end loop;
 end;
 $$;
 

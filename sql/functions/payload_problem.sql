@@ -1,6 +1,6 @@
 -- What is wrong with a job's payload, as a sentence that names the field; null if nothing is.
 create or replace function stats_pipeline.payload_problem(payload jsonb) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
 select case
     when payload is null or jsonb_typeof(payload) <> 'object' then 'payload must be a JSON object'
     when octet_length(payload::text) > 65536 then

@@ -1,19 +1,17 @@
 -- Delete up to `batch` messages that were archived longer ago than `days`. Returns how many; call again until it is 0.
 create or replace function stats_pipeline.prune_messages(days integer, batch integer) returns integer
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-    pruned integer;
-begin
-    delete from pgmq.a_stats_update as a
-    where a.msg_id in (
-        select old.msg_id
-        from pgmq.a_stats_update as old
-        where old.archived_at < now() - make_interval(days => days)
-        order by old.archived_at
+    old constant bigint[] := array(
+        select a.msg_id
+        from pgmq.a_stats_update as a
+        where a.archived_at < now() - make_interval(days => days)
+        order by a.archived_at
         limit batch
     );
-    get diagnostics pruned = row_count;
-    return pruned;
+begin
+    delete from pgmq.a_stats_update as a where a.msg_id = any(old);
+    return cardinality(old);
 end;
 $$;
 

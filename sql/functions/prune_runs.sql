@@ -1,7 +1,7 @@
 -- Delete up to `batch` runs that ended longer ago than `days` and that no job names any more, with their results.
 -- Returns how many; call again until it is 0.
 create or replace function stats_pipeline.prune_runs(days integer, batch integer) returns integer
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     pruned uuid[];
 begin

@@ -1,24 +1,22 @@
 -- Delete up to `batch` outbox rows that have been due for longer than `days` and are not needed any more: delivered, or
 -- with a younger row that stands for the same tag. Returns how many; call again until it is 0.
 create or replace function stats_pipeline.prune_tags(days integer, batch integer) returns integer
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-    pruned integer;
-begin
-    delete from stats_pipeline.outbox as o
-    where o.id in (
-        select old.id
-        from stats_pipeline.outbox as old
-        where old.due_at < now() - make_interval(days => days)
+    old constant bigint[] := array(
+        select o.id
+        from stats_pipeline.outbox as o
+        where o.due_at < now() - make_interval(days => days)
             and (
-                old.delivered_at is not null
-                or exists (select from stats_pipeline.outbox as y where y.tag = old.tag and y.id > old.id)
+                o.delivered_at is not null
+                or exists (select from stats_pipeline.outbox as y where y.tag = o.tag and y.id > o.id)
             )
-        order by old.id
+        order by o.due_at
         limit batch
     );
-    get diagnostics pruned = row_count;
-    return pruned;
+begin
+    delete from stats_pipeline.outbox as o where o.id = any(old);
+    return cardinality(old);
 end;
 $$;
 

@@ -1,5 +1,6 @@
 -- What became of one call to the app, atomically: the tags it took are delivered, those it left wait longer each time,
--- and with a problem, which is one of the whole route, the route is given a rest. Ends jobs that waited for the tags.
+-- and with a problem, which is one of the whole route, the route is given a rest. Ends jobs that waited for the tags; a
+-- run that cannot be settled is set aside, and what the app took stays taken.
 create or replace function stats_pipeline.record_delivery(
     route text,
     asked bigint[],
@@ -7,7 +8,9 @@ create or replace function stats_pipeline.record_delivery(
     problem text,
     deadline_seconds integer
 ) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    delivered_run text;
 begin
     update stats_pipeline.outbox as o set delivered_at = clock_timestamp(), tries = o.tries + 1
     where o.id = any(asked) and o.delivered_at is null and o.tag = any(taken);
@@ -28,8 +31,15 @@ begin
         where e.next_try_at <= clock_timestamp();
     end if;
 
-    perform stats_pipeline.settle_run(r.run_id, true, deadline_seconds)
-    from (select distinct o.run_id from stats_pipeline.outbox as o where o.id = any(asked)) as r;
+    for delivered_run in
+        select distinct o.run_id from stats_pipeline.outbox as o where o.id = any(asked) order by 1
+    loop
+        begin
+            perform stats_pipeline.settle_run(delivered_run, true, deadline_seconds);
+        exception
+            when others then perform stats_pipeline.put_aside('repair', 'settle ' || delivered_run, sqlerrm, sqlstate);
+        end;
+    end loop;
 end;
 $$;
 

@@ -7,7 +7,7 @@ create or replace function stats_pipeline.record_function(
     elapsed_ms integer,
     problem text
 ) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
 insert into stats_pipeline.function_result as f (run_id, rpc, status, attempts, duration_ms, error)
 values (dagster_run_id, function_rpc, new_status, tries, elapsed_ms, problem)
 on conflict (run_id, rpc) do update

@@ -1,43 +1,55 @@
 -- Put jobs that are being processed by nobody back into the queue, the second time after two seconds and so on; those
--- that have had max_attempts (0: all of them) fail with the reason, and their messages are archived. Their open
--- attempts end as 'died'. Idempotent; a job that a run is working on, or has ended, is left alone.
+-- that have had max_attempts (0: all of them), or have refused three times to be queued, fail with the reason, and
+-- their messages are archived. Their open attempts end as 'died'. Idempotent; a job that a run is working on, or has
+-- ended, is left alone, and a row that is locked is set aside.
 create or replace function stats_pipeline.requeue_jobs(job_ids uuid[], max_attempts integer, reason text) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-    orphans uuid[];
+    free uuid[];
+    lost uuid[];
+    spent uuid[];
+    queued uuid[];
 begin
     -- The locks come first, so that the next statement sees what a run that held them has done.
-    perform from public.background_job_status as j where j.id = any(job_ids) order by j.id for update;
-    orphans := array(
+    free := array(select j.id from public.background_job_status as j where j.id = any(job_ids) for update skip locked);
+    perform stats_pipeline.put_aside('job', j.id::text, 'Another transaction holds its row', '55P03')
+    from public.background_job_status as j
+    where cardinality(free) < cardinality(job_ids) and j.id = any(job_ids) and not j.id = any(free);
+    lost := array(select o.id from stats_pipeline.orphans(free) as o (id));
+    spent := array(
         select j.id
         from public.background_job_status as j
-        where j.id = any(job_ids) and j.status = 'processing'
-            and not exists (
-                select from stats_pipeline.run as r
-                where r.run_id = j.run_id and r.outcome is distinct from 'died'
+        where j.id = any(lost) and (
+            coalesce(j.attempts, 0) >= max_attempts
+            or exists (
+                select from stats_pipeline.set_aside as s
+                where s.what = 'job' and s.key = j.id::text and s.state <> '55P03' and s.tries >= 3
             )
+        )
     );
 
-    update stats_pipeline.attempt as a set ended_at = clock_timestamp(), outcome = 'died', error = reason
-    where a.job_id = any(orphans) and a.ended_at is null;
+    queued := stats_pipeline.write_jobs(array(
+        select jsonb_build_object('id', l.id, 'status', 'queued', 'run_id', null, 'results', null, 'completed_at', null)
+        from unnest(lost) as l (id)
+        where not l.id = any(spent)
+    ));
+    perform stats_pipeline.ensure_messages(queued) where queued <> '{}';
 
-    update public.background_job_status as j
-    set status = 'failed', completed_at = clock_timestamp(),
-        error_message = reason || case
-            when max_attempts > 0 then format(' (attempt %s of %s)', j.attempts, max_attempts) else ''
-        end
-    where j.id = any(orphans) and coalesce(j.attempts, 0) >= max_attempts;
+    spent := stats_pipeline.write_jobs(array(
+        select jsonb_build_object(
+            'id', j.id, 'status', 'failed', 'completed_at', clock_timestamp(),
+            'error_message', reason || case
+                when max_attempts > 0 then format(' (attempt %s of %s)', j.attempts, max_attempts) else ''
+            end)
+        from public.background_job_status as j
+        where j.id = any(spent)
+    ));
+    perform stats_pipeline.archive_messages(spent);
 
-    perform pgmq.archive('stats_update'::text, array_agg(j.msg_id))
+    update stats_pipeline.attempt as a
+    set ended_at = clock_timestamp(), outcome = 'died', error = reason, put_back_as = j.xmin::text
     from public.background_job_status as j
-    where j.id = any(orphans) and j.status = 'failed' and j.msg_id is not null
-    having count(*) > 0;
-
-    update public.background_job_status as j
-    set status = 'queued', run_id = null, results = null
-    where j.id = any(orphans) and j.status = 'processing';
-
-    perform stats_pipeline.ensure_messages(orphans);
+    where a.job_id = any(queued || spent) and a.outcome is null and j.id = a.job_id;
 end;
 $$;
 

@@ -1,6 +1,6 @@
 -- A run's part of the `results` column: how many functions did what, and which tags the app has taken.
 create or replace function stats_pipeline.run_results(dagster_run_id text, cache_configured boolean) returns jsonb
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
 select jsonb_build_object(
     'run_id', r.run_id,
     'total_functions', cardinality(r.functions),

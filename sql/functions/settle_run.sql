@@ -1,23 +1,26 @@
 -- Bring a run and its jobs up to what has been recorded. Idempotent, and right whoever calls it and in whatever order:
--- when the last function is in, the run ends and the tenant is free for the next one; when no tag is due any more, its
+-- when the last function is in, the run ends and the club is free for the next one; when no tag is due any more, its
 -- jobs end and their messages are archived. Tags still due after deadline_seconds fail the job, and complete it when
--- they are delivered after all.
+-- they are delivered after all. A row that cannot be written now is set aside and keeps nobody else.
 create or replace function stats_pipeline.settle_run(
     dagster_run_id text,
     cache_configured boolean,
     deadline_seconds integer
 ) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     settled stats_pipeline.run;
     outcome_of_run jsonb;
-    failed_rpcs text;
     tags_due boolean;
-    is_late boolean;
+    is_over boolean;
+    end_of_jobs jsonb := '{}';
+    written uuid[];
 begin
-    -- The lock comes first, so that the statements after it see what every earlier caller has recorded.
-    select r.* into settled from stats_pipeline.run as r where r.run_id = dagster_run_id for update;
-    if not found or settled.outcome = 'died' then
+    -- Callers take turns, so that the statements after this one see what every earlier caller has recorded. No lock on
+    -- the run's row: its heartbeat writes there.
+    perform pg_advisory_xact_lock(hashtextextended('stats_pipeline.settle_run:' || dagster_run_id, 0));
+    select r.* into settled from stats_pipeline.run as r where r.run_id = dagster_run_id;
+    if not found or settled.outcome in ('died', 'expired') then
         return;
     end if;
     outcome_of_run := stats_pipeline.run_results(dagster_run_id, cache_configured);
@@ -29,53 +32,60 @@ begin
         update stats_pipeline.run as r
         set ended_at = clock_timestamp(),
             outcome = case when (outcome_of_run ->> 'failed_functions')::integer = 0 then 'succeeded' else 'failed' end
-        where r.id = settled.id
+        where r.id = settled.id and r.ended_at is null
         returning r.* into settled;
-        perform pg_notify('stats_pipeline_work', ''); -- the tenant's waiting jobs can be leased now
+        if not found then
+            return; -- given up just now
+        end if;
+        perform pg_notify('stats_pipeline_work', ''); -- the club's waiting jobs can be leased now
     end if;
 
     tags_due := cache_configured and jsonb_array_length(outcome_of_run #> '{cache,pending}') > 0;
-    is_late := settled.ended_at < clock_timestamp() - make_interval(secs => deadline_seconds);
-
-    update public.background_job_status as j
-    set results = n.results
-    from public.background_job_status as o
-    cross join lateral (
-        select outcome_of_run || jsonb_build_object(
-            'attempt', o.attempts,
-            'coalesced_with', to_jsonb(array_remove(settled.job_ids, o.id))) as results
-    ) as n
-    where j.run_id = dagster_run_id and o.id = j.id and o.results is distinct from n.results;
-
-    if settled.ended_at is null or (tags_due and not is_late) then
-        return;
+    is_over := settled.ended_at is not null
+        and (not tags_due or settled.ended_at < clock_timestamp() - make_interval(secs => deadline_seconds));
+    if is_over then
+        end_of_jobs := jsonb_build_object(
+            'status', case when settled.outcome = 'succeeded' and not tags_due then 'completed' else 'failed' end,
+            'completed_at', clock_timestamp(),
+            'error_message', nullif(concat_ws('; ',
+                'Failed functions: ' || (
+                    select string_agg(f.rpc, ', ' order by f.rpc)
+                    from stats_pipeline.function_result as f
+                    where f.run_id = dagster_run_id and f.status = 'failed'),
+                case when tags_due then 'Cache tags not delivered: ' || (
+                    select string_agg(t.tag, ', ')
+                    from jsonb_array_elements_text(outcome_of_run #> '{cache,pending}') as t (tag))
+                end), ''));
     end if;
 
-    select string_agg(f.rpc, ', ' order by f.rpc) into failed_rpcs
-    from stats_pipeline.function_result as f
-    where f.run_id = dagster_run_id and f.status = 'failed';
-
-    update public.background_job_status as j
-    set status = case when settled.outcome = 'succeeded' and not tags_due then 'completed' else 'failed' end,
-        completed_at = clock_timestamp(),
-        error_message = nullif(concat_ws('; ',
-            'Failed functions: ' || failed_rpcs,
-            case when tags_due then 'Cache tags not delivered: '
-                || (select string_agg(t.tag, ', ') from jsonb_array_elements_text(outcome_of_run #> '{cache,pending}') as t (tag))
-            end), '')
-    where j.run_id = dagster_run_id
-        and (j.status = 'processing' or (j.status = 'failed' and settled.outcome = 'succeeded' and not tags_due));
+    written := stats_pipeline.write_jobs(array(
+        select jsonb_build_object('id', j.id, 'results', n.results)
+            || case when n.is_to_end then end_of_jobs else '{}' end
+        from stats_pipeline.jobs_of_run(dagster_run_id) as j
+        cross join lateral (
+            select
+                is_over and (
+                    j.status = 'processing' or (j.status = 'failed' and settled.outcome = 'succeeded' and not tags_due)
+                ) as is_to_end,
+                 outcome_of_run || jsonb_build_object(
+                'attempt', j.attempts,
+                'coalesced_with', jsonb_build_object(
+                    'count', cardinality(settled.job_ids) - 1,
+                    'first', to_jsonb((array_remove(settled.job_ids[:21], j.id))[:20]))) as results
+        ) as n
+        where n.is_to_end or j.results is distinct from n.results
+    ));
+    if not is_over then
+        return;
+    end if;
 
     update stats_pipeline.attempt as a
     set ended_at = clock_timestamp(), outcome = j.status, error = j.error_message
     from public.background_job_status as j
-    where a.run_id = dagster_run_id and j.id = a.job_id and j.run_id = dagster_run_id
+    where a.run_id = dagster_run_id and j.id = a.job_id and a.job_id = any(written)
         and a.outcome is distinct from j.status;
-
-    perform pgmq.archive('stats_update'::text, array_agg(j.msg_id))
-    from public.background_job_status as j
-    where j.run_id = dagster_run_id and j.msg_id is not null
-    having count(*) > 0;
+    perform stats_pipeline.withdraw_attempts(dagster_run_id);
+    perform stats_pipeline.archive_messages(written);
 end;
 $$;
 

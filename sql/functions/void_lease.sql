@@ -1,32 +1,33 @@
 -- Take back a lease that no run has claimed and none will. Its jobs are handed out again, later each time that happens
--- to them, because a run that cannot even start does not start any sooner; with a problem given they fail with it
+-- to their club, because a run that cannot even start does not start any sooner; with a problem given they fail with it
 -- instead. Idempotent; a lease that has been claimed is left alone.
 create or replace function stats_pipeline.void_lease(lease_id uuid, problem text) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-    void_jobs uuid[];
+    voided stats_pipeline.run;
 begin
     update stats_pipeline.run as r set ended_at = clock_timestamp(), outcome = 'expired'
     where r.id = lease_id and r.run_id is null and r.ended_at is null
-    returning r.job_ids into void_jobs;
+    returning r.* into voided;
+    if not found then
+        return;
+    end if;
 
-    update public.background_job_status as j
-    set status = 'failed', completed_at = clock_timestamp(), error_message = problem
-    where j.id = any(void_jobs) and j.status = 'queued' and problem is not null;
+    if problem is not null then
+        perform stats_pipeline.archive_messages(stats_pipeline.write_jobs(array(
+            select jsonb_build_object(
+                'id', j.id, 'status', 'failed', 'completed_at', clock_timestamp(), 'error_message', problem)
+            from public.background_job_status as j
+            where j.id = any(voided.job_ids) and j.status = 'queued'
+        )));
+        return;
+    end if;
 
-    perform pgmq.archive('stats_update'::text, array_agg(j.msg_id))
-    from public.background_job_status as j
-    where j.id = any(void_jobs) and j.status = 'failed'
-    having count(*) > 0;
-
-    perform pgmq.set_vt('stats_update'::text, j.msg_id, extract(epoch from stats_pipeline.backoff(v.earlier))::integer)
-    from public.background_job_status as j
-    cross join lateral (
-        select count(*)::integer - 1 as earlier
-        from stats_pipeline.run as r
-        where r.outcome = 'expired' and j.id = any(r.job_ids)
-    ) as v
-    where j.id = any(void_jobs) and j.status = 'queued';
+    perform stats_pipeline.put_aside('start', voided.tenant_key, 'No run has started for its jobs', 'void');
+    perform stats_pipeline.show_messages(
+        voided.job_ids, ceil(extract(epoch from s.next_try_at - clock_timestamp()))::integer)
+    from stats_pipeline.set_aside as s
+    where s.what = 'start' and s.key = voided.tenant_key;
 end;
 $$;
 

@@ -8,4 +8,5 @@ select
     to_regclass('pgmq.q_stats_update') is not null as has_queue,
     extract(epoch from clock_timestamp() - stats_pipeline.last_sensor_tick())::float as seconds_since_tick,
     (select count(*) from stats_pipeline.outbox where delivered_at is null) as undelivered_tags,
-    (select min(failing_since) from stats_pipeline.endpoint) as app_failing_since;
+    (select failing_since from stats_pipeline.endpoint where url = %(route)s) as app_failing_since,
+    (select count(*) from stats_pipeline.set_aside) as set_aside;

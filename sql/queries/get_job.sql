@@ -1,6 +1,9 @@
 -- One job by its id.
 select
-    id, job_type, job_payload, status, started_at, completed_at, error_message, results, created_at, updated_at,
-    tenant_id, retry_of, coalesce(attempts, 0) as attempts, run_id, msg_id
-from public.background_job_status
-where id = %(job_id)s and job_type = 'stats_update';
+    j.id, j.job_type, j.job_payload, j.status, stats_pipeline.readable(j.started_at) as started_at,
+    stats_pipeline.readable(j.completed_at) as completed_at, j.error_message, j.results,
+    stats_pipeline.readable(j.created_at) as created_at, stats_pipeline.readable(j.updated_at) as updated_at,
+    j.tenant_id, j.retry_of, coalesce(j.attempts, 0) as attempts, j.run_id, j.msg_id,
+    stats_pipeline.oddities(j) as oddities
+from public.background_job_status as j
+where j.id = %(job_id)s and j.job_type = 'stats_update';

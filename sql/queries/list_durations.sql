@@ -1,11 +1,18 @@
--- How long the last 50 jobs that ended have taken, oldest first.
+-- How long the last 50 jobs that ended have taken, oldest first. Times that make no sense are no experience.
 select recent.id, recent.status, recent.started_at, recent.seconds
 from (
-    select id, status, started_at, created_at, extract(epoch from completed_at - started_at)::float as seconds
-    from public.background_job_status
-    where job_type = 'stats_update' and status in ('completed', 'failed')
-        and started_at is not null and completed_at is not null
-    order by created_at desc
+    select
+        j.id, j.status, t.started_at, greatest(extract(epoch from t.completed_at - t.started_at), 0)::float as seconds,
+        coalesce(j.created_at, j.updated_at, '-infinity') as listed_at
+    from public.background_job_status as j
+    cross join lateral (
+        select
+            stats_pipeline.readable(j.started_at) as started_at,
+            stats_pipeline.readable(j.completed_at) as completed_at
+    ) as t
+    where j.job_type = 'stats_update' and j.status in ('completed', 'failed')
+        and t.started_at is not null and t.completed_at is not null
+    order by coalesce(j.created_at, j.updated_at, '-infinity') desc, j.id
     limit 50
 ) as recent
-order by recent.created_at;
+order by recent.listed_at, recent.id desc;

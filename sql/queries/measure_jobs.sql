@@ -1,10 +1,5 @@
--- Jobs by status and trigger, with their extra attempts. A rejected payload may name any trigger: those count as other.
-select
-    j.status,
-    case when j.job_payload ->> 'triggeredBy' in ('post-match', 'admin', 'cron') then j.job_payload ->> 'triggeredBy'
-        else 'other' end as trigger,
-    count(*) as jobs,
-    coalesce(sum(greatest(j.attempts - 1, 0)), 0) as extra_attempts
+-- Jobs that are not over, by status and trigger.
+select j.status, stats_pipeline.trigger_of(j.job_payload) as trigger, count(*) as jobs
 from public.background_job_status as j
-where j.job_type = 'stats_update'
+where j.job_type = 'stats_update' and j.status in ('queued', 'processing')
 group by 1, 2;

@@ -1,5 +1,5 @@
 -- The head of the admin's page: what waits and since when, and what a refresh usually takes, from the last 20 that
--- succeeded.
+-- succeeded. Times that make no sense are no experience.
 select
     (
         select count(*)
@@ -7,18 +7,23 @@ select
         where job_type = 'stats_update' and status = 'queued'
     ) as waiting,
     (
-        select extract(epoch from now() - min(created_at))::float
+        select greatest(extract(epoch from now() - min(stats_pipeline.readable(created_at))), 0)::float
         from public.background_job_status
         where job_type = 'stats_update' and status = 'queued'
     ) as oldest_wait_seconds,
-    percentile_cont(0.5) within group (order by extract(epoch from recent.started_at - recent.created_at))
-        as usual_wait_seconds,
-    percentile_cont(0.5) within group (order by extract(epoch from recent.completed_at - recent.started_at))
-        as usual_run_seconds
+    percentile_cont(0.5) within group (order by recent.waited) as usual_wait_seconds,
+    percentile_cont(0.5) within group (order by recent.took) as usual_run_seconds
 from (
-    select created_at, started_at, completed_at
-    from public.background_job_status
-    where job_type = 'stats_update' and status = 'completed' and started_at is not null
-    order by created_at desc
+    select greatest(extract(epoch from t.started - t.created), 0) as waited,
+        greatest(extract(epoch from t.completed - t.started), 0) as took
+    from public.background_job_status as j
+    cross join lateral (
+        select
+            stats_pipeline.readable(j.created_at) as created,
+            stats_pipeline.readable(j.started_at) as started,
+            stats_pipeline.readable(j.completed_at) as completed
+    ) as t
+    where j.job_type = 'stats_update' and j.status = 'completed' and t.started is not null
+    order by coalesce(j.created_at, j.updated_at, '-infinity') desc, j.id
     limit 20
 ) as recent;

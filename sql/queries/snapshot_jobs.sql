@@ -1,4 +1,14 @@
--- The jobs that are not over.
-select id, status, run_id, msg_id
-from public.background_job_status
-where status in ('queued', 'processing') and job_type = 'stats_update';
+-- The jobs that are out of step: queued without a message that will be visible within ten minutes (somebody else may
+-- have read it, or deleted it), or processed by nobody. What was set aside and is not due is left out.
+select j.id, j.status
+from public.background_job_status as j
+where j.status = 'queued' and j.job_type = 'stats_update'
+    and j.id::text not in (select stats_pipeline.aside('job'))
+    and not exists (
+        select from pgmq.q_stats_update as q
+        where q.msg_id = j.msg_id and q.message ->> 'jobId' = j.id::text and q.vt < now() + interval '10 minutes'
+    )
+union all
+select o.id, 'processing'
+from stats_pipeline.orphans(null) as o (id)
+where o.id::text not in (select stats_pipeline.aside('job'));

@@ -1,4 +1,3 @@
--- Every message on the queue, with the status of its job if it has one.
-select q.msg_id, jsonb_typeof(q.message) = 'object' and q.message ? 'jobId' as names_job, j.status as job_status
-from pgmq.q_stats_update as q
-left join public.background_job_status as j on j.msg_id = q.msg_id;
+-- The messages that are out of step: they name a job, but are not the message of one that is still to be done.
+select s.msg_id
+from stats_pipeline.stale_messages() as s (msg_id);

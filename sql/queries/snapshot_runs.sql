@@ -1,7 +1,24 @@
--- Runs that are open, or have ended and left a job open, or have died within the hour (Dagster may not know).
--- A run is launched within a second of its lease, or a tenth of a second later for each that is leased with it: a third
--- of the lease, and ten seconds at least, is long enough to expect one.
--- A run cannot have been seen while the server was down: silence counts from the server's start.
+-- Runs that are open, or have ended and left a job open or set aside, or have died within the hour (Dagster may not
+-- know). A run is launched within a second of its lease, or a tenth of a second later for each that is leased with it:
+-- a third of the lease, and ten seconds at least, is long enough to expect one. A run cannot have been seen while the
+-- server was down: silence counts from the server's start.
+with looked_at as (
+    select r.id from stats_pipeline.run as r where r.ended_at is null
+    union
+    select r.id from stats_pipeline.run as r where r.outcome = 'died' and r.ended_at > now() - interval '1 hour'
+    union
+    select r.id
+    from public.background_job_status as j
+    join stats_pipeline.run as r on r.run_id = j.run_id
+    where j.status = 'processing' and j.id::text not in (select stats_pipeline.aside('job'))
+    union
+    select r.id
+    from stats_pipeline.set_aside as s
+    join public.background_job_status as j on s.what = 'job' and j.id::text = s.key
+    join stats_pipeline.run as r on r.run_id = j.run_id
+    where s.next_try_at <= now()
+)
+
 select
     r.id,
     r.run_id,
@@ -20,10 +37,5 @@ select
         select from stats_pipeline.outbox as o
         where o.run_id = r.run_id and o.delivered_at is null
     ) as tags_due
-from stats_pipeline.run as r
-where r.ended_at is null
-    or (r.outcome = 'died' and r.ended_at > now() - interval '1 hour')
-    or exists (
-        select from public.background_job_status as j
-        where j.run_id = r.run_id and j.status = 'processing'
-    );
+from looked_at as l
+join stats_pipeline.run as r on r.id = l.id;

@@ -4,7 +4,7 @@ create or replace function stats_pipeline.stats_today()
 returns date
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(nullif(current_setting('stats_pipeline.today', true), '')::date, current_date);
 $$;

@@ -4,7 +4,7 @@ create or replace function stats_pipeline.settings(target_tenant_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(jsonb_object_agg(c.config_key, c.config_value), '{}')
     from public.app_config as c

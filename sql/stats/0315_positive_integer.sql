@@ -3,7 +3,7 @@ create or replace function stats_pipeline.positive_integer(value text)
 returns integer
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case when btrim(value) ~ '^\+?[0-9]{1,6}$' then nullif(btrim(value)::integer, 0) end;
 $$;

@@ -4,7 +4,7 @@ create or replace function stats_pipeline.platform_setting(setting_key text)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     setting_value text;

@@ -11,7 +11,7 @@ returns table (
 language sql
 stable
 rows 1
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select
         s.id,

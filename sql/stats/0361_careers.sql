@@ -6,7 +6,7 @@ returns table (player_id integer, games bigint[])
 language sql
 stable
 rows 100
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select
         unordered.player_id,

@@ -7,7 +7,7 @@ create or replace function stats_pipeline.biggest_margin(
 returns integer
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select victory.margin
     from (

@@ -4,7 +4,7 @@
 create or replace function stats_pipeline.lock_refresh(function_name text, target_tenant_id uuid)
 returns void
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select pg_advisory_xact_lock(hashtextextended(function_name || ':' || target_tenant_id::text, 0));
 $$;

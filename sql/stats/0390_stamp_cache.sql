@@ -8,7 +8,7 @@ create or replace function stats_pipeline.stamp_cache(
 )
 returns void
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into public.cache_metadata as stamp (cache_key, tenant_id, last_invalidated, dependency_type)
     values (stamped_key, target_tenant_id, clock_timestamp(), label)

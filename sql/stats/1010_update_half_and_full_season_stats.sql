@@ -5,7 +5,7 @@ create or replace function public.update_half_and_full_season_stats(
 )
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 begin

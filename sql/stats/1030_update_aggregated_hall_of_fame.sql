@@ -6,7 +6,7 @@ create or replace function public.update_aggregated_hall_of_fame(
 )
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 declare

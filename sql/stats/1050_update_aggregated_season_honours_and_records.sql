@@ -4,7 +4,7 @@ create or replace function public.update_aggregated_season_honours_and_records(
 )
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 declare

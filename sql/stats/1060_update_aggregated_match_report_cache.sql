@@ -6,7 +6,7 @@ create or replace function public.update_aggregated_match_report_cache(
 )
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 declare

@@ -5,7 +5,7 @@ create or replace function public.update_aggregated_personal_bests(
 )
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 declare

@@ -7,7 +7,7 @@ create or replace function public.update_power_ratings(
 )
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 declare

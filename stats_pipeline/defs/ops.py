@@ -54,7 +54,8 @@ def build_stats_op(function: StatsFunction, upstream_tables: tuple[str, ...]) ->
             {
                 "seconds": milliseconds / 1000,
                 "attempt": attempt,
-                "jobs": [str(job_id) for job_id in claimed.job_ids],
+                "jobs": [str(job_id) for job_id in claimed.job_ids[:20]],
+                "job count": len(claimed.job_ids),
             },
             rows,
         )

@@ -31,9 +31,13 @@ def build_nightly_schedule(settings: Settings) -> dg.ScheduleDefinition:
         request_id = f"nightly-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
         url = database.database_url(settings)
         with database.connect(url) as connection:
-            for tenant in settings.tenants or (None,):
-                payload = Payload(triggered_by="cron", request_id=request_id, tenant_id=str(tenant) if tenant else None)
-                job_status.enqueue(connection, payload.as_json())
+            job_status.enqueue_each(
+                connection,
+                (
+                    Payload(triggered_by="cron", request_id=request_id, tenant_id=str(tenant) if tenant else None)
+                    for tenant in settings.tenants or (None,)
+                ),
+            )
             leases = job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
         if not leases:
             return dg.SkipReason("Enqueued; the queue sensor launches it when the open runs have ended")

@@ -30,7 +30,9 @@ def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     def rescue(context: dg.SensorEvaluationContext) -> Iterator[str]:
         with _database(settings) as opened:
             for _ in _each_second(opened):
-                yield from (type(repair).__name__ for repair in repair_all(opened, settings, context.instance))
+                repairs, problems = repair_all(opened, settings, context.instance)
+                yield from (type(repair).__name__ for repair in repairs)
+                yield from problems
 
     def relay(_context: dg.SensorEvaluationContext) -> Iterator[str]:
         with _database(settings) as opened, closing(CacheClient(settings)) as cache:
@@ -87,17 +89,13 @@ def _each_second(opened: database.Database) -> Iterator[None]:
 
 def repair_all(
     opened: database.Database, settings: Settings, instance: dg.DagsterInstance, *, dry_run: bool = False
-) -> list[Repair]:
-    """One look, and every repair it asks for; with `dry_run` only the list.
-
-    Raises `RepairFailed` if one of them fails, after the others were tried.
-    """
+) -> tuple[list[Repair], list[str]]:
+    """One look, and every repair it asks for, with a line for each that failed; with `dry_run` only the list."""
     snapshot = reconcile.read(opened)
-    states = dagster_states(instance, snapshot)
-    repairs = reconcile.decide(snapshot.jobs, snapshot.messages, snapshot.runs, states, reconcile.limits_of(settings))
-    if not dry_run:
-        reconcile.apply_all(opened, repairs, settings, lambda run_id: fail_in_dagster(instance, run_id))
-    return repairs
+    repairs = reconcile.decide(snapshot, dagster_states(instance, snapshot), reconcile.limits_of(settings))
+    if dry_run:
+        return repairs, []
+    return repairs, reconcile.apply_all(opened, repairs, settings, lambda run_id: fail_in_dagster(instance, run_id))
 
 
 def dagster_states(instance: dg.DagsterInstance, snapshot: Snapshot) -> dict[str, DagsterState]:

@@ -78,7 +78,7 @@ def outcome(job: Job, receiver: Receiver) -> Outcome:
     """The job's end, and what the receiver really got."""
 
     def seconds(moment: datetime | None) -> float | None:
-        return round((moment - job.created_at).total_seconds(), 3) if moment else None
+        return round((moment - job.created_at).total_seconds(), 3) if moment and job.created_at else None
 
     return Outcome(
         job_id=str(job.id),

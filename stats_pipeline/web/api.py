@@ -50,23 +50,23 @@ async def cron(request: Request, caller: Caller) -> Response:
     today = datetime.now(ZoneInfo(web.settings.timezone)).date()
 
     def enqueue_all(connection: Connection[Any]) -> list[TenantJob]:
-        return [
-            TenantJob(
-                **job_status.enqueue(
-                    connection,
-                    Payload(
-                        triggered_by="cron",
-                        request_id=f"cron-{today}",
-                        tenant_id=str(tenant) if tenant else None,
-                        timestamp=datetime.now(UTC),
-                    ).as_json(),
-                ).model_dump(),
-                tenant_id=tenant,
+        jobs = []
+        for tenant in web.settings.tenants or (None,):
+            payload = Payload(
+                triggered_by="cron",
+                request_id=f"cron-{today}",
+                tenant_id=str(tenant) if tenant else None,
+                timestamp=datetime.now(UTC),
             )
-            for tenant in web.settings.tenants or (None,)
-        ]
+            for enqueued in job_status.enqueue_each(connection, [payload]):
+                jobs.append(TenantJob(**enqueued.model_dump(), tenant_id=tenant))
+        return jobs
 
     jobs = await web.call(enqueue_all)
+    if not jobs:
+        raise HTTPException(
+            HTTPStatus.SERVICE_UNAVAILABLE, "no job could be enqueued; what was set aside is tried again"
+        )
     structlog.get_logger().info(
         "cron jobs enqueued", caller=caller.name, day=str(today), job_ids=[str(job.job_id) for job in jobs]
     )

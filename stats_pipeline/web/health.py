@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stats_pipeline.cache import route
 from stats_pipeline.doctor import LATE_TICK_SECONDS
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.web.context import Web, answer, web_of
@@ -34,7 +35,7 @@ def alive(request: Request) -> Response:
 def check(web: Web) -> Health:
     """Ask the database, where all of it is known."""
     try:
-        (row,) = web.database.run("check_health")
+        (row,) = web.database.run("check_health", route=route(web.settings))
     except (DatabaseUnavailable, psycopg.Error) as error:
         structlog.get_logger().warning("the database fails the health check", reason=one_line(error))
         return Health(status="down", database=DatabaseHealth(status="down"))
@@ -48,11 +49,12 @@ def check(web: Web) -> Health:
         failing_since=row["app_failing_since"],
         undelivered_tags=row["undelivered_tags"],
     )
-    is_fine = sensor.status == "ok" and app.status != "failing"
+    is_fine = sensor.status == "ok" and app.status != "failing" and not row["set_aside"]
     return Health(
         status="down" if queue.status == "missing" else "ok" if is_fine else "degraded",
         database=DatabaseHealth(status="ok"),
         queue=queue,
         sensor=sensor,
         app=app,
+        set_aside=row["set_aside"],
     )

@@ -1,11 +1,12 @@
-"""`GET /metrics`: Prometheus text, counted in the database when it is asked for.
+"""`GET /metrics`: Prometheus text, made from the database when it is asked for.
 
-So all web processes agree and a restart resets nothing. A counter only falls when old rows are deleted, which
-Prometheus reads as a reset.
+Counters are kept in the database (`stats_pipeline.counters`): all web processes agree, a restart resets nothing,
+pruning takes nothing away, and the cost does not grow with the history.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -17,22 +18,6 @@ from starlette.responses import Response
 from stats_pipeline.database import Database
 from stats_pipeline.web.auth import Caller
 from stats_pipeline.web.context import web_of
-
-JOB_BOUNDS = (
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    20.0,
-    30.0,
-    45.0,
-    60.0,
-    120.0,
-    300.0,
-    900.0,
-)  # seconds; the whole refresh took 45 before
-FUNCTION_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)  # 45 is a function's timeout
 
 
 def metrics(request: Request, _: Caller) -> Response:
@@ -47,45 +32,18 @@ class _JobCollector(Collector):
         self._database = database
 
     def collect(self) -> Iterable[Metric]:
-        """All metrics; a handful of aggregate queries."""
+        """All metrics; three queries."""
         yield from self._jobs()
         yield from self._queue()
-        yield _histogram(
-            "stats_pipeline_job_duration_seconds",
-            "From a job's start to its end, by how it ended.",
-            "status",
-            JOB_BOUNDS,
-            self._database.run("measure_job_durations", bounds=list(JOB_BOUNDS)),
-        )
-        functions = self._database.run("measure_function_durations", bounds=list(FUNCTION_BOUNDS))
-        yield _histogram(
-            "stats_pipeline_function_duration_seconds",
-            "The last try of a stats function in a run, by RPC.",
-            "function",
-            FUNCTION_BOUNDS,
-            functions,
-        )
-        retries = CounterMetricFamily(
-            "stats_pipeline_function_retries", "Tries of a stats function after the first.", labels=["function"]
-        )
-        extra: defaultdict[str, int] = defaultdict(int)
-        for row in functions:
-            extra[row["label"]] += row["extra_tries"]
-        for rpc, tries in sorted(extra.items()):
-            retries.add_metric([rpc], tries)
-        yield retries
+        yield from self._counters()
 
     def _jobs(self) -> Iterable[Metric]:
-        rows = self._database.run("measure_jobs")
-        jobs = GaugeMetricFamily("stats_pipeline_jobs", "Jobs, by status and trigger.", labels=["status", "trigger"])
-        for row in rows:
+        jobs = GaugeMetricFamily(
+            "stats_pipeline_jobs", "Jobs that are not over, by status and trigger.", labels=["status", "trigger"]
+        )
+        for row in self._database.run("measure_jobs"):
             jobs.add_metric([row["status"], row["trigger"]], row["jobs"])
         yield jobs
-        yield CounterMetricFamily(
-            "stats_pipeline_job_retries",
-            "Attempts of jobs after the first.",
-            value=sum(row["extra_attempts"] for row in rows),
-        )
 
     def _queue(self) -> Iterable[Metric]:
         (row,) = self._database.run("measure_queue")
@@ -94,23 +52,61 @@ class _JobCollector(Collector):
             ("queue_waiting_jobs", "Jobs that no run has started.", "waiting"),
             ("queue_oldest_wait_seconds", "How long the oldest of them has waited.", "oldest_wait_seconds"),
             ("undelivered_tags", "Cache tags that are due and that the app has not taken.", "undelivered_tags"),
+            ("set_aside", "What could not be done and is tried again, while the rest goes on.", "set_aside"),
         ):
             yield GaugeMetricFamily(f"stats_pipeline_{name}", text, value=row[column])
 
+    def _counters(self) -> Iterable[Metric]:
+        found: defaultdict[str, list[Any]] = defaultdict(list)
+        for row in self._database.run("measure_counters"):
+            found[row["metric"]].append(row)
+        yield _counter(
+            "jobs_ended",
+            "Ends of jobs, by status and trigger.",
+            found["jobs"],
+            {"status": "label", "trigger": "detail"},
+        )
+        yield _counter("job_retries", "Attempts of jobs after the first.", found["job retries"], {})
+        yield _counter(
+            "function_retries",
+            "Tries of a stats function after the first.",
+            found["function retries"],
+            {"function": "label"},
+        )
+        yield _histogram(
+            "job_duration_seconds", "From a job's start to its end, by how it ended.", "status", found["job seconds"]
+        )
+        yield _histogram(
+            "function_duration_seconds",
+            "The last try of a stats function in a run.",
+            "function",
+            found["function seconds"],
+        )
 
-def _histogram(name: str, text: str, label: str, bounds: Sequence[float], rows: Iterable[dict[str, Any]]) -> Metric:
-    """Bucket counts per label value, added up as Prometheus wants them."""
-    family = HistogramMetricFamily(name, text, labels=[label])
-    counts: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(bounds) + 1))
-    sums: defaultdict[str, float] = defaultdict(float)
+
+def _counter(name: str, text: str, rows: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> Metric:
+    """One value per combination of labels, each label taken from a column of the rows."""
+    family = CounterMetricFamily(f"stats_pipeline_{name}", text, labels=list(labels))
+    totals: defaultdict[tuple[str, ...], float] = defaultdict(float, {} if labels else {(): 0.0})
     for row in rows:
-        counts[row["label"]][row["bucket"]] += row["observations"]
-        sums[row["label"]] += row["seconds"]
-    for value, per_bucket in sorted(counts.items()):
-        total = 0
+        totals[tuple(row[column] for column in labels.values())] += row["total"]
+    for values, total in sorted(totals.items()):
+        family.add_metric(values, total)
+    return family
+
+
+def _histogram(name: str, text: str, label: str, rows: Iterable[Mapping[str, Any]]) -> Metric:
+    """Bucket counts per label value, added up as Prometheus wants them."""
+    family = HistogramMetricFamily(f"stats_pipeline_{name}", text, labels=[label])
+    by_label: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_label[row["label"]].append(row)
+    for value, measured in sorted(by_label.items()):
+        counts = {row["le"]: row["observations"] for row in measured}
+        reached = 0.0
         buckets = []
-        for bound, count in zip([*bounds, float("inf")], per_bucket, strict=True):
-            total += count
-            buckets.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
-        family.add_metric([value], buckets, sums[value])
+        for bound in sorted({*measured[0]["bounds"], *counts}):
+            reached += counts.get(bound, 0)
+            buckets.append(("+Inf" if bound == inf else str(bound), reached))
+        family.add_metric([value], buckets, sum(row["total"] for row in measured))
     return family

@@ -99,6 +99,7 @@ def _content(request: Request, caller: Caller) -> dict[str, Any]:
         found = job_status.list_jobs(connection, limit=_SHOWN_JOBS)
         usual = view.overview(run_one(connection, "read_overview"))
         durations = run(connection, "list_durations")
+        set_aside = job_status.list_set_aside(connection)
     now = datetime.now(UTC)
     url = dagster_url(web.settings)
     frame = _frame(request, caller)
@@ -106,6 +107,7 @@ def _content(request: Request, caller: Caller) -> dict[str, Any]:
         "pressed_status": next((job.status for job in found if str(job.id) == frame["pressed"]), None),
         "jobs": [view.job_row(job, web.settings.functions, usual, now=now, dagster_url=url) for job in found],
         "overview": usual,
+        "set_aside": set_aside,
         "strip": view.strip(durations),
         "is_open": set(request.query_params.getlist("open")),
     }

@@ -108,10 +108,13 @@ class AppHealth(BaseModel):
 
 
 class Health(BaseModel):
-    """`down` (503) means that nothing can be enqueued; `degraded` that jobs wait or pages stay stale."""
+    """`down` (503): nothing can be enqueued. `degraded`: jobs wait, pages stay stale, or something was set aside."""
 
     status: Literal["ok", "degraded", "down"]
     database: DatabaseHealth
     queue: QueueHealth | None = None
     sensor: SensorHealth | None = None
     app: AppHealth | None = None
+    set_aside: int | None = Field(
+        None, description="What could not be done and is tried again, while the rest goes on."
+    )

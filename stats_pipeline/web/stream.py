@@ -105,21 +105,25 @@ class JobChanges:
         until = time.monotonic() + POLL_SECONDS
         while time.monotonic() < until and not self._stopping.is_set():
             for notification in connection.notifies(timeout=_STOP_SECONDS):
-                self._tell(json.loads(notification.payload))
+                self._tell(json.loads(notification.payload), is_read=False)
 
     def _poll(self, rows: list[Any]) -> None:
         for row in reversed(rows):
-            self._tell(row)
+            self._tell(row, is_read=True)
         self._loop.call_soon_threadsafe(setattr, self, "_is_primed", True)
 
-    def _tell(self, row: dict[str, Any]) -> None:
-        self._loop.call_soon_threadsafe(self._observe, JobEvent(**row))
+    def _tell(self, row: dict[str, Any], *, is_read: bool) -> None:
+        self._loop.call_soon_threadsafe(self._observe, JobEvent(**row), is_read)
 
-    def _observe(self, event: JobEvent) -> None:
-        """Pass a change on, once. What the first look finds is no change."""
+    def _observe(self, event: JobEvent, is_read: bool) -> None:
+        """Pass a change on, once. What the first look finds is no change.
+
+        A notification may be late, and older than what is known. What was read from the table is as it is, even if
+        somebody has set its version back by hand.
+        """
         key = str(event.id)
         version, status = self._known.get(key, (-1, ""))
-        if event.version < version or (event.version == version and event.status == status):
+        if (event.version, event.status) == (version, status) or (event.version < version and not is_read):
             return
         self._known[key] = (event.version, event.status)
         self._known.move_to_end(key)

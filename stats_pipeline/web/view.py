@@ -41,7 +41,8 @@ class JobRow:
     cache_status: str | None
     delivered: tuple[str, ...]
     pending: tuple[str, ...]
-    coalesced_with: tuple[str, ...]
+    coalesced_with: tuple[str, ...]  # the first of them
+    coalesced: int
     run_url: str | None
 
 
@@ -90,6 +91,7 @@ def job_row(
     """One job. `results` may be another program's, so nothing of its shape is taken for granted."""
     results = job.results or {}
     cache = _mapping(results.get("cache"))
+    coalesced = _mapping(results.get("coalesced_with"))
     match = job.job_payload.get("matchId")
     return JobRow(
         job=job,
@@ -101,7 +103,8 @@ def job_row(
         cache_status=str(cache["status"]) if "status" in cache else None,
         delivered=_texts(cache.get("delivered")),
         pending=_texts(cache.get("pending")),
-        coalesced_with=_texts(results.get("coalesced_with")),
+        coalesced_with=_texts(coalesced.get("first")),
+        coalesced=_whole(coalesced.get("count")) or 0,
         run_url=f"{dagster_url}/runs/{job.run_id}" if job.run_id else None,
     )
 
@@ -132,7 +135,7 @@ def duration(job: Job) -> str:
         return "N/A"
     if job.completed_at is None:
         return "In progress..."
-    return took((job.completed_at - job.started_at).total_seconds())
+    return took(max(0.0, (job.completed_at - job.started_at).total_seconds()))
 
 
 def seconds_left(job: Job, usual: Overview, now: datetime) -> int | None:
@@ -140,7 +143,7 @@ def seconds_left(job: Job, usual: Overview, now: datetime) -> int | None:
     if job.is_over:
         return None
     if job.started_at is None:
-        left = usual.usual_wait + usual.usual_run - (now - job.created_at).total_seconds()
+        left = usual.usual_wait + usual.usual_run - (now - (job.created_at or now)).total_seconds()
     else:
         left = usual.usual_run - (now - job.started_at).total_seconds()
     return max(0, round(left))

@@ -70,7 +70,7 @@ def assert_sound(pipeline: Pipeline, jobs: Collection[UUID], *, status: str = "c
     assert pipeline.value("select count(*) from witness.call where ended is null") == 0
     with database.Database(pipeline.url) as opened:
         seen = reconcile.read(opened)
-    assert reconcile.decide(seen.jobs, seen.messages, seen.runs, {}, Limits(6, 900, True)) == []
+    assert reconcile.decide(seen, {}, Limits(6, 900, True)) == []
     return rows
 
 

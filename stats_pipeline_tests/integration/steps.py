@@ -9,6 +9,8 @@ from stats_pipeline import job_status
 from stats_pipeline.catalog import STATS_FUNCTIONS, StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.models import Claim, Job, Lease
+from stats_pipeline.reconcile import DagsterState, Limits, apply_all, decide, read
+from stats_pipeline.settings import Settings
 
 TENANT = UUID("8f14e45f-ceea-467f-9d0c-3a1b2c3d4e5f")
 OTHER_TENANT = UUID("c9f0f895-fb98-4b91-99f9-9a1e3c2d7b6a")
@@ -79,6 +81,12 @@ def fail(connection: Connection[Any], database: Database, run_id: str = "run-1")
     database.run("fail_function", run_id=run_id, rpc=TWO[1].rpc, error="no such table")
     settle(connection, run_id)
     return claimed
+
+
+def reconcile(database: Database, dagster: dict[str, DagsterState] | None = None) -> list[str]:
+    """One look of the reconciler and its repairs; what went wrong. Without states, Dagster is not asked."""
+    repairs = decide(read(database), dagster, Limits(dead_after=6, cache_deadline=900, cache_configured=False))
+    return apply_all(database, repairs, Settings.model_validate({}), lambda _: None)
 
 
 def job(connection: Connection[Any], job_id: UUID) -> Job:

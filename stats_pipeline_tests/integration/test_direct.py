@@ -1,4 +1,7 @@
-"""The order of functions on the emergency path. What its user meets is in `acceptance/test_run_direct.py`."""
+"""The emergency path: the order of functions, jobs that wait, leases that are lost, dead runs resumed.
+
+What its user meets is in `acceptance/test_run_direct.py`.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +13,9 @@ from psycopg import Connection
 from stats_pipeline import direct
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
+from stats_pipeline.reconcile import AbandonRun, apply
 from stats_pipeline.settings import Settings
-from stats_pipeline_tests.integration.steps import TWO, enqueue, job
+from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO, compute, enqueue, job, start
 
 Query = Callable[..., list[dict[str, Any]]]
 
@@ -46,3 +50,47 @@ def test_a_function_does_not_run_after_one_that_failed(
     assert row.status == "failed"
     assert row.results is not None
     assert row.results["functions"][SECOND.rpc]["error"] == f"Not run, because {FIRST.rpc} failed"
+
+
+def test_a_job_that_waits_for_its_next_attempt_is_done_at_once(
+    connection: Connection[Any], opened: Database, settings: Settings, query: Query
+) -> None:
+    job_id = enqueue(connection)
+    query("update pgmq.q_stats_update set vt = now() + interval '1 minute'")
+    assert direct.run_direct(opened, settings, print) == [job_id]
+    assert job(connection, job_id).status == "completed"
+
+
+def test_a_lease_that_was_lost_on_the_way_is_taken_again(
+    connection: Connection[Any], opened: Database, settings: Settings, query: Query
+) -> None:
+    """The club before took so long that somebody else could have been given the jobs."""
+    jobs = [enqueue(connection, tenant) for tenant in (TENANT, OTHER_TENANT)]
+    replace_first(
+        query,
+        """
+        update stats_pipeline.run set ended_at = now(), outcome = 'expired' where run_id is null and ended_at is null;
+        update pgmq.q_stats_update set vt = now();
+        """,
+    )
+    assert direct.run_direct(opened, settings, print) == jobs
+    assert {job(connection, job_id).status for job_id in jobs} == {"completed"}
+
+
+def test_what_a_dead_run_has_computed_is_not_computed_again(
+    connection: Connection[Any], opened: Database, settings: Settings, query: Query
+) -> None:
+    job_id = enqueue(connection, TENANT)
+    compute(opened, start(connection), FIRST)
+    [row] = query("select seen_at from stats_pipeline.run")
+    apply(connection, AbandonRun("run-1", row["seen_at"], "It stopped answering"), settings, lambda _: None)
+    query("create table public.called ()")
+    replace_first(query, "insert into public.called default values;")
+    assert direct.run_direct(opened, settings, print) == [job_id]
+    assert (job(connection, job_id).status, job(connection, job_id).attempts) == ("completed", 2)
+    assert query("select count(*) as times from public.called") == [{"times": 0}]
+
+
+def replace_first(query: Query, body: str) -> None:
+    query(f"drop function public.{FIRST.rpc}(uuid)")
+    query(f"create function public.{FIRST.rpc}(uuid) returns void language plpgsql as $$ begin {body} end $$")

@@ -253,6 +253,24 @@ def test_recycled_process_id_is_not_the_worker(instance: dg.DagsterInstance, hol
     held.worker.wait(PATIENCE)
 
 
+def test_a_worker_that_nobody_has_buried_is_dead(
+    instance: dg.DagsterInstance, hold: Callable[..., Held], other: OtherLauncher
+) -> None:
+    """Its server does not get to run: the worker has ended, and is still in the list of processes."""
+    held = hold(other.launch)
+    held.server.suspend()
+    held.worker.kill()
+    while held.worker.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.02)
+    try:
+        health = instance.run_launcher.check_run_worker_health(get_run(instance, held.run_id))
+        assert health.status == WorkerStatus.FAILED
+        assert instance.run_launcher.terminate(held.run_id)
+        assert get_run(instance, held.run_id).status == dg.DagsterRunStatus.CANCELED
+    finally:
+        held.server.resume()
+
+
 def test_dead_server_is_replaced(instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:
     first = hold()
     first.release()

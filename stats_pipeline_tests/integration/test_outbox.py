@@ -3,8 +3,10 @@
 What the client makes of an app's answers is in `unit/test_cache.py`.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import dagster as dg
@@ -13,7 +15,7 @@ from psycopg import Connection
 
 from stats_pipeline import outbox
 from stats_pipeline.cache import CacheClient
-from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.catalog import STATS_FUNCTIONS, StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.defs.resources import Refresh
 from stats_pipeline.models import Delivery
@@ -27,6 +29,7 @@ Query = Callable[..., list[dict[str, Any]]]
 THREE = STATS_FUNCTIONS[1:4]
 TAGS = {tag for function in TWO for tag in function.cache_tags}
 DEADLINE = 900
+NOBODY = "http://127.0.0.1:1"  # where nothing listens
 
 
 @pytest.fixture
@@ -190,6 +193,38 @@ def test_a_tag_that_goes_stale_again_while_it_is_delivered_stays_due(
     assert told(app)[1] == TWO[0].cache_tags
 
 
+def test_a_tag_of_two_functions_is_due_until_both_have_been_told(
+    connection: Connected, opened: Database, cache: CacheClient, app: App
+) -> None:
+    first, second = TWO[0], dataclasses.replace(TWO[1], cache_tags=TWO[0].cache_tags)
+    job_id = enqueue(connection)
+    claimed = start(connection)
+    compute(opened, claimed, first)
+    outbox.deliver(opened, cache, cache_deadline=DEADLINE, run_id="run-1")
+    compute(opened, claimed, second)
+    settle(connection, app=True)
+    row = job(connection, job_id)
+    assert row.status == "processing"
+    assert row.results is not None
+    assert row.results["cache"] == {"status": "pending", "delivered": [], "pending": list(first.cache_tags)}
+    outbox.deliver(opened, cache, cache_deadline=DEADLINE, run_id="run-1")
+    assert job(connection, job_id).status == "completed"
+    assert told(app) == [first.cache_tags] * 2
+
+
+def test_a_tag_is_due_since_its_function_ended_not_since_it_began(
+    connection: Connected, opened: Database, query: Query
+) -> None:
+    """Or the relay would be as quick as the hook for every function of more than three seconds."""
+    query("create table public.began (at timestamptz)")
+    query("create function public.work() returns void language sql as $$ insert into public.began values (now()) $$")
+    work = StatsFunction("Work", "work", ("tag",), (), (), "")
+    enqueue(connection)
+    compute(opened, start(connection, functions=(work,)), work)
+    [row] = query("select due_at > at as is_later from stats_pipeline.outbox, public.began")
+    assert row["is_later"]
+
+
 def wait_of(query: Query) -> float:
     [row] = query(
         "select extract(epoch from next_try_at - clock_timestamp())::float as wait from stats_pipeline.endpoint"
@@ -274,6 +309,34 @@ def test_a_tag_the_app_cannot_drop_waits_alone(
         assert results["cache"]["pending"] == [bad]
     [row] = query("select max(tries) as tries from stats_pipeline.outbox where delivered_at is null")
     assert row["tries"] == 4
+
+
+def test_a_tag_that_was_left_is_not_asked_for_at_once_again(
+    connection: Connected, opened: Database, relay: Callable[[], None], later: Callable[[int], None], app: App
+) -> None:
+    computed(connection, opened)
+    later(3)
+    bad = TWO[0].cache_tags[0]
+    with app.behaving(leave(bad)):
+        relay()
+        relay()
+        assert len(told(app)) == 1
+        later(2)
+        relay()
+    assert told(app)[1:] == [(bad,)]
+
+
+def test_another_apps_route_that_fails_gives_ours_no_rest(
+    connection: Connected, opened: Database, relay: Callable[[], None], later: Callable[[int], None], query: Query
+) -> None:
+    """The address has been changed since."""
+    with closing(CacheClient(Settings.model_validate({"NEXT_PUBLIC_APP_URL": NOBODY, "INTERNAL_API_KEY": KEY}))) as old:
+        computed(connection, opened)
+        later(3)
+        outbox.deliver(opened, old, cache_deadline=DEADLINE)
+    assert due(query) == TAGS
+    relay()
+    assert due(query) == set()
 
 
 def test_after_the_deadline_the_job_fails_by_name_and_completes_when_the_app_takes_the_tags(

@@ -14,7 +14,9 @@ from psycopg import Connection
 
 from stats_pipeline import reconcile
 from stats_pipeline.database import Database
-from stats_pipeline.models import Lease
+from stats_pipeline.errors import InvalidJob
+from stats_pipeline.job_status import put_aside
+from stats_pipeline.models import Lease, Payload
 from stats_pipeline.reconcile import (
     AbandonRun,
     ArchiveMessage,
@@ -26,6 +28,7 @@ from stats_pipeline.reconcile import (
     RunRow,
     SendMessage,
     SettleRun,
+    Snapshot,
     VoidLease,
 )
 from stats_pipeline.settings import Settings
@@ -48,8 +51,7 @@ class Reconciler:
         self.told: list[str] = []
 
     def decide(self) -> list[Repair]:
-        seen = reconcile.read(self.database)
-        return reconcile.decide(seen.jobs, seen.messages, seen.runs, self.dagster, LIMITS)
+        return reconcile.decide(reconcile.read(self.database), self.dagster, LIMITS)
 
     def apply(self, repairs: list[Repair]) -> None:
         for repair in repairs:
@@ -295,6 +297,9 @@ def broken_in_every_way(connection: Connected, opened: Database, query: Query, r
     query("delete from pgmq.q_stats_update as q using public.background_job_status as j "
         "where j.msg_id = q.msg_id and j.id = %s", unsent)  # fmt: skip
     query("delete from public.background_job_status where id = %s", vanished)
+    nightly = Payload(triggered_by="cron", request_id="nightly", tenant_id=str(uuid4()))
+    put_aside(connection, "enqueue", str(nightly.tenant_id), InvalidJob("not now"), detail=nightly.as_json())
+    query("update stats_pipeline.set_aside set next_try_at = now()")
 
 
 STATE = """
@@ -382,12 +387,16 @@ EVERY_RUN = [
 EVERY_STATE: tuple[DagsterState, ...] = ("live", "finished", "canceled", "unknown", "not asked")
 
 
+def only(row: RunRow) -> Snapshot:
+    return Snapshot([], [], [row], [], frozenset())
+
+
 @pytest.mark.parametrize("limits", [LIMITS, WITH_APP])
 @pytest.mark.parametrize("state", EVERY_STATE)
 def test_every_run_there_can_be(state: DagsterState, limits: Limits) -> None:
     for row in EVERY_RUN:
         key = row.run_id or str(row.id)
-        kinds = [type(repair) for repair in reconcile.decide([], [], [row], {key: state}, limits)]
+        kinds = [type(repair) for repair in reconcile.decide(only(row), {key: state}, limits)]
         assert kinds == expected(row, state, limits), (row, state)
 
 
@@ -413,7 +422,7 @@ def expected(row: RunRow, state: DagsterState, limits: Limits) -> list[type]:
 def test_a_cancelled_run_is_the_only_one_whose_jobs_are_not_tried_again() -> None:
     row = RunRow(UUID(int=1), "run-1", None, NOW, False, False, 0.0, None, 1, False)
     for state in ("finished", "canceled"):
-        [repair] = reconcile.decide([], [], [row], {"run-1": state}, LIMITS)  # type: ignore[dict-item]
+        [repair] = reconcile.decide(only(row), {"run-1": state}, LIMITS)  # type: ignore[dict-item]
         assert isinstance(repair, AbandonRun)
         assert repair.retry == (state == "finished")
 

@@ -15,6 +15,7 @@ from stats_pipeline import job_status, reconcile
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.errors import LeaseLost
+from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration.steps import TWO, claim, compute, enqueue, job, lease, settle, start
 
 Connected = Connection[Any]
@@ -59,6 +60,20 @@ def test_every_attempt_is_kept_when_the_job_succeeds(
     ]
 
 
+def test_a_job_started_when_its_first_attempt_did(
+    connection: Connected, abandon: Callable[..., bool], query: Query
+) -> None:
+    job_id = enqueue(connection)
+    start(connection, "run-1")
+    first = job(connection, job_id).started_at
+    abandon("run-1")
+    start(connection, "run-2")
+    assert first is not None
+    assert job(connection, job_id).started_at == first
+    [one, other] = query("select started_at from stats_pipeline.attempt order by attempt")
+    assert one["started_at"] < other["started_at"]  # each attempt has its own
+
+
 def test_the_third_death_fails_the_job_with_the_last_error(
     connection: Connected, opened: Database, abandon: Callable[..., bool], query: Query, count: Callable[[str], int]
 ) -> None:
@@ -76,6 +91,47 @@ def test_the_third_death_fails_the_job_with_the_last_error(
     assert count("pgmq.q_stats_update") == 0
     assert count("pgmq.a_stats_update") == 1
     assert lease(connection) == []
+
+
+def test_of_several_errors_the_last_one_is_told(
+    connection: Connected, opened: Database, abandon: Callable[..., bool]
+) -> None:
+    job_id = enqueue(connection)
+    start(connection)
+    for function, problem in zip(TWO, ("first", "last"), strict=True):
+        job_status.record_failed_try(
+            opened, run_id="run-1", rpc=function.rpc, attempt=1, duration_ms=5, problem=problem
+        )
+    abandon(max_attempts=0)
+    assert job(connection, job_id).error_message == "It stopped answering: last"
+
+
+def test_each_attempt_keeps_its_own_reason(
+    connection: Connected, opened: Database, abandon: Callable[..., bool], query: Query
+) -> None:
+    job_id = enqueue(connection)
+    for number in (1, 2):
+        start(connection, f"run-{number}")
+        job_status.record_failed_try(
+            opened, run_id=f"run-{number}", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem=f"lost {number}"
+        )
+        abandon(f"run-{number}")
+    assert attempts(query, job_id) == [
+        (1, "run-1", "died", "It stopped answering: lost 1"),
+        (2, "run-2", "died", "It stopped answering: lost 2"),
+    ]
+
+
+def test_a_job_that_waits_again_shows_nothing_of_the_run_that_died(
+    connection: Connected, opened: Database, abandon: Callable[..., bool]
+) -> None:
+    job_id = enqueue(connection)
+    compute(opened, start(connection), TWO[0])
+    settle(connection)
+    assert job(connection, job_id).results is not None
+    abandon()
+    row = job(connection, job_id)
+    assert (row.status, row.run_id, row.results, row.error_message) == ("queued", None, None, None)
 
 
 def test_a_cancelled_run_fails_its_jobs_at_once(connection: Connected, abandon: Callable[..., bool]) -> None:
@@ -239,6 +295,37 @@ def test_a_frozen_run_is_cut_off_and_its_locks_are_free(
         frozen.execute("select 1")
 
 
+def test_a_run_that_has_beaten_since_the_decision_keeps_its_sessions(
+    connection: Connected, opened: Database, database_url: str, query: Query
+) -> None:
+    enqueue(connection)
+    run_id = "11111111-0000-0000-0000-000000000000"
+    start(connection, run_id)
+    [row] = query("select seen_at from stats_pipeline.run")
+    decision = reconcile.AbandonRun(run_id, row["seen_at"], "It stopped answering")
+    opened.run("heartbeat", run_id=run_id, lease_seconds=30)
+    with psycopg.connect(database_url, application_name=f"stats-pipeline run {run_id[:8]} pid 1") as slow:
+        reconcile.apply(connection, decision, Settings.model_validate({}), lambda _: None)
+        assert slow.execute("select 1").fetchone() == (1,)
+
+
+def test_a_run_that_is_cut_off_is_the_only_one(
+    connection: Connected, create_database: Callable[[], str], database_url: str, abandon: Callable[..., bool]
+) -> None:
+    """Others may have names alike: another run, or the same in another database of this server."""
+    enqueue(connection)
+    run_id = "11111111-0000-0000-0000-000000000000"
+    start(connection, run_id)
+    name = f"stats-pipeline run {run_id[:8]} pid 1"
+    with (
+        psycopg.connect(database_url, application_name=name.replace("1111", "1112")) as sibling,
+        psycopg.connect(create_database(), application_name=name) as stranger,
+    ):
+        assert abandon(run_id)
+        for other in (sibling, stranger):
+            assert other.execute("select 1").fetchone() == (1,)
+
+
 def test_abandoning_and_completing_at_once_never_loses_or_doubles(
     connection: Connected, opened: Database, query: Query, at_once: Callable[..., list[Any]]
 ) -> None:
@@ -274,14 +361,14 @@ def test_leases_taken_at_once_are_of_different_jobs(
     connection: Connected, opened: Database, at_once: Callable[..., list[Any]]
 ) -> None:
     for number in range(3):
-        enqueue(connection, UUID(int=number + 1))
+        enqueue(connection, UUID(int=number + 11))
 
     def take(_: int) -> list[Any]:
         with opened.connection() as own:
             return lease(own)
 
     taken = [leased.tenant_id for leases in at_once(6, take) for leased in leases]
-    assert sorted(taken) == [UUID(int=number + 1) for number in range(3)]
+    assert sorted(taken) == [UUID(int=number + 11) for number in range(3)]
 
 
 def test_two_runs_that_claim_one_lease_at_once_are_one(

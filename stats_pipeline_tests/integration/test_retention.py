@@ -14,7 +14,7 @@ from stats_pipeline.database import Database
 from stats_pipeline.definitions import build_defs
 from stats_pipeline.defs.retention import build_prune_job, prune_dagster_runs
 from stats_pipeline.settings import Settings
-from stats_pipeline_tests.integration.steps import enqueue, finish
+from stats_pipeline_tests.integration.steps import enqueue, finish, start
 
 Query = Callable[..., list[dict[str, Any]]]
 
@@ -75,6 +75,34 @@ def test_what_is_old_is_deleted_and_nothing_else(
     for table in ("run", "function_result", "outbox"):
         assert ids(query, f"stats_pipeline.{table}", "run_id") == {"fresh"}
     assert retention.prune(opened, days=30) == {"jobs": 0, "runs": 0, "tags": 0, "messages": 0}
+
+
+def test_what_is_not_ours_or_not_over_is_kept_however_old(
+    connection: Connection[Any], opened: Database, query: Query
+) -> None:
+    waiting = enqueue(connection)
+    start(connection)
+    going = enqueue(connection)
+    query("insert into public.background_job_status (job_type, job_payload, status) "
+        "values ('newsletter', '{}', 'completed')")  # fmt: skip
+    with connection.transaction():
+        connection.execute("set local session_replication_role = replica")  # or the trigger would say that it is now
+        for column in ("created_at", "updated_at"):
+            query(f"update public.background_job_status set {column} = {column} - interval '31 days'")
+    assert retention.prune(opened, days=30)["jobs"] == 0
+    assert {waiting, going} < ids(query, "public.background_job_status", "id")
+
+
+def test_a_run_is_kept_for_as_long_as_a_job_names_it(
+    opened: Database, complete: Callable[[str], UUID], age: Callable[[int], None], query: Query
+) -> None:
+    """The tags of this one were taken late."""
+    complete("late")
+    age(31)
+    query("update public.background_job_status set completed_at = now()")
+    assert retention.prune(opened, days=30)["runs"] == 0
+    assert ids(query, "stats_pipeline.run", "run_id") == {"late"}
+    assert len(ids(query, "stats_pipeline.function_result", "rpc")) == 2
 
 
 def test_a_due_tag_is_kept_however_old_but_only_once(

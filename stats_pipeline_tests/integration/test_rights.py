@@ -145,7 +145,7 @@ def test_every_function_of_ours_pins_its_search_path(bare: Connected) -> None:
         bare,
         "select p.oid::regprocedure::text as name from pg_proc as p "
         "where p.pronamespace in ('stats_pipeline'::regnamespace, 'public'::regnamespace) "
-        "and not coalesce(p.proconfig @> array['search_path=\"\"'], false)",
+        "and not coalesce(p.proconfig @> array['search_path=pg_catalog, pg_temp'], false)",
     )
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import psycopg
@@ -11,9 +12,11 @@ import pytest
 from psycopg import Connection
 from psycopg.rows import DictRow
 
+from stats_pipeline.database import Database
 from stats_pipeline.defs import sensors
 from stats_pipeline.defs.resources import JOBS_TAG, LEASE_TAG, TENANT_TAG
 from stats_pipeline.defs.schedules import build_nightly_schedule
+from stats_pipeline.reconcile import AbandonRun, apply
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT
@@ -23,6 +26,7 @@ Query = Callable[..., list[dict[str, Any]]]
 Tick = Callable[[], dg.SensorResult | dg.SkipReason]
 
 PATIENCE = 30
+NEVER = 600  # seconds, for a tick or a poll that shall not be what finds the work
 MIDNIGHT = datetime(2025, 6, 27, 2, tzinfo=UTC)
 
 
@@ -56,6 +60,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensors, "TICK_SECONDS", 0)
 
 
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick that does not end by itself: its last look finds nothing that was missed before."""
+    monkeypatch.setattr(sensors, "TICK_SECONDS", NEVER)
+
+
+@pytest.fixture
+def unpolled(endless: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick that only a notification wakes."""
+    monkeypatch.setattr(sensors, "POLL_SECONDS", NEVER)
+
+
 def requests(result: dg.SensorResult | dg.SkipReason) -> list[dg.RunRequest]:
     assert isinstance(result, dg.SensorResult)
     assert result.run_requests is not None
@@ -72,7 +88,7 @@ class Waiting:
 
     def __init__(self, tick: Tick, query: Query) -> None:
         self.result: dg.SensorResult | dg.SkipReason | None = None
-        self._thread = threading.Thread(target=self._run, args=(tick,))
+        self._thread = threading.Thread(target=self._run, args=(tick,), daemon=True)
         self._thread.start()
         polling = threading.Event()
         while not query(
@@ -119,21 +135,58 @@ def test_a_tick_whose_runs_were_never_launched_is_made_up_for(connection: Connec
     assert again.run_key != lost.run_key
 
 
-def test_an_enqueue_ends_the_wait(connection: Connected, tick: Tick, query: Query, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sensors, "POLL_SECONDS", PATIENCE)  # only the notification can be what wakes it
+@pytest.mark.usefixtures("unpolled")
+def test_an_enqueue_ends_the_wait(connection: Connected, tick: Tick, query: Query) -> None:
     waiting = Waiting(tick, query)
     steps.enqueue(connection)
     assert len(requests(waiting.end())) == 1
 
 
+@pytest.mark.usefixtures("unpolled")
+def test_the_end_of_a_run_ends_the_wait_of_the_job_behind_it(
+    connection: Connected, opened: Database, tick: Tick, query: Query
+) -> None:
+    steps.enqueue(connection)
+    steps.compute(opened, steps.start(connection))
+    steps.enqueue(connection)
+    waiting = Waiting(tick, query)
+    steps.settle(connection)
+    assert len(requests(waiting.end())) == 1
+
+
+@pytest.mark.usefixtures("unpolled")
+def test_a_job_that_is_queued_again_ends_the_wait(
+    connection: Connected, database_url: str, tick: Tick, query: Query
+) -> None:
+    steps.enqueue(connection)
+    steps.start(connection)
+    waiting = Waiting(tick, query)
+    [row] = query("select seen_at from stats_pipeline.run")
+    dead = AbandonRun("run-1", row["seen_at"], "It stopped answering")
+    with connection.transaction():
+        apply(connection, dead, settings_for(database_url), lambda _: None)
+    assert len(requests(waiting.end())) == 1
+
+
+@pytest.mark.usefixtures("endless")
 def test_a_raw_message_is_found_without_a_notification(connection: Connected, tick: Tick, query: Query) -> None:
     waiting = Waiting(tick, query)
     connection.execute("select pgmq.send('stats_update', %s)", (psycopg.types.json.Jsonb(steps.payload()),))
     assert len(requests(waiting.end())) == 1
 
 
-def test_a_shutdown_ends_the_tick(connection: Connected, tick: Tick, query: Query, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sensors, "POLL_SECONDS", PATIENCE)
+@pytest.mark.usefixtures("endless")
+def test_a_lease_that_expires_is_found_without_a_notification(connection: Connected, tick: Tick, query: Query) -> None:
+    steps.enqueue(connection)
+    steps.lease(connection)
+    waiting = Waiting(tick, query)
+    connection.execute("update stats_pipeline.run set lease_until = now()")
+    connection.execute("update pgmq.q_stats_update set vt = now()")
+    assert len(requests(waiting.end())) == 1
+
+
+@pytest.mark.usefixtures("unpolled")
+def test_a_shutdown_ends_the_tick(connection: Connected, tick: Tick, query: Query) -> None:
     waiting = Waiting(tick, query)
     connection.execute(f"notify {sensors.STOP_CHANNEL}".encode())
     assert reason(waiting.end()) == "Shutting down"
@@ -195,6 +248,17 @@ def test_every_night_every_tenant_is_refreshed_once(
 
     nightly(instance, settings, at=MIDNIGHT.replace(day=28))
     assert len(query("select id from public.background_job_status")) == 4
+
+
+def test_an_hour_that_the_clock_strikes_twice_is_two_nights(
+    instance: dg.DagsterInstance, database_url: str, query: Query
+) -> None:
+    settings = settings_for(database_url, STATS_TIMEZONE="Europe/London", STATS_CRON="30 1 * * *")
+    night = datetime(2025, 10, 26, 1, 30, tzinfo=ZoneInfo("Europe/London"))
+    for at in (night, night.replace(fold=1)):
+        nightly(instance, settings, at)
+    rows = query("select job_payload ->> 'requestId' as request from public.background_job_status")
+    assert {row["request"] for row in rows} == {"nightly-2025-10-26T00:30Z", "nightly-2025-10-26T01:30Z"}
 
 
 def test_without_tenants_the_default_one_is_refreshed(instance: dg.DagsterInstance, database_url: str) -> None:

@@ -27,7 +27,7 @@ def test_every_rpc_is_there_after_applying_twice(stats: Connection[Any]) -> None
     found = stats.execute(
         "select proname::text, pg_get_function_arguments(oid), pg_get_function_result(oid), proconfig @> %s"
         " from pg_proc where pronamespace = 'public'::regnamespace and proname = any(%s)",
-        (['search_path=""'], list(RPCS)),
+        (["search_path=pg_catalog, pg_temp"], list(RPCS)),
     ).fetchall()
     argument = "target_tenant_id uuid DEFAULT '00000000-0000-0000-0000-000000000001'::uuid"
     assert sorted(found) == sorted((rpc, argument, "void", True) for rpc in RPCS)

@@ -194,6 +194,22 @@ def test_another_tenant_changes_nothing(stats_connection: Connection[Any]) -> No
         assert stored_for(stats_connection, guest, DAY_3) == alone
 
 
+@pytest.mark.parametrize("field", ["match_id", "player_id"])
+def test_an_appearance_that_names_another_clubs_rows_counts_for_nobody(stats: Connection[Any], field: str) -> None:
+    """Their foreign keys look at the id alone, so such a row can be there."""
+    guest = beside_the_demo_league(GOLDEN)
+    load(stats, GOLDEN)
+    load(stats, guest)
+    stray = GOLDEN.appearances[0]._replace(**{field: getattr(guest.appearances[0], field)})
+    refresh(stats, today=DAY_3)
+    refresh(stats, today=DAY_3, tenant_id=OTHER_TENANT)
+    before = fingerprint(stats), fingerprint(stats, OTHER_TENANT)
+    load(stats, Club(appearances=(stray,)))
+    refresh(stats, today=DAY_3)
+    refresh(stats, today=DAY_3, tenant_id=OTHER_TENANT)
+    assert (fingerprint(stats), fingerprint(stats, OTHER_TENANT)) == before
+
+
 def test_no_arguments_mean_the_default_tenant(demo: Connection[Any]) -> None:
     before = fingerprint(demo)
     for table in TABLES:

@@ -1,19 +1,22 @@
 """The benchmarks' own arithmetic and the shape of their results; what they measure is for people to look at."""
 
+import itertools
+import random
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from benchmarks import burst, harness, idle, latency
+from benchmarks import burst, harness, history, idle, latency
 from stats_pipeline.settings import PROJECT_ROOT
 
 FIGURES = {"p50", "p95", "max"}
 
 
-@pytest.mark.parametrize("name", ["latency", "burst", "idle"])
+@pytest.mark.parametrize("name", ["latency", "burst", "idle", "history"])
 def test_help_says_how_long_it_takes(name: str) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=PROJECT_ROOT, capture_output=True, check=True
@@ -55,6 +58,47 @@ def test_latency_compares_each_system_by_the_same_figures() -> None:
     assert ratios["completed p50, ours - floor, seconds"] == 0.25
 
 
+def completed(*seconds: float) -> list[latency.Timing]:
+    return [latency.Timing(0.0, value, value) for value in seconds]
+
+
+def test_two_versions_are_compared_by_their_medians() -> None:
+    ours, theirs = completed(*[0.40, 0.42, 0.44, 0.46] * 10), completed(*[0.30, 0.32, 0.34, 0.36] * 10)
+
+    against = latency.against_of("074f0d3", ours, theirs, seed=1)
+
+    assert (against["commit"], against["jobs"], against["difference_s"]) == ("074f0d3", 40, 0.1)
+    assert against["median_completed_s"] == {"ours": 0.43, "against": 0.33}
+    low, high = against["interval_95_s"]
+    assert 0.07 <= low < 0.1 < high <= 0.13
+    assert against["resamples"] >= 10_000
+    assert against["completed_s"].keys() == FIGURES
+    assert against == latency.against_of("074f0d3", ours, theirs, seed=1)
+
+
+def test_an_interval_covers_what_it_should() -> None:
+    assert latency.bootstrap_interval([0.5] * 9, [0.4] * 9, seed=1) == pytest.approx((0.1, 0.1))
+    rng = random.Random(1)
+    covered = 0
+    for seed in range(20):
+        ours, theirs = ([rng.gauss(mean, 0.05) for _ in range(40)] for mean in (0.5, 0.4))
+        low, high = latency.bootstrap_interval(ours, theirs, seed=seed, resamples=1_000)
+        covered += low <= 0.1 <= high
+    assert covered >= 17
+
+
+def test_of_two_systems_each_goes_first_as_often() -> None:
+    systems = ["ours", "plain", "against"]
+    orders = [latency.turns(systems, number) for number in range(8)]
+    for one, other in itertools.combinations(systems, 2):
+        assert sum(order.index(one) < order.index(other) for order in orders) == 4
+
+
+def test_a_version_is_never_migrated_by_the_code_of_another(tmp_path: Path) -> None:
+    with pytest.raises(harness.BenchmarkFailed, match="would be used in place of"):
+        harness.migrate_by(tmp_path, "postgresql://nowhere/")
+
+
 def rows(count: int, *, tenants: int, runs: int) -> list[dict[str, object]]:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     return [
@@ -93,3 +137,8 @@ def test_idle_cost_is_per_minute_and_growth_per_job() -> None:
     assert idle.part_of(before, after, seconds=30, jobs=0)["daemon"] == {"cpu_s_per_minute": 1.0, "rss_mib": 101.0}
     assert idle.part_of(before, after, seconds=30, jobs=10)["daemon"]["cpu_s_per_job"] == 0.05
     assert idle.growth_of(before, after, 10) == {"daemon": 102.4}
+
+
+def test_a_statement_is_compared_by_its_median_calls() -> None:
+    calls = [(0.001, 0.0015), (0.002, 0.003), (0.010, 0.003)]
+    assert history.result_of(calls, rows=7) == {"small_ms": 2.0, "large_ms": 3.0, "ratio": 1.5, "rows_read": 7}

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -99,11 +100,20 @@ def test_a_refusal_is_shown_as_a_wrong_configuration(httpserver: HTTPServer, cli
     assert "check NEXT_PUBLIC_APP_URL, INTERNAL_API_KEY" in delivery.problem
 
 
-@pytest.mark.parametrize("status", [302, 408, 429, 500, 502, 503])
+@pytest.mark.parametrize("status", [201, 202, 203, 206, 208, 302, 408, 429, 500, 502, 503])
 def test_a_failure_of_the_moment_is_not(httpserver: HTTPServer, client: CacheClient, status: int) -> None:
     answer(httpserver, status, invalidated_tags=sorted(TAGS))
     delivery = ask(client)
     assert delivery == Delivery(frozenset(), f"the app answered {status}", route_failed=True)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_key_is_not_taken_elsewhere(httpserver: HTTPServer, client: CacheClient, status: int) -> None:
+    elsewhere = httpserver.url_for("/elsewhere")
+    httpserver.expect_request(ROUTE).respond_with_response(Response(status=status, headers={"Location": elsewhere}))
+    httpserver.expect_request("/elsewhere").respond_with_json({"success": True, "invalidated_tags": sorted(TAGS)})
+    assert ask(client) == Delivery(frozenset(), f"the app answered {status}", route_failed=True)
+    assert [request.path for request, _ in httpserver.log] == [ROUTE]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +163,9 @@ def test_an_app_that_does_not_answer_in_time(httpserver: HTTPServer) -> None:
     httpserver.expect_request(ROUTE).respond_with_handler(hang)
     with client_of(httpserver.url_for("/"), timeout=0.2) as client:
         try:
+            asked_at = time.monotonic()
             delivery = ask(client)
+            assert time.monotonic() - asked_at < 3  # the settings' patience, not the client's own
         finally:
             over.set()
     assert not delivery.taken

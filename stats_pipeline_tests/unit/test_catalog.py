@@ -1,8 +1,9 @@
 """The catalog against what it stands for: the app's own list of functions, the SQL files, the tables."""
 
 import re
+from dataclasses import replace
 
-from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, STATS_FUNCTIONS, select_functions
+from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, STATS_FUNCTIONS, dependents, select_functions
 from stats_pipeline.settings import SQL_ROOT
 
 # The app's list, which its pages and its cache depend on: name, RPC, tags.
@@ -56,3 +57,17 @@ def test_no_function_reads_what_another_one_fills() -> None:
 def test_optional_functions_run_only_when_they_are_named() -> None:
     assert select_functions() == STATS_FUNCTIONS
     assert select_functions(("update_aggregated_player_teammate_stats",)) == EVERYTHING
+
+
+def test_what_comes_after_a_function_directly_or_through_others() -> None:
+    first, second, third, fourth, fifth = STATS_FUNCTIONS[:5]
+    chain = (
+        first,
+        replace(second, after=(first.rpc,)),
+        replace(third, after=(second.rpc, first.rpc)),
+        replace(fourth, after=(third.rpc,)),
+        replace(fifth, after=()),
+    )
+    assert dependents(first.rpc, chain) == {second.rpc, third.rpc, fourth.rpc}
+    assert dependents(third.rpc, chain) == {fourth.rpc}
+    assert dependents(fifth.rpc, chain) == set()

@@ -81,6 +81,22 @@ def test_the_sensor_and_the_schedule_run_by_default(definitions: dg.Definitions)
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 2 * * *", "UTC")
 
 
+def test_sensors_are_looked_at_each_second_and_run_by_default() -> None:
+    """Dagster's own default is half a minute between two ticks."""
+    app = {"NEXT_PUBLIC_APP_URL": "http://app", "INTERNAL_API_KEY": "key"}
+    sensors = list(build_defs(Settings.model_validate(app)).sensors or [])
+    assert len(sensors) == 6
+    for sensor in sensors:
+        assert isinstance(sensor, dg.SensorDefinition)
+        assert sensor.minimum_interval_seconds == 1
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_without_an_app_nobody_relays(definitions: dg.Definitions) -> None:
+    names = {sensor.name for sensor in definitions.sensors or [] if isinstance(sensor, dg.SensorDefinition)}
+    assert names == {"stats_queue", "stats_queue_2", "stats_queue_3", "stats_queue_4", "stats_upkeep"}
+
+
 def test_the_schedules_time_is_a_setting() -> None:
     settings = Settings.model_validate({"STATS_CRON": "30 5 * * 1", "STATS_TIMEZONE": "Europe/London"})
     schedule = build_defs(settings).resolve_schedule_def("nightly_stats")

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from stats_pipeline import settings
+from stats_pipeline import database, settings
 from stats_pipeline.errors import SettingsError
 
 VARIABLES = {str(field.validation_alias): field for field in settings.Settings.model_fields.values()}
@@ -82,6 +82,15 @@ def test_a_bad_value_is_one_line_that_names_the_variable(
     assert message.startswith(f"{variable} ")
     assert expected in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_both_spellings_of_the_databases_scheme_are_known(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    url = f"{scheme}://someone:hunter2@db.example.com:6543/app"
+    monkeypatch.setenv("STATS_DATABASE_URL", url)
+    assert database.database_url(settings.load()) == url
+    assert database.describe(url) == "db.example.com:6543/app"
+    assert database.sqlalchemy_url(url, schema="dagster").startswith("postgresql+psycopg2://someone:hunter2@/app?")
 
 
 def test_every_variable_that_can_be_wrong_has_a_case_above() -> None:

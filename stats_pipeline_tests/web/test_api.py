@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from datetime import UTC, datetime, tzinfo
+from typing import Any, Self
 from uuid import uuid4
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from psycopg import Connection
 
 from stats_pipeline.database import Database
+from stats_pipeline.web import api
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import API_KEY, CRON, CRON_SECRET, ENQUEUE, JOBS, KEY, Served
 
@@ -151,6 +153,24 @@ def test_cron_makes_one_job_per_tenant(serve: Callable[..., Served], query: Quer
         answer = httpx.get(url + CRON, headers=CRON_KEY).json()
         assert [job["tenantId"] for job in answer["jobs"]] == tenants
         assert counts(query) == (2, 2)
+
+
+def test_the_crons_day_is_the_clubs(
+    serve: Callable[..., Served], query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half past midnight in London is still yesterday in UTC."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls(2025, 6, 27, 23, 30, tzinfo=UTC).astimezone(tz)
+
+    monkeypatch.setattr(api, "datetime", Clock)
+    url = serve(STATS_TIMEZONE="Europe/London", CRON_SECRET=CRON_SECRET).url
+    assert httpx.get(url + CRON, headers=CRON_KEY).status_code == 202
+    [row] = query("select job_payload from public.background_job_status")
+    assert row["job_payload"]["requestId"] == "cron-2025-06-28"
+    assert datetime.fromisoformat(row["job_payload"]["timestamp"]) == Clock.now(UTC)
 
 
 def test_posting_to_the_old_route_says_where_to_go(anyone: httpx.Client, query: Query) -> None:

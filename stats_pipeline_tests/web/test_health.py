@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg import Connection
 
+from stats_pipeline import retention
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
 from stats_pipeline_tests.integration import steps
@@ -70,7 +71,8 @@ def test_an_app_that_takes_no_tags_is_failing(
     assert health(served)[1]["app"]["status"] == "ok"
     query("insert into stats_pipeline.outbox (run_id, rpc, tag) values ('r', 'f', 'season_stats')")
     query(
-        "insert into stats_pipeline.endpoint (url, failures, next_try_at, last_error) values ('u', 3, now(), 'secret')"
+        "insert into stats_pipeline.endpoint (url, failures, next_try_at, last_error) values (%s, 3, now(), 'secret')",
+        f"{APP['NEXT_PUBLIC_APP_URL']}/api/internal/cache/invalidate",
     )
     status, found = health(served)
     assert (status, found["status"]) == (200, "degraded")
@@ -120,13 +122,9 @@ def test_metrics_count_what_has_happened(local: Served, connection: Connection[A
 
     found = samples(local)
     prefix = "stats_pipeline_"
-    for labels, number in {
-        ("completed", "admin"): 1,
-        ("failed", "post-match"): 1,
-        ("queued", "cron"): 1,
-        ("failed", "other"): 1,
-    }.items():
-        assert found[f"{prefix}jobs", (("status", labels[0]), ("trigger", labels[1]))] == number
+    assert found[f"{prefix}jobs", (("status", "queued"), ("trigger", "cron"))] == 1
+    for status, trigger in (("completed", "admin"), ("failed", "post-match"), ("failed", "other")):
+        assert found[f"{prefix}jobs_ended_total", (("status", status), ("trigger", trigger))] == 1
     assert found[f"{prefix}queue_messages", ()] == 1
     assert found[f"{prefix}queue_waiting_jobs", ()] == 1
     assert 90 <= found[f"{prefix}queue_oldest_wait_seconds", ()] < 200
@@ -148,11 +146,7 @@ def test_metrics_count_what_has_happened(local: Served, connection: Connection[A
 
 def test_a_duration_is_counted_in_its_bucket(local: Served, connection: Connection[Any]) -> None:
     for milliseconds in (5, 30, 60_000):
-        connection.execute(
-            "insert into stats_pipeline.function_result (run_id, rpc, status, attempts, duration_ms) "
-            "values (%s, %s, 'success', 1, %s)",
-            (str(milliseconds), STATS_FUNCTIONS[0].rpc, milliseconds),
-        )
+        connection.execute("select stats_pipeline.measure_function(%s, %s, 1)", (STATS_FUNCTIONS[0].rpc, milliseconds))
     found = samples(local)
     counts = {
         dict(labels)["le"]: value
@@ -162,3 +156,24 @@ def test_a_duration_is_counted_in_its_bucket(local: Served, connection: Connecti
     assert (counts["0.01"], counts["0.025"], counts["0.05"], counts["45.0"], counts["+Inf"]) == (1, 1, 2, 2, 3)
     (total,) = (value for (name, _), value in found.items() if name == "stats_pipeline_function_duration_seconds_sum")
     assert total == pytest.approx(60.035)
+
+
+def test_counters_stay_when_what_they_counted_is_added_up_and_pruned(
+    local: Served, connection: Connection[Any], database_url: str
+) -> None:
+    with Database(database_url) as database:
+        steps.enqueue(connection)
+        steps.finish(connection, database, "run-1")
+        before = samples(local)
+        database.run("tidy_up")
+        connection.execute("update public.background_job_status set completed_at = now() - interval '2 days'")
+        connection.execute("update stats_pipeline.run set ended_at = now() - interval '2 days'")
+        assert retention.prune(database, days=1)["jobs"] == 1
+        after = samples(local)
+        steps.enqueue(connection)
+        steps.finish(connection, database, "run-2")
+    counters = {key: value for key, value in before.items() if key[0].endswith(("_total", "_bucket", "_sum", "_count"))}
+    assert counters
+    assert {key: after[key] for key in counters} == pytest.approx(counters)
+    ended = ("stats_pipeline_jobs_ended_total", (("status", "completed"), ("trigger", "admin")))
+    assert samples(local)[ended] == before[ended] + 1

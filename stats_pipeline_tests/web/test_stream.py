@@ -4,13 +4,14 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
 import pytest
 from psycopg import Connection
 
+from stats_pipeline import database
 from stats_pipeline.database import Database, named_query
 from stats_pipeline.web import stream
 from stats_pipeline_tests.integration import steps
@@ -19,6 +20,12 @@ from stats_pipeline_tests.web.conftest import JOBS, Served, serving, settings
 Query = Callable[..., list[dict[str, Any]]]
 LOOK = named_query("list_job_states")
 PATIENCE = 20  # seconds; events come within milliseconds
+
+
+@pytest.fixture(autouse=True)
+def unpolled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a notification tells of a change: the look behind them comes later than any test waits."""
+    monkeypatch.setattr(stream, "POLL_SECONDS", 600)
 
 
 class Reader:
@@ -146,6 +153,35 @@ def test_a_lost_connection_is_replaced_and_what_happened_meanwhile_is_told(
         assert reader.statuses(later, "queued") == ["queued"]
 
 
+def test_an_older_state_is_not_told_after_a_newer_one(
+    served: Served, connection: Connection[Any], database_url: str, query: Query
+) -> None:
+    """The look behind the notifications may be quicker than they are: they come again, and late, here."""
+    with database.connect(database_url, autocommit=True) as late, reading(served) as reader:
+        late.execute(f"listen {stream.CHANNEL}".encode())
+        job = steps.enqueue(connection)
+        steps.start(connection)
+        assert reader.statuses(job, "processing") == ["queued", "processing"]
+        told = [notification.payload for notification in late.notifies(timeout=PATIENCE, stop_after=2)]
+        for payload in told:
+            query(f"select pg_notify('{stream.CHANNEL}', %s)", payload)
+        other = steps.enqueue(connection, steps.OTHER_TENANT)
+        assert reader.next()["id"] == str(other)
+
+
+def test_a_change_whose_notification_is_lost_is_found_by_looking(
+    serve: Callable[..., Served], connection: Connection[Any], query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "POLL_SECONDS", 0.1)
+    with reading(look(serve(), connection)) as reader:
+        job = steps.enqueue(connection)
+        assert reader.statuses(job, "queued") == ["queued"]
+        with connection.transaction():
+            query("set local session_replication_role = replica")  # no trigger fires
+            steps.start(connection)
+        assert reader.statuses(job, "processing") == ["processing"]
+
+
 def test_without_notifications_the_changes_are_found_by_looking(
     serve: Callable[..., Served], connection: Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +193,35 @@ def test_without_notifications_the_changes_are_found_by_looking(
         assert reader.statuses(job, "queued") == ["queued"]
         steps.start(connection)
         assert reader.statuses(job, "processing") == ["processing"]
+
+
+def test_what_the_first_look_finds_is_no_news(
+    serve: Callable[..., Served], connection: Connection[Any], database_url: str
+) -> None:
+    """The reader who was there before it has read the list of jobs already."""
+    old = steps.enqueue(connection)
+    with database.connect(database_url, autocommit=True) as holding, ExitStack() as stack:
+        with holding.transaction():
+            holding.execute("lock table public.background_job_status")
+            reader = stack.enter_context(reading(serve()))
+        told: dict[str, Any] = {}
+        while not told:  # what comes before the look has ended is no news either
+            steps.enqueue(connection, steps.OTHER_TENANT)
+            with suppress(queue.Empty):
+                told = reader._events.get(timeout=0.2)
+        assert told["id"] != str(old)
+
+
+def test_what_one_look_finds_is_told_oldest_first(
+    serve: Callable[..., Served], connection: Connection[Any], query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Database, "can_listen", False)
+    monkeypatch.setattr(stream, "POLL_ALONE_SECONDS", 0.1)
+    with reading(look(serve(), connection)) as reader:
+        with connection.transaction():
+            jobs = [steps.enqueue(connection) for _ in range(5)]
+            query("update public.background_job_status set created_at = created_at + msg_id * interval '1 ms'")
+        assert [reader.next()["id"] for _ in jobs] == [str(job) for job in jobs]
 
 
 def test_a_reader_that_falls_behind_is_sent_away_and_the_others_are_not(

@@ -1,0 +1,7 @@
+-- Whose job it is: its column, or else its payload, names the club. Null is the default club, by whichever name.
+create or replace function stats_pipeline.club(tenant_id uuid, payload jsonb, default_tenant uuid) returns uuid
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+select nullif(coalesce(tenant_id, stats_pipeline.to_uuid(payload -> 'tenantId')), default_tenant);
+$$;
+
+revoke all on function stats_pipeline.club(uuid, jsonb, uuid) from public, anon, authenticated;

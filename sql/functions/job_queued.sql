@@ -1,0 +1,16 @@
+-- A row that is stored as 'queued' sends its message in the same transaction. After the insert, because a row that
+-- `on conflict do nothing` leaves out must send none.
+create or replace function stats_pipeline.job_queued() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform stats_pipeline.ensure_messages(array[new.id]);
+    return null;
+end;
+$$;
+
+revoke all on function stats_pipeline.job_queued() from public, anon, authenticated;
+
+create or replace trigger zz_stats_pipeline_job_queued
+after insert on public.background_job_status
+for each row when (new.status = 'queued' and new.job_type = 'stats_update')
+execute function stats_pipeline.job_queued();

@@ -1,0 +1,15 @@
+-- Which of these jobs are being processed by nobody: no run that is alive, or that only waits for its tags, has an open
+-- attempt at them. All there are, for null.
+create or replace function stats_pipeline.orphans(job_ids uuid[]) returns setof uuid
+language sql stable set search_path = pg_catalog, pg_temp as $$
+select j.id
+from public.background_job_status as j
+where j.status = 'processing' and j.job_type = 'stats_update' and (job_ids is null or j.id = any(job_ids))
+    and not exists (
+        select from stats_pipeline.attempt as a
+        join stats_pipeline.run as r on r.run_id = a.run_id
+        where a.job_id = j.id and a.run_id = j.run_id and a.outcome is null and r.outcome is distinct from 'died'
+    );
+$$;
+
+revoke all on function stats_pipeline.orphans(uuid[]) from public, anon, authenticated;

@@ -1,0 +1,26 @@
+-- The dead run that a lease repeats: the club's last one, if it had exactly these jobs and nobody has touched any of
+-- them since it gave them back. With another job in the set, or one that somebody has queued again, newer data may have
+-- come in, and everything is computed again. Null if there is none.
+create or replace function stats_pipeline.resumable_run(leased_run uuid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+select predecessor.run_id
+from stats_pipeline.run as successor
+cross join lateral (
+    select r.*
+    from stats_pipeline.run as r
+    where r.tenant_key = successor.tenant_key and r.claimed_at is not null
+    order by r.claimed_at desc
+    limit 1
+) as predecessor
+where successor.id = leased_run and predecessor.outcome = 'died'
+    and cardinality(predecessor.job_ids) = cardinality(successor.job_ids)
+    and cardinality(successor.job_ids) = (
+        select count(*)
+        from stats_pipeline.attempt as a
+        join public.background_job_status as j on j.id = a.job_id
+        where a.run_id = predecessor.run_id and a.job_id = any(successor.job_ids) and a.outcome = 'died'
+            and a.put_back_as = j.xmin::text
+    );
+$$;
+
+revoke all on function stats_pipeline.resumable_run(uuid) from public, anon, authenticated;

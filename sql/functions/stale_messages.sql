@@ -1,0 +1,14 @@
+-- The messages that name a job but are not the message of a job that is still to be done.
+create or replace function stats_pipeline.stale_messages() returns setof bigint
+language sql stable set search_path = pg_catalog, pg_temp as $$
+select q.msg_id
+from pgmq.q_stats_update as q
+where jsonb_typeof(q.message) = 'object' and q.message ? 'jobId'
+    and not exists (
+        select from public.background_job_status as j
+        where j.id = stats_pipeline.to_uuid(q.message -> 'jobId') and j.msg_id = q.msg_id
+            and j.status in ('queued', 'processing') and j.job_type = 'stats_update'
+    );
+$$;
+
+revoke all on function stats_pipeline.stale_messages() from public, anon, authenticated;

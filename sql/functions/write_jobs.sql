@@ -1,0 +1,58 @@
+-- Change rows of jobs, each `change` being {"id": …} and the columns to set, and return the ids of those that were
+-- changed. A row that is locked by somebody else, or whose change is refused by a constraint or a trigger of the app's,
+-- is set aside, and the others are changed all the same. Waits for nobody longer than a quarter of a second; after
+-- twenty refusals the rest is left to the next call.
+create or replace function stats_pipeline.write_jobs(changes jsonb[]) returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' as $$
+declare
+    due constant uuid[] := array(
+        select (c.change ->> 'id')::uuid
+        from unnest(changes) as c (change)
+        where c.change ->> 'id' not in (select stats_pipeline.aside('job'))
+    );
+    free uuid[];
+    tried jsonb[];
+    changed uuid[] := '{}';
+    refusals integer := 0;
+    one jsonb;
+begin
+    if due = '{}' then
+        return '{}';
+    end if;
+
+    free := array(select j.id from public.background_job_status as j where j.id = any(due) for update skip locked);
+    perform stats_pipeline.put_aside('job', j.id::text, 'Another transaction holds its row', '55P03')
+    from public.background_job_status as j
+    where cardinality(free) < cardinality(due) and j.id = any(due) and not j.id = any(free);
+
+    tried := array(select c.change from unnest(changes) as c (change) where (c.change ->> 'id')::uuid = any(free));
+    begin
+        changed := stats_pipeline.write_rows(tried);
+        if cardinality(changed) < cardinality(tried) then
+            raise exception 'A trigger of the app''s has undone the change';
+        end if;
+    exception
+        when others then
+            changed := '{}';
+            foreach one in array tried loop
+                exit when refusals = 20;
+                begin
+                    if stats_pipeline.write_rows(array[one]) = '{}' then
+                        raise exception 'A trigger of the app''s has undone the change';
+                    end if;
+                    changed := changed || (one ->> 'id')::uuid;
+                exception
+                    when others then
+                        refusals := refusals + 1;
+                        perform stats_pipeline.put_aside('job', one ->> 'id', sqlerrm, sqlstate);
+                end;
+            end loop;
+    end;
+
+    delete from stats_pipeline.set_aside as s
+    where s.what = 'job' and exists (select from unnest(changed) as c (id) where c.id::text = s.key);
+    return changed;
+end;
+$$;
+
+revoke all on function stats_pipeline.write_jobs(jsonb[]) from public, anon, authenticated;

@@ -1,0 +1,156 @@
+"""Runs that Dagster's UI starts: of some tables only, executed again, and while another run of the club is open.
+
+The claim of such a run by itself is in `test_life_cycle.py`.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import dagster as dg
+import pytest
+from psycopg import Connection
+from psycopg.rows import DictRow
+
+from stats_pipeline import job_status, reconcile
+from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.database import Database
+from stats_pipeline.defs import resources
+from stats_pipeline.defs.jobs import JOB_NAME
+from stats_pipeline.defs.resources import LEASE_TAG, TENANT_TAG, Refresh
+from stats_pipeline.models import Claim
+from stats_pipeline_tests.integration import steps
+from stats_pipeline_tests.integration.steps import TENANT, TWO
+
+Connected = Connection[DictRow]
+Query = Callable[..., list[dict[str, Any]]]
+
+RPCS = [function.rpc for function in TWO]
+
+
+@pytest.fixture
+def refresh(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The resource as a run's process has it."""
+    monkeypatch.setenv("STATS_DATABASE_URL", database_url)
+
+    @contextmanager
+    def opened(run: dg.DagsterRun | None = None) -> Iterator[Refresh]:
+        context: Any = SimpleNamespace(run=run, run_id=run and run.run_id)
+        with Refresh().yield_for_execution(context) as resource:
+            yield resource
+
+    return opened
+
+
+def dagster_run(**fields: Any) -> dg.DagsterRun:
+    return dg.DagsterRun(job_name=JOB_NAME, run_id=str(uuid4()), **fields)
+
+
+# Of some tables only
+
+
+def test_a_function_that_the_run_does_not_call_cannot_fail_it(connection: Connected, opened: Database) -> None:
+    """It would come after one that failed, but was not selected."""
+    first, second = TWO
+    later = dataclasses.replace(second, after=(first.rpc,))
+    claimed = steps.claim(connection, None, functions=TWO[:1])
+    assert claimed is not None
+    job_status.fail(opened, "run-1", first.rpc, [first, later], "no such table")
+    steps.settle(connection)
+    job = steps.job(connection, claimed.job_ids[0])
+    assert (job.status, job.error_message) == ("failed", f"Failed functions: {first.rpc}")
+    assert job.results is not None
+    assert list(job.results["functions"]) == [first.rpc]
+
+
+def test_a_late_failure_of_another_function_ends_no_run(connection: Connected, opened: Database) -> None:
+    claimed = steps.claim(connection, None, functions=TWO)
+    assert claimed is not None
+    opened.run("fail_function", run_id="run-1", rpc=STATS_FUNCTIONS[0].rpc, error="not one of this run's")
+    steps.compute(opened, claimed, TWO[0])
+    steps.settle(connection)
+    assert steps.job(connection, claimed.job_ids[0]).status == "processing"
+    steps.compute(opened, claimed, TWO[1])
+    steps.settle(connection)
+    assert steps.job(connection, claimed.job_ids[0]).status == "completed"
+
+
+# Executed again
+
+
+def test_a_re_execution_has_its_parents_tags_and_a_job_of_its_own(
+    connection: Connected, opened: Database, refresh: Callable[..., Any]
+) -> None:
+    steps.enqueue(connection, TENANT)
+    [leased] = steps.lease(connection)
+    parent = dagster_run(tags={LEASE_TAG: str(leased.lease_id), TENANT_TAG: str(TENANT)})
+    with refresh() as resource:
+        first = resource.claim(parent, RPCS)
+    steps.compute(opened, first)
+    steps.settle(connection, parent.run_id)
+    again = dagster_run(tags=parent.tags, parent_run_id=parent.run_id, root_run_id=parent.run_id)
+    with refresh() as resource:
+        second = resource.claim(again, RPCS)
+    assert second.job_ids != first.job_ids
+    job = steps.job(connection, second.job_ids[0])
+    assert (job.status, job.run_id, job.tenant_id) == ("processing", again.run_id, TENANT)
+
+
+# A process per op
+
+
+@pytest.mark.parametrize(("executor", "is_paused"), [("multiprocess", True), ("threads", False)])
+def test_only_a_process_that_another_one_follows_asks_for_patience(
+    connection: Connected, opened: Database, refresh: Callable[..., Any], executor: str, is_paused: bool
+) -> None:
+    """Until the next process has imported everything, nobody beats."""
+    run = dagster_run(run_config={"execution": {"config": {executor: {}}}})
+    with refresh(run) as resource:
+        resource.claim(run, RPCS)
+    [row] = reconcile.read(opened).runs
+    assert row.silent_seconds is not None
+    assert (row.silent_seconds < -20) == is_paused
+
+
+# While another run is open
+
+
+def test_a_run_by_hand_is_woken_by_the_end_of_the_one_before(
+    connection: Connected, opened: Database, refresh: Callable[..., Any], query: Query
+) -> None:
+    steps.enqueue(connection)
+    before = steps.start(connection)
+    claims: list[Claim] = []
+    with refresh() as resource:
+        claiming = threading.Thread(target=lambda: claims.append(resource.claim(dagster_run(), RPCS)))
+        claiming.start()
+        until_listening(query)
+        assert claims == []
+        steps.compute(opened, before)
+        steps.settle(connection)
+        claiming.join(20)
+    [claimed] = claims
+    assert steps.job(connection, claimed.job_ids[0]).status == "processing"
+
+
+def test_a_run_by_hand_waits_for_so_long_and_no_longer(
+    connection: Connected, refresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "BUSY_TIMEOUT", 0)
+    steps.enqueue(connection)
+    steps.start(connection)
+    with refresh() as resource, pytest.raises(TimeoutError, match="another run of this tenant has been open"):
+        resource.claim(dagster_run(), RPCS)
+
+
+def until_listening(query: Query) -> None:
+    polling = threading.Event()
+    while not query(
+        "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() "
+        "and state = 'idle' and query ~ 'claim_run'"
+    ):
+        polling.wait(0.02)
