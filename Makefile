@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras --group install
 
-.PHONY: help demo up test check clean requirements
+.PHONY: help demo up test model check clean requirements
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ up: $(VENV)/.run ## Database, migrations, Dagster daemon and UI, until Ctrl-C
 
 test: $(VENV)/.dev ## All tests (ARGS="-k sensor" passes arguments on to pytest)
 	@$(BIN)/pytest $(ARGS)
+
+model: $(VENV)/.dev ## Random histories of the job protocol for longer than `make test` (MINUTES=30)
+	@MODEL_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest stats_pipeline_tests/model $(ARGS)
 
 check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style
 	@$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
 """Each mismatch between queue, rows and runs by itself: what is decided, and that carrying it out puts it right, once.
 
-The database is real; what Dagster says is given. Random histories are in `test_reconcile_decisions.py`.
+The database is real; what Dagster says is given. Random histories are in `model/`.
 """
 
 import itertools

@@ -133,6 +133,17 @@ class Account:
     def now(self) -> float:
         return time.monotonic() + self.passed
 
+    def waiting(self, club: str) -> list[Job | Message]:
+        """What is to be done for a club, as far as nobody has begun."""
+        return [job for job in self.jobs.values() if job.club == club and job.status == "queued"] + [
+            message
+            for message in self.raw
+            if message.is_open
+            and is_wellformed(message.payload)
+            and club_of(None, message.payload) == club
+            and not message.may_fail
+        ]
+
     # What happened.
 
     def accept(
@@ -161,7 +172,7 @@ class Account:
         job = self.jobs[str(row["id"])]
         job.is_touched = True
         job.claims = 0
-        job.club = club_of(row["tenant_id"] and str(row["tenant_id"]), row["job_payload"])
+        job.club = club_of(row["tenant_id"], row["job_payload"])
         job.payload = row["job_payload"]
         job.run_id = row["run_id"]
         if row["status"] != job.status:
@@ -224,9 +235,9 @@ class Account:
             and row["status"] in ("queued", "processing")
         ]
 
-    def is_touched(self, job_id: str) -> bool:
-        """Whether a person has written this job's row, or deleted it."""
-        return job_id not in self.jobs or self.jobs[job_id].is_touched
+    def _first(self, payload: Any) -> str | None:
+        """The job that this request has been given first."""
+        return self.requests.get((club_of(None, payload), payload["requestId"]))
 
     # What there is.
 
@@ -275,7 +286,9 @@ class Account:
         assert row["id"] not in self.deleted, f"deleted, and there again: {row}"
         for process in self.processes.values():
             if process.claimed and process.lease is None and UUID(row["id"]) in process.claimed.job_ids:
-                job = self.accept(row["id"], row["job_payload"], row["tenant_id"], status="processing", is_request=False)
+                job = self.accept(
+                    row["id"], row["job_payload"], row["tenant_id"], status="processing", is_request=False
+                )
                 assert job.club == process.club, f"a run of {process.club} made a job of {job.club}"
                 job.run_id, job.claims = process.run_id, 1
                 return job
@@ -284,9 +297,9 @@ class Account:
         message = min(made_of, key=lambda one: one.msg_id in seen.messages)  # of two alike, the one that is gone
         message.is_open = False
         if is_wellformed(message.payload):
-            first = self.requests.get((club_of(None, message.payload), message.payload["requestId"]))
-            assert first is None or first not in self.jobs, f"one request, two jobs: {row}, {first}"
-        job = self.accept(row["id"], message.payload if is_wellformed(message.payload) else row["job_payload"])
+            assert self._first(message.payload) not in self.jobs, f"one request, two jobs: {row}"
+        payload = message.payload if is_wellformed(message.payload) else row["job_payload"]
+        job = self.accept(row["id"], payload, is_request=row["status"] == "queued")
         job.since = message.since
         job.may_fail |= message.may_fail
         return job
@@ -294,10 +307,7 @@ class Account:
     def _compare_messages(self, seen: Seen) -> None:
         for message in self.raw:
             if message.is_open and message.msg_id not in seen.messages:
-                is_repeated = (
-                    is_wellformed(message.payload)
-                    and (club_of(None, message.payload), message.payload["requestId"]) in self.requests
-                )
+                is_repeated = is_wellformed(message.payload) and self._first(message.payload) in self.jobs
                 assert is_repeated or message.names_a_job, f"a message is gone and no row has it: {message}"
                 message.is_open = False
 

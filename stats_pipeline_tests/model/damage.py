@@ -1,17 +1,16 @@
-"""The rules of what others do: rows and messages changed, deleted, restored and made up by hand, an app that refuses an
-update, an app's transaction that holds rows and requests for as long as it likes. The calm club's are left alone.
+"""The rules of what others do: rows and messages changed, deleted, restored and made up by hand, and an app that
+refuses an update. The calm club's are left alone.
 """
 
 from typing import Any
 from uuid import uuid4
 
 from hypothesis import strategies as st
-from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import job_status
 from stats_pipeline_tests.model.account import Job, club_of
-from stats_pipeline_tests.model.life import CLUB, KIND, MALFORMED, PICK, Life, step
+from stats_pipeline_tests.model.base import CLUB, KIND, MALFORMED, PICK, step
+from stats_pipeline_tests.model.upkeep import Upkeep
 from stats_pipeline_tests.model.world import CLUBS, DEFAULT
 
 STATUS = st.sampled_from(["queued", "processing", "completed", "failed"])
@@ -21,7 +20,11 @@ ATTEMPTS = st.sampled_from([0, None, -1, 99])
 ODD = st.sampled_from(
     [
         *(("attempts", attempts) for attempts in (0, None, -1, 99)),
-        *((f"{what}_at", time) for what in ("created", "started", "completed", "updated") for time in (None, "1900-01-01", "2200-01-01")),
+        *(
+            (f"{what}_at", time)
+            for what in ("created", "started", "completed", "updated")
+            for time in (None, "1900-01-01", "2200-01-01")
+        ),
         *(("results", results) for results in (None, 5, "text", [1], {}, {"functions": 5})),
         *(("msg_id", msg_id) for msg_id in (None, 0, 1, 2, 10**15)),
         *(("error_message", text) for text in (None, "looked at")),
@@ -30,25 +33,21 @@ ODD = st.sampled_from(
 GARBAGE: tuple[Any, ...] = (None, 5, "text", [], {}, {"jobId": 5}, {"jobId": None}, {"jobId": "nobody"}, {"jobId": {}})
 
 _COLUMNS = (
-    "id, job_payload, status, started_at, completed_at, error_message, results, created_at, tenant_id, retry_of, attempts, "
-    "run_id, msg_id"
+    "id, job_payload, status, started_at, completed_at, error_message, results, created_at, tenant_id, retry_of, "
+    "attempts, run_id, msg_id"
 )
 _INSERT = f"""
-insert into public.background_job_status ({_COLUMNS})
+insert into public.background_job_status as j ({_COLUMNS})
 select {_COLUMNS} from jsonb_populate_record(null::public.background_job_status, %s)
-returning *
+returning to_jsonb(j)
 """
 
 
-class Damage(Life):
+class Damage(Upkeep):
     """Nothing of it may block a club, mix up two, or make a repair fail for ever."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.rows_held: set[str] = set()
-        self.messages_held: set[int] = set()
-        self.jobs_held: list[tuple[str, Any]] = []  # enqueued and not committed, each with its payload
-        self.changes_held: list[DictRow] = []  # not committed either
         self.has_refusals = False
         self.deleted: list[dict[str, Any]] = []
 
@@ -56,27 +55,26 @@ class Damage(Life):
 
     def _victim(self, pick: int) -> Job | None:
         """Any job but the calm club's, one that is being processed twice as often as the others."""
-        jobs = [j for j in self.account.jobs.values() if not self.is_calm(j.club) and j.id not in self.rows_held]
+        jobs = [j for j in self.account.jobs.values() if not self.is_calm(j.club) and j.id not in self.held()[0]]
         jobs += [job for job in jobs if job.status == "processing"]
         return jobs[pick % len(jobs)] if jobs else None
 
     def _update(self, pick: int, changes: dict[str, Any], triggers: bool) -> None:
         """Whatever this makes of a row, it does not become the calm club's."""
         if job := self._victim(pick):
-            rows = self.world.by_hand(
-                f"update public.background_job_status set {', '.join(f'{c} = %s' for c in changes)} where id = %s "
-                "returning *",
+            row = self.world.by_hand(
+                f"update public.background_job_status as j set {', '.join(f'{c} = %s' for c in changes)} "
+                "where id = %s returning to_jsonb(j)",
                 *changes.values(),
                 job.id,
                 triggers=triggers,
                 unless=self._is_the_calm_clubs,
             )
-            if rows:
-                self.account.touch(rows[0])
+            if row:
+                self.account.touch(row)
 
-    def _is_the_calm_clubs(self, row: DictRow) -> bool:
-        column = row["tenant_id"]
-        return self.is_calm(club_of(None if column is None else str(column), row["job_payload"]))
+    def _is_the_calm_clubs(self, row: dict[str, Any]) -> bool:
+        return self.is_calm(club_of(row["tenant_id"], row["job_payload"]))
 
     @step(pick=PICK, status=STATUS, triggers=TRIGGERS)
     def set_status(self, pick: int, status: str, triggers: bool) -> None:
@@ -109,14 +107,14 @@ class Damage(Life):
     @step(pick=PICK, triggers=TRIGGERS)
     def delete(self, pick: int, triggers: bool) -> None:
         if job := self._victim(pick):
-            rows = self.world.by_hand(
-                "delete from public.background_job_status as j where id = %s returning to_jsonb(j) as row",
+            row = self.world.by_hand(
+                "delete from public.background_job_status as j where id = %s returning to_jsonb(j)",
                 job.id,
                 triggers=triggers,
             )
-            if rows:
+            if row:
                 self.account.delete(job.id)
-                self.deleted.append(rows[0]["row"])
+                self.deleted.append(row)
 
     @step(pick=PICK, status=st.none() | STATUS, triggers=TRIGGERS)
     def insert_again(self, pick: int, status: str | None, triggers: bool) -> None:
@@ -146,13 +144,13 @@ class Damage(Life):
 
     def _insert(self, row: dict[str, Any], triggers: bool) -> None:
         old = self.account.deleted.get(row["id"])
-        rows = self.world.by_hand(_INSERT, Jsonb(row), triggers=triggers, unless=self._is_the_calm_clubs)
-        if not rows:
+        made = self.world.by_hand(_INSERT, Jsonb(row), triggers=triggers, unless=self._is_the_calm_clubs)
+        if made is None:
             return
         status = row["status"]
         is_request = triggers and status == "queued"
         job = self.account.accept(row["id"], row["job_payload"], row["tenant_id"], status=status, is_request=is_request)
-        self.account.touch(rows[0])
+        self.account.touch(made)
         job.is_over = status in ("completed", "failed")
         if old is not None and status != "queued":
             job.since = old.since
@@ -165,7 +163,7 @@ class Damage(Life):
         account = self.account
         calm = {row["msg_id"] for row in account.seen.jobs if self.is_calm(account.jobs[row["id"]].club)}
         calm |= {message.msg_id for message in account.raw if self.is_calm(club_of(None, message.payload))}
-        return [msg_id for msg_id in account.seen.messages if msg_id not in calm | self.messages_held]
+        return [msg_id for msg_id in account.seen.messages if msg_id not in calm | self.held()[1]]
 
     def _message(self, pick: int) -> int | None:
         messages = self._messages()
@@ -184,10 +182,8 @@ class Damage(Life):
     @step(kind=st.sampled_from(range(len(GARBAGE))))
     def send_garbage(self, kind: int) -> None:
         garbage = GARBAGE[kind]
-        rows = self.world.by_hand(
-            "select pgmq.send('stats_update', %s::jsonb) as id", None if garbage is None else Jsonb(garbage)
-        )
-        self.account.send(rows[0]["id"], garbage, None)
+        jsonb = None if garbage is None else Jsonb(garbage)
+        self.account.send(self.world.by_hand("select pgmq.send('stats_update', %s::jsonb)", jsonb), garbage, None)
 
     @step(pick=PICK)
     def send_name(self, pick: int) -> None:
@@ -198,7 +194,7 @@ class Damage(Life):
     @step()
     def make_queue_anew(self) -> None:
         """Its message ids start at 1 again."""
-        if self.messages_held or self.jobs_held or len(self._messages()) < len(self.account.seen.messages):
+        if self.is_held() or len(self._messages()) < len(self.account.seen.messages):
             return
         for message in self.account.raw:
             message.is_open = False
@@ -206,7 +202,7 @@ class Damage(Life):
         self.world.by_hand("delete from pgmq.a_stats_update")
         self.world.by_hand("select setval(pg_get_serial_sequence('pgmq.q_stats_update', 'msg_id'), 1, false)")
 
-    # The app.
+    # The app's trigger.
 
     @step(pick=PICK, status=STATUS)
     def refuse(self, pick: int, status: str) -> None:
@@ -221,70 +217,5 @@ class Damage(Life):
         self.has_refusals = False
         self.world.by_hand("delete from public.refusal")
 
-    # Locks: one transaction of the app's, that ends when it ends.
-
-    def held(self) -> tuple[set[str], set[int]]:
-        return self.rows_held, self.messages_held
-
     def is_disturbed(self) -> bool:
-        return self.has_refusals or bool(self.rows_held or self.messages_held or self.jobs_held)
-
-    @step(pick=PICK, strength=st.sampled_from(["for update", "for no key update", "for share"]))
-    def hold_row(self, pick: int, strength: str) -> None:
-        if job := self._victim(pick):
-            self.world.holder.execute(
-                f"select from public.background_job_status where id = %s {strength}".encode(), [job.id]
-            )
-            self.rows_held.add(job.id)
-
-    @step(pick=PICK, status=STATUS)
-    def hold_changed_row(self, pick: int, status: str) -> None:
-        """The change is there for everybody else when it is committed."""
-        if (job := self._victim(pick)) and not self.has_refusals and "matchId" not in str(job.payload):
-            row = self.world.holder.execute(
-                "update public.background_job_status set status = %s where id = %s returning *", [status, job.id]
-            ).fetchone()
-            assert row is not None
-            self.changes_held.append(row)
-            self.rows_held.add(job.id)
-
-    @step(pick=PICK)
-    def hold_message(self, pick: int) -> None:
-        if msg_id := self._message(pick):
-            self.world.holder.execute("select from pgmq.q_stats_update where msg_id = %s for update", [msg_id])
-            self.messages_held.add(msg_id)
-
-    @step(club=CLUB, door=st.sampled_from("ab"), is_raw_too=st.booleans())
-    def hold_request(self, club: int, door: str, is_raw_too: bool) -> None:
-        """An enqueue that is not committed yet; the same request may come as a raw message."""
-        if self.is_calm(CLUBS[club]):
-            return
-        payload = self.payload(club)
-        if door == "a":
-            job_id = str(job_status.enqueue(self.world.holder, payload).job_id)
-        else:
-            row = self.world.holder.execute(
-                "insert into public.background_job_status (job_payload, status) values (%s, 'queued') returning id",
-                [Jsonb(payload)],
-            ).fetchone()
-            assert row is not None
-            job_id = str(row["id"])
-        self.jobs_held.append((job_id, payload))
-        if is_raw_too:
-            self.enqueue_by("c", payload)
-
-    @step(is_committed=st.booleans())
-    def release(self, is_committed: bool) -> None:
-        self.let_go(is_committed=is_committed)
-
-    def let_go(self, *, is_committed: bool) -> None:
-        if is_committed:
-            self.world.holder.commit()
-            for job_id, payload in self.jobs_held:
-                self.account.accept(job_id, payload)
-            for row in self.changes_held:
-                self.account.touch(row)
-        else:
-            self.world.holder.rollback()
-        for held in (self.rows_held, self.messages_held, self.jobs_held, self.changes_held):
-            held.clear()
+        return self.has_refusals or self.is_held()

@@ -1,13 +1,12 @@
 """The machine: all rules, and the end, when faults stop and everything must come right."""
 
-
-from stats_pipeline_tests.model.damage import Damage
+from stats_pipeline_tests.model.locks import Locks
 
 ROUNDS = 30
 A_WHILE = 400  # seconds: longer than any wait of ours
 
 
-class Machine(Damage):
+class Machine(Locks):
     """One history."""
 
     def teardown(self) -> None:

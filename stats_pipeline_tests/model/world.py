@@ -32,8 +32,20 @@ TAGS = {function.rpc: function.cache_tags for function in FUNCTIONS}
 
 PATIENCE = 2  # seconds that a step may wait for a lock of somebody else's
 
+# What nobody should count on.
+_DEFAULTS = {
+    "default_transaction_isolation": "repeatable read",
+    "TimeZone": "Pacific/Chatham",
+    "DateStyle": "German, DMY",
+    "IntervalStyle": "iso_8601",
+}
+
 _SETUP = f"""
-create table public.computed (id bigint generated always as identity primary key, club uuid not null, rpc text not null);
+create table public.computed (
+    id bigint generated always as identity primary key, -- given when the call begins
+    club uuid not null,
+    rpc text not null
+);
 create table public.broken (rpc text primary key);
 create table public.slow (rpc text primary key);
 
@@ -86,7 +98,8 @@ select
     (select coalesce(jsonb_agg(q.msg_id order by q.msg_id), '[]') from pgmq.q_stats_update as q) as messages,
     (select coalesce(jsonb_agg(jsonb_build_array(o.run_id, o.tag) order by o.id), '[]')
         from stats_pipeline.outbox as o where o.delivered_at is null) as due,
-    (select coalesce(jsonb_agg(jsonb_build_array(a.job_id, a.run_id, a.ended_at is null) order by a.job_id, a.run_id), '[]')
+    (select coalesce(jsonb_agg(jsonb_build_array(a.job_id, a.run_id, a.ended_at is null)
+            order by a.job_id, a.run_id), '[]')
         from stats_pipeline.attempt as a) as attempts,
     {set_aside} as set_aside
 """
@@ -112,10 +125,13 @@ class World:
     def __init__(self, url: str) -> None:
         with database.connect(url, autocommit=True) as owner:
             migrate.migrate(owner)
+            for name, value in _DEFAULTS.items():
+                owner.execute(f"alter database {owner.info.dbname} set {name} = '{value}'".encode())
         self.database = database.Database(url, max_connections=4)
         self.hand = _connect(url)  # an admin, or the app
         self.restore = _connect(url, triggers=False)
         self.holder = _connect(url, autocommit=False)  # an app's long transaction
+        self.holder.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         self._watcher = _connect(url)
         self._gate = _connect(url)
         self.hand.execute(_SETUP.encode())
@@ -166,20 +182,24 @@ class World:
             f"update {name} set {', '.join(f'{time} = {time} - {{span}}' for time in times)}"
             + (" where msg_id <> all({messages})" if name == "pgmq.q_stats_update" else "")
             for name, times in columns.items()
-            if times and name != "public.background_job_status"  # nothing waits for those; and a row that is moved is touched
+            if times
+            and name != "public.background_job_status"  # nothing waits for those; and a row that is moved is touched
         ]
-        return "; ".join(f"delete from {name}" for name in tables), "; ".join(moves)
+        emptying = [f"delete from {name}" for name in tables]
+        emptying += [
+            f"select setval('{name}', 1, false)"
+            for name in ("pgmq.q_stats_update_msg_id_seq", "public.computed_id_seq")
+        ]
+        return "; ".join(emptying), "; ".join(moves)
 
     def empty(self) -> None:
         """Forget everything, for the next example."""
         self.holder.rollback()
         self.wake()
         self._examples += 1
-        statement = self._empty
-        if self._examples % 100 == 0:  # dead rows cost more and more
-            names = self._empty.replace("delete from", "").replace(";", ",")
-            statement = f"truncate {names}"
-        self.restore.execute(statement.encode())
+        self.restore.execute(self._empty.encode())
+        if self._examples % 50 == 0:
+            self.restore.execute("vacuum")  # or else the dead rows cost more and more
 
     def look(self) -> Seen:
         row = self.hand.execute(self._look.encode(), {"default": DEFAULT}).fetchone()
@@ -193,27 +213,31 @@ class World:
         )
         self.restore.execute(statement.encode())
 
+    def ask(self, statement: str, *parameters: Any) -> Any:
+        """What the app does with SQL of its own, and the one value that it returns."""
+        row = self.hand.execute(statement.encode(), parameters).fetchone()
+        return next(iter(row.values())) if row else None
+
     def by_hand(
         self,
         statement: str,
         *parameters: Any,
         triggers: bool = True,
-        unless: Callable[[DictRow], bool] = lambda _: False,
-    ) -> list[DictRow]:
-        """What somebody does with SQL of his own; nothing where a constraint, the app or a lock does not allow it, or
-        where it makes a row that shall not be."""
+        unless: Callable[[Any], bool] = lambda _: False,
+    ) -> Any:
+        """The same by somebody whom a constraint, the app or a lock may stop, or who thinks better of it; None then."""
         connection = self.hand if triggers else self.restore
-        rows: list[DictRow] = []
         try:
             with connection.transaction():
                 cursor = connection.execute(statement.encode(), parameters)
-                made = cursor.fetchall() if cursor.description else []
-                if any(unless(row) for row in made):
+                row = cursor.fetchone() if cursor.description else None
+                value = next(iter(row.values())) if row else None
+                if value is not None and unless(value):
+                    value = None
                     raise psycopg.Rollback
-                rows = made
         except (psycopg.IntegrityError, psycopg.errors.RaiseException, psycopg.errors.LockNotAvailable):
-            return []
-        return rows
+            return None
+        return value
 
     def put_to_sleep(self, rpc: str, call: Callable[[], None]) -> Future[None]:
         """Begin a call of a function that does not end before `wake`; it has computed, and not committed."""

@@ -1,0 +1,110 @@
+"""The rules of upkeep: the app is well or unwell, the relay delivers, the reconciler looks and repairs, at once or much
+later, people look, and time passes.
+"""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from stats_pipeline import job_status, reconcile
+from stats_pipeline.reconcile import Limits, Repair
+from stats_pipeline_tests.acceptance.app_server import Call
+from stats_pipeline_tests.model.account import CACHE_DEADLINE, DEAD_AFTER
+from stats_pipeline_tests.model.base import step
+from stats_pipeline_tests.model.runs import Runs
+
+MOODS = ("well", "takes some", "takes none", "unavailable", "hangs up", "takes and hangs up")
+# Seconds: between two waits of ours that double from one second on, give or take a quarter.
+SPANS = (3, 11, 44, 1000)
+
+
+class Upkeep(Runs):
+    """Dagster is a dictionary of states."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.mood = "well"
+        self.app.behaviour = self._answer
+        self.old_repairs: list[Repair] = []
+
+    @step(mood=st.sampled_from(MOODS))
+    def app_is(self, mood: str) -> None:
+        self.mood = mood
+
+    def _answer(self, call: Call) -> None:
+        if self.mood == "unavailable":
+            call.answer(503, {"success": False})
+            return
+        if self.mood == "hangs up":
+            raise ConnectionError
+        left = {"takes some": {"table"}, "takes none": set(call.tags)}.get(self.mood, set()) & set(call.tags)
+        taken = set(call.tags) - left
+        self.account.app_took(taken)
+        if self.mood == "takes and hangs up":
+            raise ConnectionError
+        call.answer(
+            207 if left else 200,
+            {"success": not left, "invalidated_tags": sorted(taken), "failed_tags": sorted(left)},
+        )
+
+    @step(is_twice=st.booleans())
+    def relay(self, is_twice: bool) -> None:
+        for _ in range(1 + is_twice):
+            self._deliver(None)
+
+    def _look(self) -> list[Repair]:
+        with self.world.watched():
+            seen = reconcile.read(self.database)
+        has_app = self.account.has_app
+        limits = Limits(dead_after=DEAD_AFTER, cache_deadline=CACHE_DEADLINE, cache_configured=has_app)
+        return reconcile.decide(seen, self.account.dagster, limits)
+
+    def _apply(self, repairs: list[Repair]) -> None:
+        with self.world.watched():
+            problems = reconcile.apply_all(self.database, repairs, self.settings, self._fail_in_dagster)
+        assert not problems or self.is_disturbed(), f"repairs fail: {problems}"
+
+    def _fail_in_dagster(self, run_id: str) -> None:
+        if self.account.dagster.get(run_id) == "live":
+            self.account.dagster[run_id] = "finished"
+
+    @step(is_twice=st.booleans())
+    def repair(self, is_twice: bool) -> None:
+        repairs = self._look()
+        self._apply(repairs)
+        self.compare()
+        if is_twice:
+            before = self.account.seen
+            self._apply(repairs)
+            self.compare()
+            assert self.account.seen == before or self.is_disturbed(), "repairing twice does more than once"
+
+    @step()
+    def look_and_be_held_up(self) -> None:
+        self.old_repairs = self._look()
+
+    @step()
+    def apply_what_was_seen_long_ago(self) -> None:
+        self._apply(self.old_repairs)
+
+    @step(seconds=st.sampled_from(SPANS))
+    def time_passes(self, seconds: int) -> None:
+        self._pass(seconds)
+
+    def _pass(self, seconds: int) -> None:
+        calm = [p for p in self.account.processes.values() if p.is_calm and p.is_alive]
+        for process in calm:
+            if process.claimed is None and process.lease is not None:
+                self._claim(process)
+                self.compare()
+        self.world.pass_time(seconds, self.held()[1])
+        self.account.passed += seconds
+        for process in calm:
+            self._beat(process)
+
+    @step()
+    def somebody_looks(self) -> None:
+        """The page, the API and `jobs` show every row, however odd."""
+        with self.database.connection() as connection:
+            listed = job_status.list_jobs(connection, limit=1000)
+        assert {str(job.id) for job in listed} == self.account.jobs.keys()
