@@ -433,8 +433,11 @@ STATEMENTS: dict[str, Statement] = {
         for name in ("list_job_states", "read_overview", "list_durations", "list_set_aside", "tidy_up")
     },
     "check_health": Statement(_query("check_health", route=ROUTE)),
-    "put_aside": Statement(
+    "enqueue_or_put_aside": Statement(
         lambda work: job_status.enqueue_each(work.connection, [Payload(triggered_by="?", request_id="refused")])
+    ),
+    "put_aside": Statement(
+        lambda work: job_status.put_aside(work.connection, "repair", "SettleRun run-1", RuntimeError("refused"))
     ),
     "read_set_aside": Statement(_query("read_set_aside", key="default")),
     "take_up_again": Statement(_query("take_up_again", what="enqueue", key="default")),

@@ -5,6 +5,7 @@ One `Database` per process; it opens connections when they are used, not before.
 """
 
 import functools
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -14,6 +15,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from stats_pipeline import embedded
@@ -155,6 +157,7 @@ def _arguments(*, application_name: str, autocommit: bool) -> dict[str, Any]:
 
 
 def _configure(connection: Connection[Any]) -> None:
+    set_json_loads(_read_json, connection)
     connection.execute(
         "select " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
     )
@@ -162,6 +165,14 @@ def _configure(connection: Connection[Any]) -> None:
         connection.commit()
     # Said at each `begin` as well: a transaction pooler does not keep a session's settings.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+
+
+def _read_json(data: bytes | str) -> Any:
+    """JSON that somebody stored and Python cannot hold, such as a number of 5 000 digits, is its text."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return data.decode() if isinstance(data, bytes) else data
 
 
 def can_listen(url: str) -> bool:

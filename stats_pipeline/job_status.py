@@ -24,7 +24,6 @@ from stats_pipeline.errors import (
     InvalidJob,
     LeaseLost,
     StatsPipelineError,
-    is_outage,
     one_line,
 )
 from stats_pipeline.models import Claim, Enqueued, Job, Lease, Payload, SetAside
@@ -62,28 +61,23 @@ def enqueue_each(connection: Connection[Any], payloads: Iterable[Payload]) -> li
     """
     answers = []
     for payload in payloads:
-        try:
-            with connection.transaction():
-                connection.execute("set local lock_timeout = '1s'")
-                answers.append(enqueue(connection, payload.as_json()))
-        except (psycopg.DatabaseError, InvalidJob) as error:
-            if is_outage(error):
-                raise
-            log.warning("%s for tenant %s is set aside: %s", payload.request_id, payload.tenant_id, one_line(error))
-            put_aside(connection, "enqueue", payload.tenant_id or "default", error, detail=payload.as_json())
+        key = payload.tenant_id or "default"
+        row = run_one(connection, "enqueue_or_put_aside", payload=Jsonb(payload.as_json()), key=key)
+        if row["answer"] is None:
+            log.warning("%s for tenant %s could not be enqueued and is set aside", payload.request_id, key)
+        else:
+            answers.append(Enqueued.model_validate(row["answer"]))
     return answers
 
 
 def enqueue_again(connection: Connection[Any], key: str) -> None:
     """Enqueue what `enqueue_each` has set aside under this key, or set it aside for longer."""
-    for row in run(connection, "read_set_aside", key=key):
-        if enqueue_each(connection, [Payload.model_validate(row["detail"])]):
-            run(connection, "take_up_again", what="enqueue", key=key)
+    enqueue_each(
+        connection, [Payload.model_validate(row["detail"]) for row in run(connection, "read_set_aside", key=key)]
+    )
 
 
-def put_aside(
-    connection: Connection[Any], what: str, key: str, error: Exception, *, detail: dict[str, Any] | None = None
-) -> None:
+def put_aside(connection: Connection[Any], what: str, key: str, error: Exception) -> None:
     """Remember what could not be done for one thing, so that people see it and it is tried again."""
     run(
         connection,
@@ -92,7 +86,6 @@ def put_aside(
         key=key,
         reason=one_line(error),
         state=getattr(error, "sqlstate", None) or type(error).__name__,
-        detail=None if detail is None else Jsonb(detail),
     )
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Literal, assert_never
 from uuid import UUID
 
+import psycopg
 from psycopg import Connection
 
 from stats_pipeline import job_status
@@ -232,7 +233,12 @@ def apply_all(
             log.warning("set aside: %s", problems[-1])
             with opened.connection() as connection:
                 job_status.put_aside(connection, "repair", name_of(repair), error)
-    opened.run("tidy_up")
+    try:
+        with opened.transaction() as connection:
+            connection.execute("set local lock_timeout = '1s'")
+            run(connection, "tidy_up")
+    except psycopg.errors.LockNotAvailable as error:
+        problems.append(f"tidying up: {one_line(error)}")
     return problems
 
 

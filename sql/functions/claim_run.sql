@@ -32,16 +32,17 @@ begin
     end if;
 
     if leased_run is null then
-        own_job := gen_random_uuid();
         insert into stats_pipeline.run (tenant_id, job_ids, functions, run_id, lease_until, claimed_at, seen_at)
-        values (nullif(run_tenant, default_tenant), array[own_job], run_functions, dagster_run_id, now(), now(), now())
+        values (nullif(run_tenant, default_tenant), '{}', run_functions, dagster_run_id, now(), now(), now())
         on conflict (tenant_key) where ended_at is null do nothing
         returning * into claimed;
         if not found then
             return;
         end if;
-        insert into public.background_job_status (id, job_payload, status, tenant_id, run_id, attempts, started_at)
-        values (own_job, payload, 'processing', run_tenant, dagster_run_id, 1, now());
+        insert into public.background_job_status (job_payload, status, tenant_id, run_id, attempts, started_at)
+        values (payload, 'processing', run_tenant, dagster_run_id, 1, now())
+        returning id into own_job;
+        update stats_pipeline.run as r set job_ids = array[own_job] where r.id = claimed.id returning r.* into claimed;
         insert into stats_pipeline.attempt (job_id, attempt, run_id) values (own_job, 1, dagster_run_id);
         return next claimed;
         return;
@@ -60,7 +61,7 @@ begin
     predecessor := stats_pipeline.resumable_run(leased_run);
     taken := stats_pipeline.write_jobs(array(
         select jsonb_build_object(
-            'id', j.id, 'status', 'processing', 'run_id', dagster_run_id,
+            'id', j.id, 'was', j.xmin::text, 'status', 'processing', 'run_id', dagster_run_id,
             'attempts', least(greatest(coalesce(j.attempts, 0), 0), 100) + 1,
             -- A job that was over and is queued again starts anew.
             'started_at', case when j.completed_at is null then coalesce(j.started_at, now()) else now() end,

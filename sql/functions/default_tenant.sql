@@ -5,7 +5,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 select case when count(distinct d.tenant) = 1 then min(d.tenant)::uuid end
 from (
     select substring(pg_get_function_arg_default(p.oid, 1) from '^''([-0-9a-f]{36})''::uuid$') as tenant
-    from pg_catalog.pg_depend as of_public -- what is in the schema is found by an index there, in pg_proc by reading all
+    from pg_catalog.pg_depend as of_public -- which has an index on the schema, as pg_proc has not
     join pg_catalog.pg_proc as p on p.oid = of_public.objid
     where of_public.refclassid = 'pg_namespace'::regclass and of_public.refobjid = 'public'::regnamespace
         and of_public.classid = 'pg_proc'::regclass and p.pronargs = 1 and p.pronargdefaults = 1

@@ -30,6 +30,9 @@ begin
             return stats_pipeline.enqueue_answer(job, 'Stats job enqueued');
         end if;
         job := stats_pipeline.requested_job(payload); -- another caller was quicker with the same requestId
+        if job.id is null then
+            raise exception 'A trigger of the app''s has left the row out: nothing was enqueued';
+        end if;
     end if;
     return stats_pipeline.enqueue_answer(job, 'This request has been enqueued before');
 end;

@@ -1,9 +1,13 @@
 -- A row that is stored as 'queued' sends its message in the same transaction. After the insert, because a row that
--- `on conflict do nothing` leaves out must send none.
+-- `on conflict do nothing` leaves out must send none. Without a queue the row is stored all the same, to be sent later.
 create or replace function stats_pipeline.job_queued() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    perform stats_pipeline.ensure_messages(array[new.id]);
+    begin
+        perform stats_pipeline.ensure_messages(array[new.id]);
+    exception
+        when others then perform stats_pipeline.put_aside('job', new.id::text, sqlerrm, sqlstate);
+    end;
     return null;
 end;
 $$;

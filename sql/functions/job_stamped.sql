@@ -1,9 +1,9 @@
 -- A later state of a row has a later `updated_at`, also where transactions overlap or the clock is set back: it is the
 -- version that listeners tell states apart by.
 create or replace function stats_pipeline.job_stamped() returns trigger
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    new.updated_at := greatest(clock_timestamp(), old.updated_at + interval '1 microsecond');
+    new.updated_at := greatest(clock_timestamp(), stats_pipeline.readable(old.updated_at) + interval '1 microsecond');
     return new;
 end;
 $$;

@@ -14,7 +14,7 @@ begin
         from public.background_job_status as j
         join pgmq.q_stats_update as q on q.msg_id = j.msg_id and q.message ->> 'jobId' = j.id::text
         where j.status = 'queued' and j.job_type = 'stats_update'
-            and coalesce(j.tenant_id::text, j.job_payload ->> 'tenantId', '') = any(names)
+            and left(coalesce(j.tenant_id::text, j.job_payload ->> 'tenantId', ''), 100) = any(names)
             and q.vt <= clock_timestamp() and j.id::text not in (select stats_pipeline.aside('job'))
     );
     free := array(
@@ -25,9 +25,9 @@ begin
         order by j.msg_id
         for update of j, q skip locked
     );
-    perform stats_pipeline.put_aside('job', v.id::text, 'Another transaction holds its row or message', '55P03')
-    from unnest(visible) as v (id)
-    where cardinality(free) < cardinality(visible) and not v.id = any(free);
+    perform stats_pipeline.put_aside_locked(array(
+        select v.id from unnest(visible) as v (id) where not v.id = any(free)
+    )) where cardinality(free) < cardinality(visible);
 
     malformed := array(
         select j.id

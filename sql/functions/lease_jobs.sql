@@ -6,18 +6,25 @@ create or replace function stats_pipeline.lease_jobs(lease_seconds integer, max_
 returns table (lease_id uuid, tenant_id uuid, jobs integer)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
+    started timestamptz;
     room integer;
     waiting record;
     leased stats_pipeline.run;
 begin
     perform pg_advisory_xact_lock(hashtextextended('stats_pipeline.lease_jobs', 0));
 
+    started := clock_timestamp();
+    if to_regclass('pgmq.q_stats_update') is null then -- dropped, or not restored: the reconciler sends what waits
+        perform pgmq.create('stats_update');
+        alter table pgmq.q_stats_update enable row level security;
+        alter table pgmq.a_stats_update enable row level security;
+    end if;
     perform stats_pipeline.expire_leases();
     perform stats_pipeline.admit_messages();
 
     room := max_runs - (select count(*) from stats_pipeline.run as r where r.ended_at is null);
     for waiting in select w.tenant_id, w.names from stats_pipeline.waiting_clubs() as w loop
-        exit when room <= 0;
+        exit when room <= 0 or clock_timestamp() > started + interval '1 second'; -- clubs that wait are aside next time
         begin
             leased := stats_pipeline.lease_club(waiting.tenant_id, waiting.names, lease_seconds);
             delete from stats_pipeline.set_aside as s

@@ -14,7 +14,9 @@ values (kind, subject, left(problem, 500), problem_state,
     details)
 on conflict (what, key) do update
 set reason = excluded.reason, state = excluded.state, detail = excluded.detail,
-    tries = case when s.state = excluded.state then s.tries + 1 else 1 end,
+    -- Another reason, or another change that was refused, is counted from the start.
+    tries = case when s.state = excluded.state and s.detail is not distinct from excluded.detail then s.tries + 1
+        else 1 end,
     next_try_at = case when excluded.state <> '55P03' and s.state = excluded.state
         then clock_timestamp() + stats_pipeline.backoff(s.tries) else excluded.next_try_at end;
 $$;

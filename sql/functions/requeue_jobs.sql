@@ -12,9 +12,9 @@ declare
 begin
     -- The locks come first, so that the next statement sees what a run that held them has done.
     free := array(select j.id from public.background_job_status as j where j.id = any(job_ids) for update skip locked);
-    perform stats_pipeline.put_aside('job', j.id::text, 'Another transaction holds its row', '55P03')
-    from public.background_job_status as j
-    where cardinality(free) < cardinality(job_ids) and j.id = any(job_ids) and not j.id = any(free);
+    perform stats_pipeline.put_aside_locked(array(
+        select j.id from public.background_job_status as j where j.id = any(job_ids) and not j.id = any(free)
+    )) where cardinality(free) < cardinality(job_ids);
     lost := array(select o.id from stats_pipeline.orphans(free) as o (id));
     spent := array(
         select j.id
@@ -24,6 +24,7 @@ begin
             or exists (
                 select from stats_pipeline.set_aside as s
                 where s.what = 'job' and s.key = j.id::text and s.state <> '55P03' and s.tries >= 3
+                    and s.detail ->> 'status' = 'queued'
             )
         )
     );

@@ -59,9 +59,10 @@ begin
     end if;
 
     written := stats_pipeline.write_jobs(array(
-        select jsonb_build_object('id', j.id, 'results', n.results)
+        select jsonb_build_object('id', j.id, 'was', seen.xmin::text, 'results', n.results)
             || case when n.is_to_end then end_of_jobs else '{}' end
         from stats_pipeline.jobs_of_run(dagster_run_id) as j
+        join public.background_job_status as seen on seen.id = j.id
         cross join lateral (
             select
                 is_over and (

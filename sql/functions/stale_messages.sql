@@ -1,9 +1,9 @@
--- The messages that name a job but are not the message of a job that is still to be done.
-create or replace function stats_pipeline.stale_messages() returns setof bigint
+-- The messages that name a job but are not the message of a job that is still to be done. Of these, or of all for null.
+create or replace function stats_pipeline.stale_messages(msg_ids bigint[]) returns setof bigint
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select q.msg_id
 from pgmq.q_stats_update as q
-where jsonb_typeof(q.message) = 'object' and q.message ? 'jobId'
+where (msg_ids is null or q.msg_id = any(msg_ids)) and stats_pipeline.names_job(q.message)
     and not exists (
         select from public.background_job_status as j
         where j.id = stats_pipeline.to_uuid(q.message -> 'jobId') and j.msg_id = q.msg_id
@@ -11,4 +11,4 @@ where jsonb_typeof(q.message) = 'object' and q.message ? 'jobId'
     );
 $$;
 
-revoke all on function stats_pipeline.stale_messages() from public, anon, authenticated;
+revoke all on function stats_pipeline.stale_messages(bigint[]) from public, anon, authenticated;

@@ -4,6 +4,7 @@
 create or replace function stats_pipeline.void_lease(lease_id uuid, problem text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
+    default_tenant constant uuid := stats_pipeline.default_tenant();
     voided stats_pipeline.run;
 begin
     update stats_pipeline.run as r set ended_at = clock_timestamp(), outcome = 'expired'
@@ -16,9 +17,12 @@ begin
     if problem is not null then
         perform stats_pipeline.archive_messages(stats_pipeline.write_jobs(array(
             select jsonb_build_object(
-                'id', j.id, 'status', 'failed', 'completed_at', clock_timestamp(), 'error_message', problem)
+                'id', j.id, 'was', j.xmin::text, 'status', 'failed', 'completed_at', clock_timestamp(),
+                'error_message', problem)
             from public.background_job_status as j
-            where j.id = any(voided.job_ids) and j.status = 'queued'
+            where j.id = any(voided.job_ids) and j.status = 'queued' and j.job_type = 'stats_update'
+                and stats_pipeline.club(j.tenant_id, j.job_payload, default_tenant)
+                    is not distinct from nullif(voided.tenant_id, default_tenant)
         )));
         return;
     end if;

@@ -6,7 +6,7 @@ with recursive d as materialized (select stats_pipeline.default_tenant() as defa
 
 named as (
     (
-        select coalesce(j.tenant_id::text, j.job_payload ->> 'tenantId', '') as name, j.msg_id
+        select left(coalesce(j.tenant_id::text, j.job_payload ->> 'tenantId', ''), 100) as name, j.msg_id
         from public.background_job_status as j
         where j.status = 'queued' and j.job_type = 'stats_update'
         order by 1, 2
@@ -16,10 +16,10 @@ named as (
     select following.name, following.msg_id
     from named as n
     cross join lateral (
-        select coalesce(j.tenant_id::text, j.job_payload ->> 'tenantId', '') as name, j.msg_id
+        select left(coalesce(j.tenant_id::text, j.job_payload ->> 'tenantId', ''), 100) as name, j.msg_id
         from public.background_job_status as j
         where j.status = 'queued' and j.job_type = 'stats_update'
-            and coalesce(j.tenant_id::text, j.job_payload ->> 'tenantId', '') > n.name
+            and left(coalesce(j.tenant_id::text, j.job_payload ->> 'tenantId', ''), 100) > n.name
         order by 1, 2
         limit 1
     ) as following

@@ -11,11 +11,16 @@ with over as (
 
 update stats_pipeline.attempt as a
 set ended_at = clock_timestamp(), outcome = 'withdrawn', error = 'The row was changed by somebody else'
-from over as o
-where a.run_id = o.run_id and a.outcome is null
-    and (a.run_id, a.job_id) not in (
+from (
+    select l.job_id, l.run_id
+    from over as o
+    join stats_pipeline.attempt as l on l.run_id = o.run_id and l.outcome is null
+    where (l.run_id, l.job_id) not in (
         select o.run_id, j.id from over as o cross join lateral stats_pipeline.jobs_of_run(o.run_id) as j
-    );
+    )
+    for update of l skip locked -- somebody may be deleting the job
+) as lost
+where a.job_id = lost.job_id and a.run_id = lost.run_id;
 $$;
 
 revoke all on function stats_pipeline.withdraw_attempts(text) from public, anon, authenticated;

@@ -1,12 +1,13 @@
 -- Change rows of jobs, each `change` being {"id": …} and the columns to set, and return the ids of those that were
--- changed. A row that is locked by somebody else, or whose change is refused by a constraint or a trigger of the app's,
--- is set aside, and the others are changed all the same. Waits for nobody longer than a quarter of a second; after
--- twenty refusals the rest is left to the next call.
+-- changed. With `was`, the row's xmin as the caller has seen it, a row that somebody has changed since is left as it
+-- is. A row that is locked by somebody else, or whose change is refused by a constraint or a trigger of the app's, is
+-- set aside, and the others are changed all the same. After twenty refusals the rest is left to the next call; takes
+-- less than a second, whatever is locked.
 create or replace function stats_pipeline.write_jobs(changes jsonb[]) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' as $$
 declare
-    due constant uuid[] := array(
-        select (c.change ->> 'id')::uuid
+    due constant jsonb[] := array(
+        select c.change
         from unnest(changes) as c (change)
         where c.change ->> 'id' not in (select stats_pipeline.aside('job'))
     );
@@ -20,12 +21,22 @@ begin
         return '{}';
     end if;
 
-    free := array(select j.id from public.background_job_status as j where j.id = any(due) for update skip locked);
-    perform stats_pipeline.put_aside('job', j.id::text, 'Another transaction holds its row', '55P03')
-    from public.background_job_status as j
-    where cardinality(free) < cardinality(due) and j.id = any(due) and not j.id = any(free);
+    free := array(
+        select j.id
+        from unnest(due) as c (change)
+        join public.background_job_status as j on j.id = (c.change ->> 'id')::uuid
+        where j.xmin::text = coalesce(c.change ->> 'was', j.xmin::text)
+        for update of j skip locked
+    );
+    perform stats_pipeline.put_aside_locked(array(
+        select (c.change ->> 'id')::uuid
+        from unnest(due) as c (change)
+        join public.background_job_status as j on j.id = (c.change ->> 'id')::uuid
+        where cardinality(free) < cardinality(due) and not j.id = any(free)
+            and j.xmin::text = coalesce(c.change ->> 'was', j.xmin::text)
+    ));
 
-    tried := array(select c.change from unnest(changes) as c (change) where (c.change ->> 'id')::uuid = any(free));
+    tried := array(select c.change from unnest(due) as c (change) where (c.change ->> 'id')::uuid = any(free));
     begin
         changed := stats_pipeline.write_rows(tried);
         if cardinality(changed) < cardinality(tried) then
@@ -34,6 +45,7 @@ begin
     exception
         when others then
             changed := '{}';
+            perform set_config('lock_timeout', '20ms', true); -- until the end of this call: twenty may wait
             foreach one in array tried loop
                 exit when refusals = 20;
                 begin
@@ -44,7 +56,8 @@ begin
                 exception
                     when others then
                         refusals := refusals + 1;
-                        perform stats_pipeline.put_aside('job', one ->> 'id', sqlerrm, sqlstate);
+                        perform stats_pipeline.put_aside(
+                            'job', one ->> 'id', sqlerrm, sqlstate, jsonb_build_object('status', one -> 'status'));
                 end;
             end loop;
     end;

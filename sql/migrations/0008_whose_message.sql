@@ -5,7 +5,7 @@ create index idx_background_job_status_msg_id
 
 -- Waiting jobs by the club as they name it, so that a look for work reads one of each club's and not all of them.
 create index idx_background_job_status_waiting
-    on public.background_job_status ((coalesce(tenant_id::text, job_payload ->> 'tenantId', '')), msg_id)
+    on public.background_job_status ((left(coalesce(tenant_id::text, job_payload ->> 'tenantId', ''), 100)), msg_id)
     where status = 'queued' and job_type = 'stats_update';
 
 -- A request may be known whose row was never stored, because a constraint of the app's came first: it is free then.

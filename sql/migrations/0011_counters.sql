@@ -31,7 +31,7 @@ union all
 select 'job seconds', j.status, '', greatest(extract(epoch from j.completed_at - j.started_at), 0)
 from public.background_job_status as j
 where j.job_type = 'stats_update' and j.status in ('completed', 'failed')
-    and isfinite(j.completed_at) and isfinite(j.started_at)
+    and least(j.started_at, j.completed_at) > '1000-01-01' and greatest(j.started_at, j.completed_at) < '9000-01-01'
 union all
 select 'job retries', '', '', j.attempts - 1
 from public.background_job_status as j

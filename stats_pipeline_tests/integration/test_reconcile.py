@@ -11,11 +11,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from psycopg import Connection
+from psycopg.types.json import Jsonb
 
 from stats_pipeline import reconcile
 from stats_pipeline.database import Database
-from stats_pipeline.errors import InvalidJob
-from stats_pipeline.job_status import put_aside
 from stats_pipeline.models import Lease, Payload
 from stats_pipeline.reconcile import (
     AbandonRun,
@@ -298,7 +297,8 @@ def broken_in_every_way(connection: Connected, opened: Database, query: Query, r
         "where j.msg_id = q.msg_id and j.id = %s", unsent)  # fmt: skip
     query("delete from public.background_job_status where id = %s", vanished)
     nightly = Payload(triggered_by="cron", request_id="nightly", tenant_id=str(uuid4()))
-    put_aside(connection, "enqueue", str(nightly.tenant_id), InvalidJob("not now"), detail=nightly.as_json())
+    query("select stats_pipeline.put_aside('enqueue', %s, 'not now', 'P0001', %s)",
+        nightly.tenant_id, Jsonb(nightly.as_json()))  # fmt: skip
     query("update stats_pipeline.set_aside set next_try_at = now()")
 
 

@@ -94,7 +94,7 @@ BREAKS = (
         "from unnest(tags[2:]) as t",
     ),
     Break("tags that the app has left count as taken", "record_delivery", " and o.tag = any(taken);", ";"),
-    Break("a row that somebody holds is waited for", "write_jobs", "for update skip locked", "for update"),
+    Break("a row that somebody holds is waited for", "write_jobs", "for update of j skip locked", "for update of j"),
     Break(
         "a row that refuses stops the others",
         "write_jobs",
@@ -135,10 +135,15 @@ BREAKS = (
     Break(
         "attempts at rows that somebody has changed stay open",
         "withdraw_attempts",
-        "where a.run_id = o.run_id and a.outcome is null",
-        "where false and a.run_id = o.run_id and a.outcome is null",
+        "where a.job_id = lost.job_id",
+        "where false and a.job_id = lost.job_id",
     ),
-    Break("a raw message that nobody has read is archived", "stale_messages", " and q.message ? 'jobId'", ""),
+    Break(
+        "a raw message that nobody has read is archived",
+        "stale_messages",
+        " and stats_pipeline.names_job(q.message)",
+        "",
+    ),
 )
 
 
