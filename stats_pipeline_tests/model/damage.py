@@ -153,7 +153,7 @@ class Damage(Upkeep):
         self.account.touch(made)
         job.is_over = status in ("completed", "failed")
         if old is not None and status != "queued":
-            job.since = old.since
+            job.since = job.asked = old.since
             job.may_fail |= old.may_fail
 
     # Messages.
