@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras --group install
 
-.PHONY: help demo up test model check clean requirements
+.PHONY: help demo up test model model-breaks check clean requirements
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test: $(VENV)/.dev ## All tests (ARGS="-k sensor" passes arguments on to pytest)
 
 model: $(VENV)/.dev ## Random histories of the job protocol for longer than `make test` (MINUTES=30)
 	@MODEL_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest stats_pipeline_tests/model $(ARGS)
+
+model-breaks: $(VENV)/.dev ## Break the job protocol in twenty-two ways, and see the model find each
+	@$(BIN)/pytest -rA stats_pipeline_tests/model/breaks.py $(ARGS)
 
 check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style
 	@$(BIN)/ruff format --check .

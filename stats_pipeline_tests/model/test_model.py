@@ -4,16 +4,13 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from stats_pipeline.cache import CacheClient
-from stats_pipeline.settings import Settings
-from stats_pipeline_tests.acceptance.app_server import KEY, App
+from stats_pipeline_tests.acceptance.app_server import App
 from stats_pipeline_tests.model.machine import Machine
 from stats_pipeline_tests.model.world import World
 
@@ -30,27 +27,6 @@ SETTINGS = settings(
     report_multiple_bugs=False,
     print_blob=False,
 )
-
-
-@pytest.fixture
-def world(create_database: Callable[[], str]) -> Iterator[World]:
-    with closing(World(create_database())) as world:
-        yield world
-
-
-@pytest.fixture
-def app() -> Iterator[App]:
-    app = App()
-    app.start()
-    yield app
-    app.stop()
-
-
-@pytest.fixture
-def cache(app: App) -> Iterator[CacheClient]:
-    settings = Settings.model_validate({"NEXT_PUBLIC_APP_URL": app.url, "INTERNAL_API_KEY": KEY})
-    with closing(CacheClient(settings)) as cache:
-        yield cache
 
 
 @pytest.mark.timeout(SECONDS + SHRINKING)

@@ -1,0 +1,159 @@
+"""Twenty-two ways to break the protocol, and that the model finds each of them: `make model-breaks`, some minutes.
+
+Each is a file of `sql/functions/`, what stands there, and what to put in its place. Not part of `make test`.
+"""
+
+import itertools
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+from psycopg import Connection
+
+from stats_pipeline.cache import CacheClient
+from stats_pipeline.settings import SQL_ROOT
+from stats_pipeline_tests.acceptance.app_server import App
+from stats_pipeline_tests.model.machine import Machine
+from stats_pipeline_tests.model.test_model import SETTINGS
+from stats_pipeline_tests.model.world import World
+
+PATIENCE = 300  # seconds
+UNSHRUNK = settings(SETTINGS, phases=[Phase.generate])
+
+
+@dataclass(frozen=True)
+class Break:
+    """One change, and what it means for somebody."""
+
+    means: str
+    file: str
+    before: str
+    after: str
+
+    def apply(self, connection: Connection[Any]) -> None:
+        """Put the broken function in the place of the right one."""
+        text = (SQL_ROOT / "functions" / f"{self.file}.sql").read_text()
+        assert text.count(self.before) == 1, f"{self.file} has changed: say anew how to break it"
+        connection.execute("set check_function_bodies = off")
+        connection.execute(text.replace(self.before, self.after).encode())
+
+
+BREAKS = (
+    Break(
+        "a leased job that was given to another club is computed for the old one",
+        "claim_run",
+        """            and stats_pipeline.club(j.tenant_id, j.job_payload, default_tenant)
+                is not distinct from nullif(claimed.tenant_id, default_tenant)
+""",
+        "",
+    ),
+    Break("an attempt is not counted", "claim_run", "0), 100) + 1,", "0), 100),"),
+    Break(
+        "a job that was given to another club while its run worked is completed",
+        "jobs_of_run",
+        """    and stats_pipeline.club(j.tenant_id, j.job_payload, d.default_tenant)
+        is not distinct from nullif(r.tenant_id, d.default_tenant)
+""",
+        "",
+    ),
+    Break(
+        "a run ends what is no longer its attempt",
+        "jobs_of_run",
+        "(j.status = 'processing' and a.outcome is null)",
+        "(j.status = 'processing')",
+    ),
+    Break("a run is over before its last function", "settle_run", "        >= (outcome", "        >= -1 + (outcome"),
+    Break("a job has one attempt more", "requeue_jobs", ">= max_attempts\n", "> max_attempts\n"),
+    Break(
+        "what was computed for a job is taken for what it needs after somebody has queued it again",
+        "resumable_run",
+        """
+            and a.put_back_as = j.xmin::text""",
+        "",
+    ),
+    Break(
+        "what was computed before another job joined is taken for it too",
+        "resumable_run",
+        "    and cardinality(predecessor.job_ids) = cardinality(successor.job_ids)\n",
+        "",
+    ),
+    Break(
+        "a run that was replaced can commit",
+        "complete_function",
+        "where r.run_id = dagster_run_id and r.outcome is distinct from 'died'",
+        "where r.run_id = dagster_run_id",
+    ),
+    Break(
+        "a table is fresh and its tag is not due",
+        "complete_function",
+        "from unnest(tags) as t",
+        "from unnest(tags[2:]) as t",
+    ),
+    Break("tags that the app has left count as taken", "record_delivery", " and o.tag = any(taken);", ";"),
+    Break("a row that somebody holds is waited for", "write_jobs", "for update skip locked", "for update"),
+    Break(
+        "a row that refuses stops the others",
+        "write_jobs",
+        "            changed := '{}';\n",
+        "            return '{}';\n",
+    ),
+    Break(
+        "a message is taken for the one of whoever has its number",
+        "lease_club",
+        """join pgmq.q_stats_update as q on q.msg_id = j.msg_id and q.message ->> 'jobId' = j.id::text
+""",
+        "join pgmq.q_stats_update as q on q.msg_id = j.msg_id\n",
+    ),
+    Break(
+        "a request that is being entered by somebody else is refused for good",
+        "admit_messages",
+        "                    when lock_not_available or deadlock_detected then raise;\n",
+        "",
+    ),
+    Break("one requestId is one for all clubs", "job_inserted", "tenant_key(club)", "tenant_key(null)"),
+    Break(
+        "the functions' default club is not none's", "default_tenant", "case when count", "case when false and count"
+    ),
+    Break("a retry is the default club's", "retry_stats_job", "jsonb_build_object('tenantId', j.tenant_id)", "'{}'"),
+    Break(
+        "a run that has been seen since is given up",
+        "abandon_run",
+        """    where r.run_id = dagster_run_id and r.ended_at is null and r.seen_at <= not_seen_since;
+    if""",
+        "    where r.run_id = dagster_run_id and r.ended_at is null;\n    if",
+    ),
+    Break(
+        "a run that waits for its tags counts as dead",
+        "orphans",
+        "r.outcome is distinct from 'died'",
+        "r.outcome is null",
+    ),
+    Break(
+        "attempts at rows that somebody has changed stay open",
+        "withdraw_attempts",
+        "where a.run_id = o.run_id and a.outcome is null",
+        "where false and a.run_id = o.run_id and a.outcome is null",
+    ),
+    Break("a raw message that nobody has read is archived", "stale_messages", " and q.message ? 'jobId'", ""),
+)
+
+
+@pytest.mark.timeout(2 * PATIENCE)
+@pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.means)
+def test_the_model_finds(
+    broken: Break, world: World, app: App, cache: CacheClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "stats_pipeline")
+    broken.apply(world.hand)
+    deadline = time.monotonic() + PATIENCE
+    for number in itertools.takewhile(lambda _: time.monotonic() < deadline, itertools.count()):
+        try:
+            run_state_machine_as_test(seed(number)(lambda: Machine(world, app, cache)), settings=UNSHRUNK)
+        except Exception as found:
+            print(f"found by seed {number}: {str(found).splitlines()[0][:200]}")
+            return
+    pytest.fail(f"not found in {PATIENCE} seconds")
