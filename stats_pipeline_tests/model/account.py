@@ -191,8 +191,11 @@ class Account:
             job.may_fail.add("attempts spent")
         return job
 
-    def delete(self, job_id: str) -> None:
+    def delete(self, job_id: str, *, is_forgotten: bool) -> None:
+        """A job is gone; with triggers on its request is free, even if the row is put back."""
         self.deleted[job_id] = self.jobs.pop(job_id)
+        if is_forgotten:
+            self.requests = {key: "" if job == job_id else job for key, job in self.requests.items()}
 
     def send(self, msg_id: int, payload: Any, mark: str | None, *, may_fail: str | None = None) -> None:
         self.raw.append(Message(msg_id, payload, mark, self.position, {may_fail} if may_fail else set()))

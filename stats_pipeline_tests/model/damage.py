@@ -113,7 +113,7 @@ class Damage(Upkeep):
                 triggers=triggers,
             )
             if row:
-                self.account.delete(job.id)
+                self.account.delete(job.id, is_forgotten=triggers)
                 self.deleted.append(row)
 
     @step(pick=PICK, status=st.none() | STATUS, triggers=TRIGGERS)
