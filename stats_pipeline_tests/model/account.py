@@ -79,6 +79,7 @@ class Job:
     payload: Any
     status: str
     since: int  # what was computed later counts
+    asked: int = 0  # the same, before somebody set it to queued
     run_id: str | None = None
     claims: int = 0  # since somebody last wrote the row
     may_fail: set[str] = field(default_factory=set)  # why
@@ -157,7 +158,7 @@ class Account:
     ) -> Job:
         """A job, or a row that somebody has put there: it counts from now. `is_request` if it is known by its id."""
         self.number += 1
-        job = Job(str(job_id), self.number, club_of(column, payload), payload, status, self.position)
+        job = Job(str(job_id), self.number, club_of(column, payload), payload, status, self.position, self.position)
         if not is_wellformed(payload):
             job.may_fail.add("malformed")
             job.may_not_complete = "malformed"
@@ -180,6 +181,8 @@ class Account:
             if row["status"] == "queued":
                 job.since = self.position
                 job.may_fail &= {"the app's trigger"}
+            elif row["status"] == "processing":  # what was queued anew is so no more
+                job.since = job.asked
         job.status = row["status"]
         job.may_not_complete = None
         if not is_wellformed(job.payload):
@@ -188,8 +191,11 @@ class Account:
             job.may_fail.add("attempts spent")
         return job
 
-    def delete(self, job_id: str) -> None:
+    def delete(self, job_id: str, *, is_forgotten: bool) -> None:
+        """A job is gone; with triggers on its request is free, even if the row is put back."""
         self.deleted[job_id] = self.jobs.pop(job_id)
+        if is_forgotten:
+            self.requests = {key: "" if job == job_id else job for key, job in self.requests.items()}
 
     def send(self, msg_id: int, payload: Any, mark: str | None, *, may_fail: str | None = None) -> None:
         self.raw.append(Message(msg_id, payload, mark, self.position, {may_fail} if may_fail else set()))
@@ -300,7 +306,7 @@ class Account:
             assert self._first(message.payload) not in self.jobs, f"one request, two jobs: {row}"
         payload = message.payload if is_wellformed(message.payload) else row["job_payload"]
         job = self.accept(row["id"], payload, is_request=row["status"] == "queued")
-        job.since = message.since
+        job.since = job.asked = message.since
         job.may_fail |= message.may_fail
         return job
 

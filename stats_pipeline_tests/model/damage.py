@@ -113,7 +113,7 @@ class Damage(Upkeep):
                 triggers=triggers,
             )
             if row:
-                self.account.delete(job.id)
+                self.account.delete(job.id, is_forgotten=triggers)
                 self.deleted.append(row)
 
     @step(pick=PICK, status=st.none() | STATUS, triggers=TRIGGERS)
@@ -153,7 +153,7 @@ class Damage(Upkeep):
         self.account.touch(made)
         job.is_over = status in ("completed", "failed")
         if old is not None and status != "queued":
-            job.since = old.since
+            job.since = job.asked = old.since
             job.may_fail |= old.may_fail
 
     # Messages.
