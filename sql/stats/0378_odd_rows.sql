@@ -49,7 +49,22 @@ as $$
         )
     union all
     select 'player_matches', repeated.player_match_id, 'the player is in this match already: the row is left out'
-    from stats_pipeline.repeated_appearances(target_tenant_id) as repeated (player_match_id);
+    from stats_pipeline.repeated_appearances(target_tenant_id) as repeated (player_match_id)
+    union all
+    select
+        'app_config',
+        c.config_id,
+        format('%s %L is no number in its range: the default counts', c.config_key, left(c.config_value, 40))
+    from public.app_config as c
+    where c.tenant_id = target_tenant_id
+        and not stats_pipeline.readable_setting(c.config_key, c.config_value)
+        and (
+            c.config_key like any(array['fantasy\_%', 'performance\_%', '%\_threshold', 'on\_fire\_grim\_reaper\_%'])
+            or c.config_key in (
+                'match_duration_minutes', 'games_required_for_hof', 'hall_of_fame_limit', 'min_games_for_honours',
+                'min_streak_length'
+            )
+        );
 $$;
 
 revoke all on function stats_pipeline.odd_rows(uuid) from public, anon, authenticated;

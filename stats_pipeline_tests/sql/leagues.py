@@ -126,6 +126,7 @@ TODAYS = st.sampled_from([*DAYS, FIRST_DAY - timedelta(days=1), FIRST_DAY + time
 
 
 LIMITS = (-(2**31), -1000, -999, -3, -1, 999, 1000, 2**31 - 1)
+SPOILED_SETTINGS = ("", "many", "NaN", "Infinity", "1000000", "2147483647", "99999999999999999999", "0x1F")
 SPOILED_MATCH: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     [
         {"match_date": None},
@@ -149,9 +150,13 @@ def odd_clubs(draw: st.DrawFn) -> Club:
         return tuple(row if draw(st.integers(1, one_in)) > 1 else row._replace(**draw(values)) for row in rows)
 
     club = draw(clubs())
+    kept, spoiled = dict(club.config), st.sampled_from(SPOILED_SETTINGS)
+    for key in draw(st.lists(st.sampled_from(sorted(kept)), max_size=3)) if kept else ():
+        kept[key] = draw(spoiled)
     repeated = [row for row in club.appearances if draw(st.integers(0, 9)) == 0]
     return replace(
         club,
+        config=kept,
         players=spoil(club.players, st.just({"name": None}), 5),
         seasons=spoil(club.seasons, st.just({"half_date": None}), 4),
         matches=spoil(club.matches, SPOILED_MATCH, 5),

@@ -7,7 +7,7 @@ the last. What each function stores, on top of these rules, is in `oracle_tables
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -153,16 +153,21 @@ class Settings:
         self.heavy = self.number("fantasy_heavy_win_threshold", 4)
 
     def number(self, key: str, default: int) -> int:
-        return int(self._config.get(key, default))
-
-    def decimal(self, key: str, default: int) -> Decimal:
-        return Decimal(self._config.get(key, default))
-
-    def positive(self, key: str, default: int) -> int:
         try:
             value = int(self._config.get(key, default))
         except ValueError:
             return default
+        return value if abs(value) < (10_000 if key.startswith("fantasy_") else 1_000_000) else default
+
+    def decimal(self, key: str, default: int) -> Decimal:
+        try:
+            value = Decimal(self._config.get(key, default))
+        except InvalidOperation:
+            return Decimal(default)
+        return value if value.is_finite() and abs(value) < 1_000_000 else Decimal(default)
+
+    def positive(self, key: str, default: int) -> int:
+        value = self.number(key, default)
         return value if value >= 1 else default
 
 

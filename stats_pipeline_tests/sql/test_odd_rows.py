@@ -161,11 +161,11 @@ def test_a_match_without_end_is_in_no_table(stats: Connection[Any], day: str) ->
     assert stored(stats) == refreshed_beside(stats)
 
 
-def refreshed_beside(connection: Connection[Any]) -> dict[str, list[dict[str, Any]]]:
-    """What the golden club stores, in a transaction that has another one."""
+def refreshed_beside(connection: Connection[Any], club: Club = GOLDEN) -> dict[str, list[dict[str, Any]]]:
+    """What a club stores, in a transaction that has another one."""
     for table in ("player_matches", "matches", "players", "seasons", "app_config"):
         connection.execute(f"delete from public.{table}".encode())
-    return refreshed(connection, GOLDEN)
+    return refreshed(connection, club)
 
 
 def test_seasons_without_bounds(lax: Connection[Any]) -> None:
@@ -241,6 +241,40 @@ def test_a_call_names_the_match_and_the_repetition(lax: Connection[Any]) -> None
     assert told(lax, again) == [
         "WARNING: player_matches 13: the player is in this match already: the row is left out (and 1 more)"
     ]
+
+
+def with_settings(**config: str) -> Club:
+    return replace(GOLDEN, config=config)
+
+
+@pytest.mark.parametrize("value", ["many", "", "2.5", "10000", "-2147483648", "NaN", "1e3"])
+def test_a_setting_that_is_no_number_means_the_default(stats: Connection[Any], value: str) -> None:
+    assert refreshed(stats, with_settings(fantasy_win_points=value)) == refreshed(stats, GOLDEN)
+    (line,) = told(stats, with_settings(fantasy_win_points=value))
+    assert line.endswith(f"fantasy_win_points '{value}' is no number in its range: the default counts")
+
+
+def test_a_setting_of_the_apps_own_is_not_ours(stats: Connection[Any]) -> None:
+    assert told(stats, with_settings(club_name="Harbour City", fantasy_win_points=" 25 ")) == []
+
+
+def test_of_two_values_for_a_setting_the_later_counts(lax: Connection[Any]) -> None:
+    lax.execute("alter table public.app_config drop constraint app_config_tenant_id_config_key_key")
+    load(lax, with_settings(fantasy_win_points="25"))
+    lax.execute(
+        "insert into public.app_config (tenant_id, config_key, config_value)"
+        " select tenant_id, config_key, '26' from public.app_config"
+    )
+    refresh(lax, today=DAY_3)
+    assert stored(lax) == refreshed_beside(lax, with_settings(fantasy_win_points="26"))
+
+
+@pytest.mark.parametrize("value", ["many", "NaN", "", "1000000"])
+def test_a_platform_setting_that_is_no_number_is_named(stats: Connection[Any], value: str) -> None:
+    load(stats, GOLDEN)
+    stats.execute("update public.superadmin_config set config_value = %s where config_key = 'prior_weight'", (value,))
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"superadmin_config prior_weight is '{value}', "):
+        refresh(stats, today=DAY_3, rpcs=["update_power_ratings"])
 
 
 @pytest.mark.parametrize(
