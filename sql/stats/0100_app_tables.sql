@@ -76,6 +76,10 @@ create index if not exists matches_tenant_order_idx on public.matches (tenant_id
 create index if not exists matches_season_idx on public.matches (season_id);
 create index if not exists player_matches_match_idx on public.player_matches (match_id);
 create index if not exists player_matches_player_idx on public.player_matches (player_id);
+create index if not exists player_matches_odd_idx on public.player_matches (tenant_id)
+where goals not between -999 and 999
+    or coalesce(actual_team, team) not in ('A', 'B')
+    or result not in ('win', 'draw', 'loss');
 
 insert into public.superadmin_config (config_key, config_value)
 values ('prior_weight', '5'), ('min_goals_for_pb', '3'), ('min_streak_for_pb', '3')

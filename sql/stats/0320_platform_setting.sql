@@ -16,6 +16,11 @@ begin
         raise exception 'superadmin_config has no key %', quote_literal(setting_key)
         using errcode = 'no_data_found', hint = 'insert the key; the installation seeds it';
     end if;
+    if not stats_pipeline.readable_setting(setting_key, setting_value) then
+        raise exception 'superadmin_config % is %, which is no number from -999999 to 999999',
+            setting_key, quote_nullable(setting_value)
+        using errcode = 'invalid_parameter_value';
+    end if;
     return setting_value;
 end;
 $$;

@@ -1,5 +1,6 @@
 -- The tenant's season that contains a day, with the bounds of the half of it that contains the day; no row when there
--- is none. The half date still belongs to the first half. Overlapping seasons: the latest start, then the highest id.
+-- is none. The half date still belongs to the first half; without one the
+-- season is one half. Overlapping seasons: the latest start, then the highest id.
 create or replace function stats_pipeline.season_on(target_tenant_id uuid, on_day date)
 returns table (
     id integer,
@@ -17,10 +18,10 @@ as $$
         s.id,
         s.start_date,
         s.end_date,
-        case when on_day <= s.half_date then s.start_date else s.half_date + 1 end,
+        case when on_day > s.half_date then s.half_date + 1 else s.start_date end,
         case when on_day <= s.half_date then s.half_date else s.end_date end
     from public.seasons as s
-    where s.tenant_id = target_tenant_id and on_day between s.start_date and s.end_date
+    where s.tenant_id = target_tenant_id and on_day between s.start_date and s.end_date and isfinite(s.start_date)
     order by s.start_date desc, s.id desc
     limit 1;
 $$;

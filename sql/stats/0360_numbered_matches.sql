@@ -1,4 +1,4 @@
--- A tenant's matches in match order, numbered from 1 without gaps. Inlined, hence no `set search_path`.
+-- A tenant's played matches in match order, numbered from 1 without gaps. Inlined, hence no `set search_path`.
 create or replace function stats_pipeline.numbered_matches(target_tenant_id uuid)
 returns table (match_no integer, match_id integer, match_date date)
 language sql
@@ -8,8 +8,7 @@ as $$
         row_number() over (order by m.match_date, m.match_id)::integer,
         m.match_id,
         m.match_date
-    from public.matches as m
-    where m.tenant_id = target_tenant_id;
+    from stats_pipeline.played_matches(target_tenant_id) as m;
 $$;
 
 revoke all on function stats_pipeline.numbered_matches(uuid) from public, anon, authenticated;

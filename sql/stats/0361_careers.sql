@@ -1,6 +1,7 @@
 -- The appearances of each regular in match order, one array per player. An element packs match number (bits 32 and up),
--- goals (bits 2 to 31) and result (3 win, 2 draw, 1 loss, 0 none of them) into one number, because sorting arrays of
--- numbers takes less than half the time of sorting the rows. running_streaks reads them.
+-- goals plus 1000, so that negative ones sort too (bits 2 to 31), and result (3 win, 2 draw, 1 loss, 0 none of them)
+-- into one number, because sorting arrays of numbers takes less than half the time of sorting the rows. running_streaks
+-- reads them.
 create or replace function stats_pipeline.careers(target_tenant_id uuid)
 returns table (player_id integer, games bigint[])
 language sql
@@ -16,16 +17,15 @@ as $$
             pm.player_id,
             array_agg(
                 (m.match_no::bigint << 32)
-                | (coalesce(pm.goals, 0)::bigint << 2)
+                | ((pm.goals + 1000) << 2)
                 | case pm.result when 'win' then 3 when 'draw' then 2 when 'loss' then 1 else 0 end
             ) as games
-        from public.player_matches as pm
+        from stats_pipeline.lineups(target_tenant_id) as pm
         inner join stats_pipeline.numbered_matches(target_tenant_id) as m on m.match_id = pm.match_id
-        where pm.tenant_id = target_tenant_id
         group by pm.player_id
     ) as unordered
-    inner join public.players as p on p.player_id = unordered.player_id
-    where p.tenant_id = target_tenant_id and not p.is_ringer;
+    inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = unordered.player_id
+    where not p.is_ringer;
 $$;
 
 revoke all on function stats_pipeline.careers(uuid) from public, anon, authenticated;

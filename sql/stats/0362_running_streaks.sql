@@ -22,12 +22,12 @@ as $$
         appearance_no,
         appearance_no = cardinality(games),
         (game >> 32)::integer,
-        (game >> 2) & 1073741823,
+        stats_pipeline.game_goals(game),
         appearance_no - coalesce(max(appearance_no) filter (where game & 3 <> 3) over so_far, 0),
         appearance_no - coalesce(max(appearance_no) filter (where game & 3 <> 1) over so_far, 0),
         appearance_no - coalesce(max(appearance_no) filter (where game & 3 < 2) over so_far, 0),
         appearance_no - coalesce(max(appearance_no) filter (where game & 3 in (0, 3)) over so_far, 0),
-        appearance_no - coalesce(max(appearance_no) filter (where game & 4294967292 = 0) over so_far, 0),
+        appearance_no - coalesce(max(appearance_no) filter (where stats_pipeline.game_goals(game) <= 0) over so_far, 0),
         appearance_no + 1
         - max(appearance_no) filter (
             where games[appearance_no - 1] >> 32 is distinct from (game >> 32) - 1

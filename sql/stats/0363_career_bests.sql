@@ -1,7 +1,8 @@
 -- What a career has reached, one row per metric (goals in a match, and the six streaks): the value at the last
 -- appearance, the highest before it, and the highest of all with the last appearance that reached it. Inlined, hence no
 -- `set search_path`.
--- A value and its appearance travel as one number, value in the high 32 bits, so that one maximum finds both.
+-- A value and its appearance travel as one number, value in the high 32 bits, so that one maximum finds both. No best
+-- is below zero.
 create or replace function stats_pipeline.career_bests(games bigint[])
 returns table (metric text, current_value integer, previous_best integer, best integer, best_at integer)
 language sql
@@ -10,8 +11,8 @@ as $$
     select
         reached.metric,
         (reached.last >> 32)::integer,
-        coalesce(reached.earlier >> 32, 0)::integer,
-        (greatest(reached.last, reached.earlier) >> 32)::integer,
+        greatest(reached.earlier >> 32, 0)::integer,
+        greatest(reached.last >> 32, reached.earlier >> 32, 0)::integer,
         (greatest(reached.last, reached.earlier) & 4294967295)::integer
     from (
         select

@@ -24,7 +24,7 @@ as $$
     select
         total.*,
         round(100.0 * total.wins / total.games_played, 1),
-        p.name::text,
+        p.name,
         p.is_retired,
         p.selected_club
     from (
@@ -43,7 +43,7 @@ as $$
         where not a.is_ringer
         group by a.player_id
     ) as total
-    inner join public.players as p on p.player_id = total.player_id
+    inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = total.player_id
     where total.games_played
         >= coalesce((stats_pipeline.settings(target_tenant_id) ->> 'games_required_for_hof')::integer, 0);
 $$;

@@ -1,5 +1,5 @@
--- The biggest victory's margin among a tenant's matches with at least one regular, one match left out if asked; null
--- when there is no such match. Widest first, so that line-ups are looked at only until the first regular.
+-- The biggest victory's margin among a tenant's played matches with at least one regular, one match left out if asked;
+-- null when there is no such match. Widest first, so that line-ups are looked at only until the first regular.
 create or replace function stats_pipeline.biggest_margin(
     target_tenant_id uuid,
     ignored_match_id integer default null
@@ -12,15 +12,14 @@ as $$
     select victory.margin
     from (
         select m.match_id, abs(m.team_a_score - m.team_b_score) as margin
-        from public.matches as m
-        where m.tenant_id = target_tenant_id
-            and m.team_a_score <> m.team_b_score
+        from stats_pipeline.played_matches(target_tenant_id) as m
+        where m.team_a_score <> m.team_b_score
             and m.match_id is distinct from ignored_match_id
         order by margin desc
     ) as victory
     where exists (
         select from public.player_matches as pm
-        inner join public.players as p on p.player_id = pm.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = pm.player_id
         where pm.match_id = victory.match_id and pm.tenant_id = target_tenant_id and not p.is_ringer
     )
     order by victory.margin desc

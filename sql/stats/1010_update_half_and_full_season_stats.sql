@@ -10,14 +10,15 @@ set jit = off
 as $$
 begin
     perform stats_pipeline.lock_refresh('update_half_and_full_season_stats', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     with period as (
         select distinct s.start_date, s.end_date, false as is_half
         from public.seasons as s
-        where s.tenant_id = target_tenant_id
+        where s.tenant_id = target_tenant_id and isfinite(s.start_date)
         union all
         select current_season.half_start, current_season.half_end, true
-        from stats_pipeline.season_on(target_tenant_id, stats_pipeline.stats_today()) as current_season
+        from stats_pipeline.season_on(target_tenant_id, stats_pipeline.stats_today(target_tenant_id)) as current_season
     ),
     total as (
         select
@@ -48,7 +49,7 @@ begin
             p.name,
             p.selected_club
         from total
-        inner join public.players as p on p.player_id = total.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = total.player_id
     ),
     stale_half as (
         delete from public.aggregated_half_season_stats as stored

@@ -12,6 +12,7 @@ declare
     match_minutes integer;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_all_time_stats', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     settings := stats_pipeline.settings(target_tenant_id);
     match_minutes := coalesce((settings ->> 'match_duration_minutes')::integer, 60);
@@ -20,7 +21,9 @@ begin
         select
             target_tenant_id as tenant_id,
             career.*,
-            round(career.games_played::numeric * match_minutes / nullif(career.goals, 0), 1) as minutes_per_goal,
+            case
+                when career.goals > 0 then round(career.games_played::numeric * match_minutes / career.goals, 1)
+            end as minutes_per_goal,
             round(100.0 * career.heavy_wins / career.games_played, 1) as heavy_win_percentage,
             round(100.0 * career.heavy_losses / career.games_played, 1) as heavy_loss_percentage,
             round(100.0 * career.clean_sheets / career.games_played, 1) as clean_sheet_percentage,

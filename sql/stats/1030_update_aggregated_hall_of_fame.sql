@@ -17,6 +17,7 @@ declare
     stored jsonb;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_hall_of_fame', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     settings := stats_pipeline.settings(target_tenant_id);
     places := coalesce((settings ->> 'hall_of_fame_limit')::integer, 3);

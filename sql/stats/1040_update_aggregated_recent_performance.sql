@@ -10,6 +10,7 @@ set jit = off
 as $$
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_recent_performance', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     with ranked as (
         select
@@ -31,8 +32,8 @@ begin
                     'date', match_date,
                     'goals', goals,
                     'result', coalesce(result, ''),
-                    'score', own_score || '-' || opponent_score,
-                    'clean_sheet', opponent_score = 0
+                    'score', coalesce(own_score || '-' || opponent_score, ''),
+                    'clean_sheet', coalesce(opponent_score = 0, false)
                 )
                 order by recency
             ) as games,
@@ -47,9 +48,9 @@ begin
             p.player_id,
             coalesce(recent.games, '[]') as last_5_games,
             coalesce(recent.goals, 0) as last_5_goals
-        from public.players as p
+        from stats_pipeline.squad(target_tenant_id) as p
         left join recent on recent.player_id = p.player_id
-        where p.tenant_id = target_tenant_id and not p.is_ringer
+        where not p.is_ringer
     ),
     stale as (
         delete from public.aggregated_recent_performance as stored

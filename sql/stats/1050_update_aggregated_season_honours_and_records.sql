@@ -13,6 +13,7 @@ declare
     min_attendance integer;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_season_honours_and_records', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     settings := stats_pipeline.settings(target_tenant_id);
     min_games := coalesce((settings ->> 'min_games_for_honours')::integer, 10);
@@ -29,7 +30,10 @@ begin
         from public.seasons as s
         inner join stats_pipeline.appearances(target_tenant_id) as a
             on a.match_date between s.start_date and s.end_date
-        where s.tenant_id = target_tenant_id and s.end_date < stats_pipeline.stats_today() and not a.is_ringer
+        where s.tenant_id = target_tenant_id
+            and isfinite(s.start_date)
+            and s.end_date < (select stats_pipeline.stats_today(target_tenant_id))
+            and not a.is_ringer
         group by s.id, a.player_id
         having count(*) >= min_games
     ),
@@ -38,10 +42,14 @@ begin
             total.*,
             jsonb_build_object('name', p.name, 'points', total.points) as winner,
             jsonb_build_object('name', p.name, 'goals', total.goals) as scorer,
-            row_number() over (partition by total.season_id order by total.points desc, p.name) as points_place,
-            row_number() over (partition by total.season_id order by total.goals desc, p.name) as goals_place
+            row_number() over (
+                partition by total.season_id order by total.points desc, p.name, p.player_id
+            ) as points_place,
+            row_number() over (
+                partition by total.season_id order by total.goals desc, p.name, p.player_id
+            ) as goals_place
         from total
-        inner join public.players as p on p.player_id = total.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = total.player_id
     ),
     fresh as materialized (
         select
@@ -113,7 +121,7 @@ begin
         from calendar
         cross join best
         inner join career on career.player_id = best.player_id
-        inner join public.players as p on p.player_id = best.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = best.player_id
         cross join lateral stats_pipeline.running_streaks(career.games) as streak
         where best.best = best.record
             and best.record >= case best.metric when 'attendance' then greatest(min_attendance, 1) else 1 end
@@ -149,12 +157,12 @@ begin
                     'name', p.name,
                     'goals', a.goals,
                     'date', a.match_date,
-                    'score', a.own_score || '-' || a.opponent_score
+                    'score', coalesce(a.own_score || '-' || a.opponent_score, '')
                 )
                 order by a.match_date desc, p.name, a.match_id
             ) as entries
         from stats_pipeline.appearances(target_tenant_id) as a
-        inner join public.players as p on p.player_id = a.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = a.player_id
         where not a.is_ringer
             and a.goals > 0
             and a.goals = (select max(best.record) from best where best.metric = 'goals')
@@ -167,16 +175,15 @@ begin
             m.team_b_score,
             string_agg(side.label, ', ' order by p.name) filter (where a.side = 'A') as team_a_players,
             string_agg(side.label, ', ' order by p.name) filter (where a.side = 'B') as team_b_players
-        from public.matches as m
+        from stats_pipeline.played_matches(target_tenant_id) as m
         inner join stats_pipeline.appearances(target_tenant_id) as a on a.match_id = m.match_id
-        inner join public.players as p on p.player_id = a.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = a.player_id
         cross join lateral (
             select p.name || case when a.goals > 0 then ' (' || a.goals || ')' else '' end as label
         ) as side
-        where m.tenant_id = target_tenant_id
-            and abs(m.team_a_score - m.team_b_score) = (select stats_pipeline.biggest_margin(target_tenant_id))
+        where abs(m.team_a_score - m.team_b_score) = (select stats_pipeline.biggest_margin(target_tenant_id))
             and not a.is_ringer
-        group by m.match_id
+        group by m.match_id, m.match_date, m.team_a_score, m.team_b_score
     ),
     top_victory as (
         select

@@ -1,6 +1,6 @@
--- One document about the latest match: teams, scorers, milestones, leader changes, form players, current streaks and
--- record-breaking feats. Feats compare with the history before the match, computed here, so the result does not depend
--- on which other refresh has already run.
+-- One document about the latest match played: teams, scorers, milestones, leader changes, form players, current streaks
+-- and record-breaking feats. Feats compare with the history before the match, computed here, so the result does not
+-- depend on which other refresh has already run.
 create or replace function public.update_aggregated_match_report_cache(
     target_tenant_id uuid default '00000000-0000-0000-0000-000000000001'
 )
@@ -24,6 +24,7 @@ declare
     form_games integer;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_match_report_cache', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     settings := stats_pipeline.settings(target_tenant_id);
     game_step := coalesce((settings ->> 'game_milestone_threshold')::integer, 50);
@@ -40,15 +41,14 @@ begin
 
     with latest as materialized (
         select m.*
-        from public.matches as m
-        where m.tenant_id = target_tenant_id
+        from stats_pipeline.played_matches(target_tenant_id) as m
         order by m.match_date desc, m.match_id desc
         limit 1
     ),
     lineup as materialized (
         select a.*, p.name
         from stats_pipeline.appearances(target_tenant_id) as a
-        inner join public.players as p on p.player_id = a.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = a.player_id
         where a.match_id = (select latest.match_id from latest)
     ),
     teams as (
@@ -72,7 +72,7 @@ begin
             lineup.goals as match_goals,
             lineup.player_id is not null as in_lineup
         from stats_pipeline.careers(target_tenant_id) as c
-        inner join public.players as p on p.player_id = c.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = c.player_id
         left join lineup on lineup.player_id = c.player_id
     ),
     reached as materialized (
@@ -91,7 +91,7 @@ begin
             ) as games,
             coalesce(
                 jsonb_agg(jsonb_build_object('name', name, 'value', goals_mark) order by goals_mark desc, name)
-                filter (where goal_step > 0 and goals_mark > goals - match_goals),
+                filter (where goal_step > 0 and goals_mark > greatest(goals - match_goals, 0)),
                 '[]'
             ) as goals
         from (
@@ -103,7 +103,7 @@ begin
                 total.goals / nullif(goal_step, 0) * goal_step as goals_mark
             from career
             cross join lateral (
-                select sum((game >> 2) & 1073741823)::integer as goals
+                select sum(stats_pipeline.game_goals(game))::integer as goals
                 from unnest(career.games) as game
             ) as total
             where career.in_lineup
@@ -131,7 +131,7 @@ begin
             values ('season', season.start_date), ('half', season.half_start)
         ) as period (name, first_day)
         inner join stats_pipeline.appearances(target_tenant_id) as a on a.match_date >= period.first_day
-        inner join public.players as p on p.player_id = a.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = a.player_id
         cross join lateral (values ('goals', a.goals), ('points', a.points)) as metric (name, value)
         where not a.is_ringer and a.match_date >= (select season.start_date from season)
         group by period.name, metric.name, a.player_id, p.name
@@ -184,12 +184,12 @@ begin
             p.name,
             sum(a.points) as points,
             sum(a.goals) as goals,
-            sum(a.opponent_score) as conceded,
+            coalesce(sum(a.opponent_score), 0) as conceded,
             count(*) filter (where a.clean_sheet) as clean_sheets,
             count(*) filter (where a.heavy_win) as heavy_wins,
             count(*) filter (where a.heavy_loss) as heavy_losses
         from stats_pipeline.appearances(target_tenant_id) as a
-        inner join public.players as p on p.player_id = a.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = a.player_id
         where not a.is_ringer
             and a.match_date >= (select latest.match_date - form_days from latest)
         group by a.player_id, p.name
@@ -219,7 +219,7 @@ begin
         cross join reached
         inner join career on career.player_id = reached.player_id
         cross join lateral (
-            select sum((game >> 2) & 1073741823)::integer as goals
+            select sum(stats_pipeline.game_goals(game))::integer as goals
             from unnest(career.games[cardinality(career.games) - reached.current_value + 1:]) as game
         ) as total
         where teams.has_regular
@@ -285,8 +285,8 @@ begin
             ) as entries
         from feat
         where exists (
-            select from public.matches as m
-            where m.tenant_id = target_tenant_id and m.match_id <> (select latest.match_id from latest)
+            select from stats_pipeline.played_matches(target_tenant_id) as m
+            where m.match_id <> (select latest.match_id from latest)
         )
     ),
 
@@ -318,13 +318,15 @@ begin
             (
                 select form.player_id
                 from form
-                order by points desc, goals desc, conceded, clean_sheets desc, heavy_wins desc, heavy_losses, name
+                order by points desc, goals desc, conceded, clean_sheets desc, heavy_wins desc, heavy_losses, name,
+                    player_id
                 limit 1
             ) as on_fire_player_id,
             (
                 select form.player_id
                 from form
-                order by points, goals, conceded desc, clean_sheets, heavy_wins, heavy_losses desc, name
+                order by points, goals, conceded desc, clean_sheets, heavy_wins, heavy_losses desc, name,
+                    player_id
                 limit 1
             ) as grim_reaper_player_id,
             (

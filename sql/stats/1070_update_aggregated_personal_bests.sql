@@ -1,5 +1,5 @@
--- The personal bests set in the latest match. The row of that match is written; rows of earlier matches stay as they
--- were when those matches were the latest.
+-- The personal bests set in the latest match played. The row of that match is written; rows of earlier matches stay as
+-- they were when those matches were the latest.
 create or replace function public.update_aggregated_personal_bests(
     target_tenant_id uuid default '00000000-0000-0000-0000-000000000001'
 )
@@ -13,14 +13,14 @@ declare
     min_streak integer;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_personal_bests', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     min_goals := stats_pipeline.platform_setting('min_goals_for_pb')::integer;
     min_streak := stats_pipeline.platform_setting('min_streak_for_pb')::integer;
 
     with latest as materialized (
         select m.match_id
-        from public.matches as m
-        where m.tenant_id = target_tenant_id
+        from stats_pipeline.played_matches(target_tenant_id) as m
         order by m.match_date desc, m.match_id desc
         limit 1
     ),
@@ -64,7 +64,7 @@ begin
                 jsonb_object_agg(best.player_id::text, jsonb_build_object('name', p.name, 'pbs', best.entries)), '{}'
             ) as content
         from best
-        inner join public.players as p on p.player_id = best.player_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = best.player_id
     )
     insert into public.aggregated_personal_bests as stored (match_id, tenant_id, broken_pbs_data)
     select latest.match_id, target_tenant_id, document.content
@@ -76,7 +76,7 @@ begin
         updated_at = excluded.updated_at
     where stored.broken_pbs_data is distinct from excluded.broken_pbs_data;
 
-    if exists (select from public.matches as m where m.tenant_id = target_tenant_id) then
+    if exists (select from stats_pipeline.played_matches(target_tenant_id)) then
         perform stats_pipeline.stamp_cache(target_tenant_id, 'personal_bests', 'personal_bests', relabel => true);
     end if;
 end;

@@ -13,6 +13,7 @@ declare
     match_minutes integer;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_player_profile_stats', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     settings := stats_pipeline.settings(target_tenant_id);
     match_minutes := coalesce((settings ->> 'match_duration_minutes')::integer, 60);
@@ -41,7 +42,8 @@ begin
                     'games_played', games,
                     'goals_scored', goals,
                     'fantasy_points', points,
-                    'minutes_per_goal', round(games::numeric * match_minutes / nullif(goals, 0), 1),
+                    'minutes_per_goal',
+                    case when goals > 0 then round(games::numeric * match_minutes / goals, 1) end,
                     'points_per_game', round(points::numeric / games, 1)
                 )
                 order by year desc
@@ -84,12 +86,12 @@ begin
         select
             p.player_id,
             p.tenant_id,
-            p.name::text as name,
+            p.name,
             coalesce(career.games, 0) as games_played,
             coalesce(career.points, 0) as fantasy_points,
             (best.by_metric #>> '{goals,value}')::integer as most_game_goals,
             best.by_metric #>> '{goals,last_day}' as most_game_goals_date,
-            nullif(career.most_goals, 0) as most_season_goals,
+            case when career.most_goals > 0 then career.most_goals end as most_season_goals,
             case when career.most_goals > 0 then career.most_goals_year::text end as most_season_goals_year,
             coalesce((best.by_metric #>> '{win,value}')::integer, 0) as win_streak,
             best.by_metric #>> '{win,days}' as win_streak_dates,
@@ -105,10 +107,10 @@ begin
             best.by_metric #>> '{scoring,days}' as scoring_streak_dates,
             p.selected_club,
             coalesce(career.years, '[]') as yearly_stats
-        from public.players as p
+        from stats_pipeline.squad(target_tenant_id) as p
         left join career on career.player_id = p.player_id
         left join best on best.player_id = p.player_id
-        where p.tenant_id = target_tenant_id and not p.is_ringer
+        where not p.is_ringer
     ),
     stale as (
         delete from public.aggregated_player_profile_stats as stored

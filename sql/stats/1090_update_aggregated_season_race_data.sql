@@ -12,9 +12,10 @@ declare
     season record;
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_season_race_data', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     select * into season
-    from stats_pipeline.season_on(target_tenant_id, stats_pipeline.stats_today());
+    from stats_pipeline.season_on(target_tenant_id, stats_pipeline.stats_today(target_tenant_id));
     if not found then
         return;
     end if;
@@ -48,7 +49,7 @@ begin
                     partition by game.type order by sum(game.points) desc, p.name, game.player_id
                 ) as place
             from game
-            inner join public.players as p on p.player_id = game.player_id
+            inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = game.player_id
             group by game.type, game.first_day, game.player_id, p.name
             having sum(game.points) > 0
         ) as ranked

@@ -18,12 +18,13 @@ declare
     today date;
 begin
     perform stats_pipeline.lock_refresh('update_power_ratings', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     settings := stats_pipeline.settings(target_tenant_id);
     prior_weight := stats_pipeline.platform_setting('prior_weight')::numeric;
     min_played := coalesce((settings ->> 'performance_qualification_threshold')::numeric, 5);
     half_life := coalesce((settings ->> 'performance_half_life_days')::numeric, 730);
-    today := stats_pipeline.stats_today();
+    today := stats_pipeline.stats_today(target_tenant_id);
     if half_life <= 0 then
         half_life := 730;
     end if;
@@ -34,8 +35,7 @@ begin
             m.match_date,
             -- exp() fails below 2^-1022
             exp(ln(2::float8) * greatest((m.match_date - today) / half_life, -1000)::float8)::numeric as weight
-        from public.matches as m
-        where m.tenant_id = target_tenant_id and m.match_date <= today
+        from stats_pipeline.played_matches(target_tenant_id) as m
     ),
     available as materialized (
         select match_date, sum(sum(weight)) over (order by match_date desc) as weight
@@ -61,12 +61,10 @@ begin
             coalesce(available.weight, (select max(weight) from available)) as available,
             coalesce(played.points, 0) as points,
             coalesce(played.goals, 0) as goals
-        from public.players as p
+        from stats_pipeline.squad(target_tenant_id) as p
         left join played on played.player_id = p.player_id
         left join available on available.match_date = played.first_match_date
-        where p.tenant_id = target_tenant_id
-            and p.is_retired is not true
-            and exists (select from weighted_match)
+        where p.is_retired is not true and exists (select from weighted_match)
     ),
     mean as (
         select

@@ -10,6 +10,7 @@ set jit = off
 as $$
 begin
     perform stats_pipeline.lock_refresh('update_aggregated_player_teammate_stats', target_tenant_id);
+    perform stats_pipeline.tell_odd_rows(target_tenant_id);
 
     with game as materialized (
         select a.player_id, a.match_id, a.side, a.points
@@ -44,7 +45,7 @@ begin
                 order by pair.average desc, pair.games desc, p.name
             ) as teammates
         from pair
-        inner join public.players as p on p.player_id = pair.teammate_id
+        inner join stats_pipeline.squad(target_tenant_id) as p on p.player_id = pair.teammate_id
         where not p.is_ringer and p.is_retired is not true
         group by pair.player_id
     ),

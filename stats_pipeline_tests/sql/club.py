@@ -31,7 +31,7 @@ _KEYS = (
 
 class Player(NamedTuple):
     player_id: int
-    name: str
+    name: str | None
     is_ringer: bool = False
     is_retired: bool | None = False
     selected_club: Any = None
@@ -40,15 +40,15 @@ class Player(NamedTuple):
 class Season(NamedTuple):
     id: int
     start_date: date
-    half_date: date
+    half_date: date | None
     end_date: date
 
 
 class Match(NamedTuple):
     match_id: int
-    match_date: date
-    team_a_score: int
-    team_b_score: int
+    match_date: date | None
+    team_a_score: int | None
+    team_b_score: int | None
     team_a_own_goals: int | None = 0
     team_b_own_goals: int | None = 0
 

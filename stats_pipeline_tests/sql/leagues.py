@@ -1,11 +1,18 @@
-"""Hypothesis strategies for small clubs, made to hit ties, gaps and degenerate rows rather than to look real."""
+"""Hypothesis strategies for small clubs, made to hit ties, gaps and degenerate rows rather than to look real.
 
+Those of `odd_clubs` have what the reference tables forbid and an app's own may allow.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
 from stats_pipeline_tests.sql.club import Appearance, Club, Match, Player, Season
+
+Row = TypeVar("Row", Player, Season, Match, Appearance)
 
 FIRST_DAY = date(2022, 11, 20)
 # Repeats make matches share a date; the span covers three calendar years, so seasons and years differ.
@@ -116,3 +123,42 @@ def seasons(draw: st.DrawFn) -> tuple[Season, ...]:
 
 
 TODAYS = st.sampled_from([*DAYS, FIRST_DAY - timedelta(days=1), FIRST_DAY + timedelta(days=2000)])
+
+
+LIMITS = (-(2**31), -1000, -999, -3, -1, 999, 1000, 2**31 - 1)
+SPOILED_SETTINGS = ("", "many", "NaN", "Infinity", "1000000", "2147483647", "99999999999999999999", "0x1F")
+SPOILED_MATCH: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [
+        {"match_date": None},
+        {"team_a_score": None},
+        {"team_a_score": None, "team_b_score": None},
+        *({"team_b_score": score} for score in LIMITS),
+        *({"team_a_own_goals": goals} for goals in LIMITS),
+    ]
+)
+SPOILED_APPEARANCE: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    DEGENERATE,
+    st.sampled_from([{"team": "a", "actual_team": None}, {"result": "W"}, *({"goals": goals} for goals in LIMITS)]),
+)
+
+
+@st.composite
+def odd_clubs(draw: st.DrawFn) -> Club:
+    """A club with odd values, nulls and repeated appearances among its rows."""
+
+    def spoil(rows: Sequence[Row], values: st.SearchStrategy[dict[str, Any]], one_in: int) -> tuple[Row, ...]:
+        return tuple(row if draw(st.integers(1, one_in)) > 1 else row._replace(**draw(values)) for row in rows)
+
+    club = draw(clubs())
+    kept, spoiled = dict(club.config), st.sampled_from(SPOILED_SETTINGS)
+    for key in draw(st.lists(st.sampled_from(sorted(kept)), max_size=3)) if kept else ():
+        kept[key] = draw(spoiled)
+    repeated = [row for row in club.appearances if draw(st.integers(0, 9)) == 0]
+    return replace(
+        club,
+        config=kept,
+        players=spoil(club.players, st.just({"name": None}), 5),
+        seasons=spoil(club.seasons, st.just({"half_date": None}), 4),
+        matches=spoil(club.matches, SPOILED_MATCH, 5),
+        appearances=spoil((*club.appearances, *repeated), SPOILED_APPEARANCE, 5),
+    )

@@ -1,4 +1,4 @@
-"""The rules of the statistics in plain Python: points, seasons, halves, streaks, rounding.
+"""The rules of the statistics in plain Python: which rows count, points, seasons, halves, streaks, rounding.
 
 Written from the specification and never from the SQL, in the most literal way: lists are walked from the first match to
 the last. What each function stores, on top of these rules, is in `oracle_tables`.
@@ -7,13 +7,15 @@ the last. What each function stores, on top of these rules, is in `oracle_tables
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from stats_pipeline_tests.sql.club import Appearance, Club, Match, Player, Season
 
+GOALS = range(-999, 1000)
+SCORES = range(1000)
 PLATFORM = {"prior_weight": 5, "min_goals_for_pb": 3, "min_streak_for_pb": 3}
 
 
@@ -24,12 +26,47 @@ def rounded(value: Fraction, places: int = 1) -> Decimal:
     return (Decimal(whole) if value >= 0 else -Decimal(whole)).scaleb(-places)
 
 
+class Played(NamedTuple):
+    """A match that counts: it has a day that has come, and a score."""
+
+    match_id: int
+    match_date: date
+    team_a_score: int
+    team_b_score: int
+    team_a_own_goals: int
+    team_b_own_goals: int
+
+
+class Shown(NamedTuple):
+    """A player under the name that the statistics show."""
+
+    player_id: int
+    name: str
+    is_ringer: bool
+    is_retired: bool | None
+    selected_club: Any
+
+
+def has_been_played(match: Match, today: date) -> Played | None:
+    _, day, score_a, score_b, own_goals_a, own_goals_b = match
+    if day is None or score_a is None or score_b is None:
+        return None
+    if day > today or score_a not in SCORES or score_b not in SCORES:
+        return None
+    return Played(match.match_id, day, score_a, score_b, own_goals_a or 0, own_goals_b or 0)
+
+
+def shown(player: Player) -> Shown:
+    name = f"#{player.player_id}" if player.name is None else player.name[:14]
+    return Shown(player.player_id, name, player.is_ringer, player.is_retired, player.selected_club)
+
+
 @dataclass(frozen=True)
 class Game:
     """One appearance, seen from the side the player really played for."""
 
-    player: Player
-    match: Match
+    player: Shown
+    match: Played
     row: Appearance
     settings: "Settings"
 
@@ -42,20 +79,20 @@ class Game:
         return self.row.actual_team if self.row.actual_team is not None else self.row.team
 
     @property
-    def own(self) -> int:
-        return self.match.team_a_score if self.side == "A" else self.match.team_b_score
+    def own(self) -> int | None:
+        return {"A": self.match.team_a_score, "B": self.match.team_b_score}.get(self.side or "")
 
     @property
-    def opponent(self) -> int:
-        return self.match.team_b_score if self.side == "A" else self.match.team_a_score
+    def opponent(self) -> int | None:
+        return {"A": self.match.team_b_score, "B": self.match.team_a_score}.get(self.side or "")
 
     @property
     def score(self) -> str:
-        return f"{self.own}-{self.opponent}"
+        return "" if self.own is None else f"{self.own}-{self.opponent}"
 
     @property
     def goals(self) -> int:
-        return self.row.goals or 0
+        return self.row.goals if self.row.goals is not None and self.row.goals in GOALS else 0
 
     @property
     def clean_sheet(self) -> bool:
@@ -66,7 +103,7 @@ class Game:
 
     @property
     def heavy(self) -> bool:
-        return self.side in ("A", "B") and abs(self.own - self.opponent) >= self.settings.heavy
+        return self.side in ("A", "B") and margin(self.match) >= self.settings.heavy
 
     @property
     def heavy_win(self) -> bool:
@@ -116,16 +153,21 @@ class Settings:
         self.heavy = self.number("fantasy_heavy_win_threshold", 4)
 
     def number(self, key: str, default: int) -> int:
-        return int(self._config.get(key, default))
-
-    def decimal(self, key: str, default: int) -> Decimal:
-        return Decimal(self._config.get(key, default))
-
-    def positive(self, key: str, default: int) -> int:
         try:
             value = int(self._config.get(key, default))
         except ValueError:
             return default
+        return value if abs(value) < (10_000 if key.startswith("fantasy_") else 1_000_000) else default
+
+    def decimal(self, key: str, default: int) -> Decimal:
+        try:
+            value = Decimal(self._config.get(key, default))
+        except InvalidOperation:
+            return Decimal(default)
+        return value if value.is_finite() and abs(value) < 1_000_000 else Decimal(default)
+
+    def positive(self, key: str, default: int) -> int:
+        value = self.number(key, default)
         return value if value >= 1 else default
 
 
@@ -152,9 +194,9 @@ class Run:
         return in_match_order(self.games[-1].match)
 
 
-def by_player(games: Iterable[Game]) -> list[tuple[Player, list[Game]]]:
+def by_player(games: Iterable[Game]) -> list[tuple[Shown, list[Game]]]:
     """The games of each player who has any, in the order of the games."""
-    found: dict[int, tuple[Player, list[Game]]] = {}
+    found: dict[int, tuple[Shown, list[Game]]] = {}
     for game in games:
         found.setdefault(game.player.player_id, (game.player, []))[1].append(game)
     return list(found.values())
@@ -164,7 +206,11 @@ def within(games: Iterable[Game], start: date, end: date) -> list[Game]:
     return [game for game in games if start <= game.day <= end]
 
 
-def in_match_order(match: Match) -> tuple[date, int]:
+def margin(match: Played) -> int:
+    return abs(match.team_a_score - match.team_b_score)
+
+
+def in_match_order(match: Played) -> tuple[date, int]:
     return match.match_date, match.match_id
 
 
@@ -192,15 +238,17 @@ class History:
         self.today = today
         self.settings = Settings(club.config)
         self.seasons = club.seasons
-        self.players = {player.player_id: player for player in club.players}
-        self.regulars = [player for player in club.players if not player.is_ringer]
-        self.matches = sorted(club.matches, key=in_match_order)
-        by_id = {match.match_id: match for match in club.matches}
+        self.players = {player.player_id: shown(player) for player in club.players}
+        self.regulars = [player for player in self.players.values() if not player.is_ringer]
+        played = [has_been_played(match, today) for match in club.matches]
+        self.matches = sorted((match for match in played if match), key=in_match_order)
+        by_id = {match.match_id: match for match in self.matches}
+        first = {(row.match_id, row.player_id): row for row in reversed(club.appearances)}
         self.games = sorted(
             (
                 Game(self.players[row.player_id], by_id[row.match_id], row, self.settings)
-                for row in club.appearances
-                if row.player_id is not None and row.match_id is not None
+                for row in first.values()
+                if row.player_id is not None and row.match_id in by_id
             ),
             key=lambda game: (in_match_order(game.match), game.player.player_id),
         )
@@ -209,11 +257,11 @@ class History:
     def regular_games(self) -> list[Game]:
         return [game for game in self.games if not game.player.is_ringer]
 
-    def games_of(self, player: Player) -> list[Game]:
+    def games_of(self, player: Shown) -> list[Game]:
         return [game for game in self.games if game.player is player]
 
     @property
-    def latest(self) -> Match | None:
+    def latest(self) -> Played | None:
         return self.matches[-1] if self.matches else None
 
     def season_on(self, day: date) -> Season | None:
@@ -224,11 +272,13 @@ class History:
         season = self.season_on(day)
         if season is None:
             return None
+        if season.half_date is None:
+            return Half(season, season.start_date, season.end_date)
         if day <= season.half_date:
             return Half(season, season.start_date, season.half_date)
         return Half(season, season.half_date + timedelta(days=1), season.end_date)
 
-    def runs(self, player: Player, kind: str, matches: Sequence[Match] | None = None) -> list[Run]:
+    def runs(self, player: Shown, kind: str, matches: Sequence[Played] | None = None) -> list[Run]:
         """The player's runs of one kind within the matches given, all by default."""
         matches = self.matches if matches is None else matches
         mine = {game.match.match_id: game for game in self.games_of(player)}
@@ -237,10 +287,10 @@ class History:
         own = [mine[match.match_id] for match in matches if match.match_id in mine]
         return _runs([game if COUNTS[kind](game) else None for game in own])
 
-    def longest(self, player: Player, kind: str, matches: Sequence[Match] | None = None) -> int:
+    def longest(self, player: Shown, kind: str, matches: Sequence[Played] | None = None) -> int:
         return max((run.length for run in self.runs(player, kind, matches)), default=0)
 
-    def current(self, player: Player, kind: str) -> Run | None:
+    def current(self, player: Shown, kind: str) -> Run | None:
         """The run that ends with the player's own most recent appearance."""
         games, runs = self.games_of(player), self.runs(player, kind)
         return runs[-1] if runs and runs[-1].games[-1] is games[-1] else None

@@ -8,8 +8,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
-from stats_pipeline_tests.sql.club import Match
-from stats_pipeline_tests.sql.oracle import PLATFORM, History, rounded
+from stats_pipeline_tests.sql.oracle import PLATFORM, History, Played, rounded
 
 Row = dict[str, Any]
 Rows = list[Row]
@@ -28,17 +27,17 @@ def _ratings(history: History) -> Rows:
     qualified_from = history.settings.decimal("performance_qualification_threshold", 5)
     prior = PLATFORM["prior_weight"]
 
-    def weight(match: Match) -> Decimal:
+    def weight(match: Played) -> Decimal:
         return Decimal(2) ** (-Decimal((history.today - match.match_date).days) / half_life)
 
-    matches = [match for match in history.matches if match.match_date <= history.today]
+    matches = history.matches
     if not matches:
         return []
     rows: Rows = []
     for player in history.players.values():
         if player.is_retired:
             continue
-        games = [game for game in history.games_of(player) if game.day <= history.today]
+        games = history.games_of(player)
         joined = games[0].day if games else date(1900, 1, 1)
         rows.append(
             {

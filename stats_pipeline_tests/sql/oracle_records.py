@@ -5,8 +5,7 @@ The rules are in `oracle`, the other tables in `oracle_tables`.
 
 from typing import Any
 
-from stats_pipeline_tests.sql.club import Match, Player
-from stats_pipeline_tests.sql.oracle import History, Run, by_player, within
+from stats_pipeline_tests.sql.oracle import History, Played, Run, Shown, by_player, margin, within
 
 Row = dict[str, Any]
 Rows = list[Row]
@@ -57,7 +56,7 @@ RECORD_STREAKS = {
 
 
 def records(history: History) -> Row:
-    def holders(runs: list[tuple[Player, Run]]) -> Rows:
+    def holders(runs: list[tuple[Shown, Run]]) -> Rows:
         longest = max((run.length for _, run in runs), default=0)
         best = [(player, run) for player, run in runs if run.length == longest]
         best.sort(key=lambda entry: (-entry[1].end.toordinal(), entry[0].name, entry[1].last_match))
@@ -66,7 +65,7 @@ def records(history: History) -> Row:
             for player, run in best
         ]
 
-    def all_runs(kind: str) -> list[tuple[Player, Run]]:
+    def all_runs(kind: str) -> list[tuple[Shown, Run]]:
         return [(player, run) for player in history.regulars for run in history.runs(player, kind)]
 
     attendance = []
@@ -97,13 +96,10 @@ def most_goals_in_game(history: History) -> Rows:
 
 
 def biggest_victory(history: History) -> Rows:
-    def margin(match: Match) -> int:
-        return abs(match.team_a_score - match.team_b_score)
-
-    def side(match: Match, name: str) -> str | None:
+    def side(match: Played, name: str) -> str | None:
         games = [game for game in history.regular_games if game.match is match and game.side == name]
         labels = [
-            f"{game.player.name} ({game.goals})" if game.goals else game.player.name
+            f"{game.player.name} ({game.goals})" if game.goals > 0 else game.player.name
             for game in sorted(games, key=lambda game: game.player.name)
         ]
         return ", ".join(labels) or None

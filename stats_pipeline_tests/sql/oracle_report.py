@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from datetime import date, timedelta
 from typing import Any
 
-from stats_pipeline_tests.sql.club import Player
-from stats_pipeline_tests.sql.oracle import PLATFORM, Game, History, by_player
+from stats_pipeline_tests.sql.oracle import PLATFORM, Game, History, Shown, by_player, margin
 
 Row = dict[str, Any]
 Rows = list[Row]
@@ -61,13 +60,13 @@ def match_report(history: History) -> Rows:
     ]
 
 
-def scorers(lineup: list[Game], side: str, own_goals: int | None) -> str:
+def scorers(lineup: list[Game], side: str, own_goals: int) -> str:
     labels = [
         game.player.name if game.goals == 1 else f"{game.player.name} ({game.goals})"
         for game in lineup
         if game.side == side and game.goals > 0
     ]
-    if own_goals:
+    if own_goals > 0:
         labels.append(f"OG ({own_goals})")
     return ", ".join(labels)
 
@@ -88,8 +87,9 @@ def goal_milestones(history: History, regulars: list[Game]) -> Rows:
     for game in regulars:
         after = sum(other.goals for other in history.games_of(game.player))
         before = after - game.goals
-        if step > 0 and game.goals > 0 and after // step > before // step:
-            reached.append((game.player.name, step * (after // step)))
+        marks = [mark for mark in range(step, after + 1, step) if mark > before] if step > 0 else []
+        if marks:
+            reached.append((game.player.name, marks[-1]))
     return by_value(reached)
 
 
@@ -135,7 +135,7 @@ def form_players(history: History, day: date) -> tuple[int | None, int | None]:
         return (
             sum(game.points for game in games),
             sum(game.goals for game in games),
-            -sum(game.opponent for game in games),
+            -sum(game.opponent or 0 for game in games),
             sum(game.clean_sheet for game in games),
             sum(game.heavy_win for game in games),
             -sum(game.heavy_loss for game in games),
@@ -148,12 +148,12 @@ def form_players(history: History, day: date) -> tuple[int | None, int | None]:
     return max(rated, key=lambda entry: entry[0])[1].player_id, min(rated, key=lambda entry: entry[0])[1].player_id
 
 
-def length_now(history: History, player: Player, kind: str) -> int:
+def length_now(history: History, player: Shown, kind: str) -> int:
     run = history.current(player, kind)
     return run.length if run else 0
 
 
-def active_regulars(history: History) -> list[Player]:
+def active_regulars(history: History) -> list[Shown]:
     return [player for player in history.regulars if not player.is_retired and history.games_of(player)]
 
 
@@ -197,7 +197,7 @@ def feats(history: History, regulars: list[Game]) -> Rows:
     streak_kinds.append(("attendance_streak", "attendance", number("min_streak_length", 3)))
 
     candidates: list[tuple[str, str, int | None, int, int]] = []
-    most_goals = max((game.goals for game in past), default=0)
+    most_goals = max((0, *(game.goals for game in past)))
     for game in regulars:
         if game.goals >= PLATFORM["min_goals_for_pb"]:
             candidates.append(("most_goals_in_game", game.player.name, game.player.player_id, game.goals, most_goals))
@@ -207,10 +207,9 @@ def feats(history: History, regulars: list[Game]) -> Rows:
             length = length_now(history, game.player, kind)
             if length >= minimum:
                 candidates.append((feat_type, game.player.name, game.player.player_id, length, record))
-    margin = abs(latest.team_a_score - latest.team_b_score)
-    if margin:
-        margins = [abs(game.match.team_a_score - game.match.team_b_score) for game in past]
-        candidates.append(("biggest_victory", "Team Result", None, margin, max(margins, default=0)))
+    if margin(latest):
+        record = max((margin(game.match) for game in past), default=0)
+        candidates.append(("biggest_victory", "Team Result", None, margin(latest), record))
 
     rows = [
         {

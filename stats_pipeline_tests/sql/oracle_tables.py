@@ -9,12 +9,13 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from stats_pipeline_tests.sql.club import Club, Player
+from stats_pipeline_tests.sql.club import Club
 from stats_pipeline_tests.sql.oracle import (
     PLATFORM,
     STREAKS,
     Game,
     History,
+    Shown,
     by_player,
     rounded,
     within,
@@ -74,7 +75,7 @@ def percentage(part: int, whole: int) -> Decimal:
     return rounded(Fraction(100 * part, whole))
 
 
-def totals(player: Player, games: list[Game]) -> Row:
+def totals(player: Shown, games: list[Game]) -> Row:
     played = len(games)
     points = sum(game.points for game in games)
     wins = sum(game.ended("win") for game in games)
@@ -120,7 +121,7 @@ def all_time_stats(history: History) -> Rows:
     for player, games in by_player(history.regular_games):
         row = totals(player, games)
         played, goals = row["games_played"], row["goals"]
-        row["minutes_per_goal"] = rounded(Fraction(played * minutes, goals)) if goals else None
+        row["minutes_per_goal"] = rounded(Fraction(played * minutes, goals)) if goals > 0 else None
         row["heavy_win_percentage"] = percentage(row["heavy_wins"], played)
         row["heavy_loss_percentage"] = percentage(row["heavy_losses"], played)
         row["clean_sheet_percentage"] = percentage(row["clean_sheets"], played)
@@ -201,7 +202,7 @@ def personal_bests(history: History) -> Rows:
             (
                 "most_goals_in_game",
                 game.goals,
-                max((other.goals for other in before), default=0),
+                max((0, *(other.goals for other in before))),
                 PLATFORM["min_goals_for_pb"],
             )
         ]
@@ -238,11 +239,11 @@ def player_profile_stats(history: History) -> Rows:
             "selected_club": player.selected_club,
             "teammate_chemistry_all": [],
         }
-        best = max((game for game in games if game.goals), key=lambda game: (game.goals, game.day), default=None)
+        best = max((game for game in games if game.goals > 0), key=lambda game: (game.goals, game.day), default=None)
         row["most_game_goals"] = best.goals if best else None
         row["most_game_goals_date"] = str(best.day) if best else None
 
-        years = []
+        years: Rows = []
         for year in sorted({game.day.year for game in games}, reverse=True):
             inside = [game for game in games if game.day.year == year]
             goals, points = sum(game.goals for game in inside), sum(game.points for game in inside)
@@ -252,13 +253,15 @@ def player_profile_stats(history: History) -> Rows:
                     "games_played": len(inside),
                     "goals_scored": goals,
                     "fantasy_points": points,
-                    "minutes_per_goal": float(rounded(Fraction(len(inside) * minutes, goals))) if goals else None,
+                    "minutes_per_goal": float(rounded(Fraction(len(inside) * minutes, goals))) if goals > 0 else None,
                     "points_per_game": float(rounded(Fraction(points, len(inside)))),
                 }
             )
         row["yearly_stats"] = years
         top = max(
-            (year for year in years if year["goals_scored"]), key=lambda y: (y["goals_scored"], y["year"]), default=None
+            (year for year in years if year["goals_scored"] > 0),
+            key=lambda y: (y["goals_scored"], y["year"]),
+            default=None,
         )
         row["most_season_goals"] = top["goals_scored"] if top else None
         row["most_season_goals_year"] = str(top["year"]) if top else None

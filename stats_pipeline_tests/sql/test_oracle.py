@@ -100,11 +100,12 @@ def test_demo_league(stats_connection: Connection[Any], demo_club: Club, today: 
 @pytest.mark.parametrize("matches", [37, 120, 163])
 def test_demo_league_in_earlier_days(stats_connection: Connection[Any], demo_club: Club, matches: int) -> None:
     played = demo_club.matches[:matches]
-    ids = {match.match_id for match in played}
+    ids, today = {match.match_id for match in played}, played[-1].match_date
+    assert today is not None
     club = replace(
         demo_club,
         matches=played,
         appearances=tuple(row for row in demo_club.appearances if row.match_id in ids),
         config={"min_games_for_honours": "5", "games_required_for_hof": "20", "fantasy_goals_scored_points": "3"},
     )
-    check(stats_connection, club, played[-1].match_date)
+    check(stats_connection, club, today)

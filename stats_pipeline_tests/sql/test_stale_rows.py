@@ -72,7 +72,7 @@ def test_personal_bests_of_earlier_matches_are_an_archive(club: Connection[Any])
         "insert into public.matches (match_id, tenant_id, match_date, team_a_score, team_b_score)"
         " select 4, tenant_id, '2024-03-26', 0, 0 from public.matches where match_id = 1"
     )
-    refresh(club, today=DAY_3)
+    refresh(club, today=date(2024, 3, 26))
     assert read(club, "aggregated_personal_bests") == [*before, {"match_id": 4, "broken_pbs_data": {}}]
     club.execute("delete from public.matches where match_id = 3")
     assert read(club, "aggregated_personal_bests") == [{"match_id": 4, "broken_pbs_data": {}}]
