@@ -25,7 +25,7 @@ from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO, pa
 ROUTE = "http://app/route"
 RPCS = tuple(function.rpc for function in TWO)
 LIMITS = Limits(dead_after=6, cache_deadline=900, cache_configured=True)
-CONFIGURED = Settings.model_validate({"NEXT_PUBLIC_APP_URL": "http://app", "INTERNAL_API_KEY": "key"})
+CONFIGURED = Settings.model_validate({"NEXT_PUBLIC_APP_URL": "http://app", "INTERNAL_API_KEY": "0123456789abcdef"})
 
 EMPTY = """
 truncate public.background_job_status, stats_pipeline.job_request, stats_pipeline.run, stats_pipeline.attempt,

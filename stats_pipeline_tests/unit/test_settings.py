@@ -183,7 +183,7 @@ def test_white_space_around_a_secret_is_no_part_of_it(monkeypatch: pytest.Monkey
 
 def test_two_servers_do_not_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATS_UI_PORT", "8080")
-    with pytest.raises(SettingsError, match="^STATS_UI_PORT and STATS_WEB_PORT must differ"):
+    with pytest.raises(SettingsError, match=r"^STATS_UI_PORT and STATS_WEB_PORT must differ"):
         settings.load()
 
 
