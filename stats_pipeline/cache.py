@@ -1,29 +1,27 @@
-"""The HTTP client for the app's cache invalidation route (`docs/app-integration.md` shows the app's side).
+"""The client of the app's cache invalidation route (`docs/app-integration.md` shows the app's side).
 
-It makes one call and says what the app took. Which tags are due, and when to try again, belongs to `outbox.py`.
+It makes one call and says what the app took. How the call is made, and when it is given up, belongs to `outbound.py`;
+which tags are due, and when to try again, to `outbox.py`.
 """
 
-import functools
-import ssl
+import ipaddress
+import json
 from collections.abc import Collection
 from typing import Annotated
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
-import httpx
+import httpcore
 from pydantic import BaseModel, Field, ValidationError
 
 from stats_pipeline.errors import SettingsError
 from stats_pipeline.models import Delivery
+from stats_pipeline.outbound import CallFailed, Outbound
 from stats_pipeline.settings import Settings
 
 ROUTE = "/api/internal/cache/invalidate"
 SOURCE = "stats-pipeline"
 _MAX_ANSWER = 65_536  # bytes; a list of eleven tags needs 300
-
-
-@functools.cache
-def tls() -> ssl.SSLContext:
-    """The trusted certificates. Reading them takes 20 ms: call it before runs are forked from this process."""
-    return httpx.create_ssl_context()
+_MAX_PROBLEM = 500  # characters
 
 
 def route(settings: Settings) -> str | None:
@@ -46,11 +44,20 @@ class CacheClient:
         if url is None or settings.internal_api_key is None:
             raise SettingsError("NEXT_PUBLIC_APP_URL is not set: there is no app to tell about stale tags")
         self.url = url
-        self._http = httpx.Client(
-            timeout=settings.cache_timeout,
-            verify=tls(),
-            headers={"Authorization": f"Bearer {settings.internal_api_key.get_secret_value()}"},
-        )
+        key = settings.internal_api_key.get_secret_value()
+        self._headers = {
+            **settings.app_headers,
+            "Authorization": f"Bearer {key}",
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": SOURCE,
+        }
+        proxy = None if _is_loopback(url) else _proxy(settings)
+        self._secrets = [key, *settings.app_headers.values()]
+        if proxy is not None and proxy.auth is not None:
+            self._secrets.append(proxy.auth[1].decode())
+        self._http = Outbound(timeout=settings.cache_timeout, ca_file=settings.ca_file, proxy=proxy)
 
     def close(self) -> None:
         """Close the connections."""
@@ -60,45 +67,94 @@ class CacheClient:
         """Ask the app to drop the tags, once. Never raises: what went wrong is in the answer's `problem`.
 
         Only a 200 or 207 whose body names a tag as invalidated, and not as failed, counts as taken. Takes at most the
-        timeout of the settings per phase of the call.
+        timeout of the settings, from the look-up of the name to the last byte.
         """
-        body = {"tags": sorted(tags), "source": SOURCE, "requestId": request_id}
+        body = json.dumps({"tags": sorted(tags), "source": SOURCE, "requestId": request_id}).encode()
         try:
-            with self._http.stream("POST", self.url, json=body) as response:
-                content = _beginning(response)
-        except httpx.HTTPError as error:
-            return _failed(f"{type(error).__name__}: {error}".rstrip(": "))
-        if response.status_code in (200, 207):
-            return _read(response.status_code, content, frozenset(tags))
-        if 400 <= response.status_code < 500 and response.status_code not in (408, 429):
-            return _failed(
-                f"the app refuses the call with {response.status_code}: "
-                "check NEXT_PUBLIC_APP_URL, INTERNAL_API_KEY and the app's route"
-            )
-        return _failed(f"the app answered {response.status_code}")
+            with self._http.post(self.url, body, list(self._headers.items())) as response:
+                problem = _refusal(self.url, response)
+                content = b"" if problem else _beginning(response)
+        except CallFailed as error:
+            return self._delivery(frozenset(), str(error), route_failed=True)
+        if problem:
+            return self._delivery(frozenset(), problem, route_failed=True)
+        try:
+            answer = _Answer.model_validate_json(content)
+        except ValidationError:
+            problem = f"the app answered {response.status} with a body that is not its contract"
+            return self._delivery(frozenset(), problem, route_failed=True)
+        asked = frozenset(tags)
+        taken = (asked & frozenset(answer.invalidated_tags)) - frozenset(answer.failed_tags)
+        if taken == asked:
+            return Delivery(taken)
+        left = ", ".join(sorted(asked - taken))
+        return self._delivery(
+            taken, f"the app did not invalidate {left}" + (f": {answer.error}" if answer.error else "")
+        )
+
+    def _delivery(self, taken: frozenset[str], problem: str, *, route_failed: bool = False) -> Delivery:
+        """The other side may have said anything: no secret, nothing unprintable and no novel passes."""
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            problem = problem.replace(secret, "***").replace(quote(secret, safe=""), "***")
+        printable = "".join(character if character.isprintable() else " " for character in problem)
+        return Delivery(taken, " ".join(printable.split())[:_MAX_PROBLEM], route_failed=route_failed)
 
 
-def _failed(problem: str) -> Delivery:
-    return Delivery(frozenset(), problem, route_failed=True)
+def _is_loopback(url: str) -> bool:
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
-def _beginning(response: httpx.Response) -> bytes:
+def _proxy(settings: Settings) -> httpcore.Proxy | None:
+    if settings.http_proxy is None:
+        return None
+    parts = urlsplit(settings.http_proxy.get_secret_value())
+    auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return httpcore.Proxy(f"http://{host}:{parts.port or 80}", auth=auth)
+
+
+def _refusal(url: str, response: httpcore.Response) -> str | None:
+    """Why the answer takes no tag whatever its body says, if so."""
+    status = response.status
+    headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+    if 300 <= status < 400:
+        return (
+            f"the app redirects with {status} to {_target(url, headers.get(b'location', ''))}, where the key is not "
+            "sent: check NEXT_PUBLIC_APP_URL"
+        )
+    if 400 <= status < 500 and status not in (408, 429):
+        return (
+            f"the app refuses the call with {status}: check NEXT_PUBLIC_APP_URL, INTERNAL_API_KEY and the app's route"
+        )
+    if status not in (200, 207):
+        return f"the app answered {status}"
+    encoding = headers.get(b"content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        return f"the app's answer is encoded ({encoding[:40]}), though identity was asked for: let it answer in plain"
+    return None
+
+
+def _target(url: str, location: str) -> str:
+    """Where a redirect leads, without what may be a secret: user, password, query and fragment."""
+    try:
+        parts = urlsplit(urljoin(url, location))
+        if not location or not parts.hostname:
+            return "nowhere"
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "what is no address"
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+
+
+def _beginning(response: httpcore.Response) -> bytes:
     """As much of the body as an answer may have; closing the response then drops the rest unread."""
     content = b""
-    for part in response.iter_bytes(_MAX_ANSWER):
+    for part in response.iter_stream():
         content += part
         if len(content) > _MAX_ANSWER:
             break
     return content
-
-
-def _read(status: int, content: bytes, asked: frozenset[str]) -> Delivery:
-    try:
-        answer = _Answer.model_validate_json(content)
-    except ValidationError:
-        return _failed(f"the app answered {status} with a body that is not its contract")
-    taken = (asked & frozenset(answer.invalidated_tags)) - frozenset(answer.failed_tags)
-    if taken == asked:
-        return Delivery(taken)
-    left = ", ".join(sorted(asked - taken))
-    return Delivery(taken, f"the app did not invalidate {left}" + (f": {answer.error}" if answer.error else ""))

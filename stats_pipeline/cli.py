@@ -60,6 +60,13 @@ def _fail(problem: str) -> NoReturn:
     raise typer.Exit(1) from None
 
 
+def _load() -> settings.Settings:
+    loaded = settings.load()
+    for warning in settings.warnings():
+        console.err.print(Text.assemble(("Warning:", "yellow"), " ", warning), soft_wrap=True)
+    return loaded
+
+
 def _interrupt() -> NoReturn:
     raise KeyboardInterrupt
 
@@ -68,7 +75,7 @@ def _interrupt() -> NoReturn:
 def _database() -> Iterator[tuple[settings.Settings, database.Database]]:
     """The database for a command that only needs it for a moment; the embedded one is started if it has to be."""
     with one_line_errors():
-        loaded = settings.load()
+        loaded = _load()
         with services.database_for(loaded) as url, database.Database(url) as opened:
             if loaded.database_url is None:
                 services.migrated(loaded, url)
@@ -83,7 +90,7 @@ def _print_json(value: Any) -> None:
 def up() -> None:
     """Run everything until Ctrl-C: the database if it is the embedded one, migrations, Dagster's daemon and UI."""
     with one_line_errors():
-        loaded = settings.load()
+        loaded = _load()
         say = console.err.print
         with services.single_instance(loaded):
             services.check_ports(loaded)
@@ -101,7 +108,7 @@ def up() -> None:
 def down() -> None:
     """Stop the `up` or `demo` of this state folder, and whatever a killed one has left running."""
     with one_line_errors():
-        console.err.print("Stopped" if services.stop_all(settings.load()) else "Nothing was running")
+        console.err.print("Stopped" if services.stop_all(_load()) else "Nothing was running")
 
 
 @app.command()
@@ -118,7 +125,7 @@ def demo(
     from stats_pipeline.demo import receiver, story  # noqa: PLC0415  # a server and a generator nobody else needs
 
     with one_line_errors():
-        loaded = settings.load()
+        loaded = _load()
         today = datetime.now(UTC).date()
         with services.single_instance(loaded), receiver.receiving() as app_server:
             services.check_ports(loaded)
@@ -177,7 +184,7 @@ def migrate_command(
 ) -> None:
     """Bring the database to this version. Safe to repeat, and beside an app's own tables."""
     with one_line_errors():
-        loaded = settings.load()
+        loaded = _load()
         with services.database_for(loaded) as url, database.connect(url, autocommit=True) as connection:
             applied = migrate.migrate(connection, reference_stats=reference_stats or loaded.database_url is None)
         if as_json:
@@ -321,7 +328,7 @@ def doctor_command(as_json: JsonOption = False) -> None:
     Changes nothing. Exit code 0 only if there is no problem; a warning is none.
     """
     with one_line_errors():
-        findings = list(doctor.examine(settings.load()))
+        findings = list(doctor.examine(_load()))
         if as_json:
             _print_json([asdict(finding) for finding in findings])
         else:

@@ -1,21 +1,28 @@
 """The only reader of the environment. Every variable, its default and its check are here.
 
-`load()` validates and raises `SettingsError` naming the variable. `.env.example` lists the same variables, and a test
-keeps the two in step. What a value is used for belongs to the module that uses it.
+`load()` validates and raises `SettingsError` naming the variable; `warnings()` says what was ignored. `.env.example`
+lists the same variables, and a test keeps the two in step. What a value is used for belongs to the module that uses it.
 """
 
+import difflib
+import json
+import re
+import ssl
 import zoneinfo
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote_plus, urlsplit
 from uuid import UUID
 
 import psycopg
-from croniter import croniter
+from croniter import CroniterError, croniter
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, StatsFunction, select_functions
 from stats_pipeline.errors import SettingsError
@@ -23,12 +30,32 @@ from stats_pipeline.errors import SettingsError
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SQL_ROOT = PROJECT_ROOT / "sql"
 
+# What dashboards and other clients add to a database URL, and libpq does not know.
+_FOREIGN_PARAMETERS = {
+    *("pgbouncer", "connection_limit", "pool_timeout", "socket_timeout", "schema", "statement_cache_size"),
+    *("prepared_statements", "sslaccept", "sslidentity", "single_use_connections", "uselibpqcompat"),
+    *("supa", "workaround"),
+}
+# Written by our own commands for the processes they start, or read by the app.
+_NOT_SETTINGS = {"STATS_DAGSTER_URL", "STATS_PIPELINE_URL"}
+_IN_A_HEADER = re.compile(r"[ -~]*")  # elsewhere the two sides may not agree on the bytes
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OUR_HEADERS = {
+    *("authorization", "accept", "accept-encoding", "user-agent", "host", "connection", "keep-alive", "te", "trailer"),
+    *("content-type", "content-length", "content-encoding", "transfer-encoding", "upgrade", "expect"),
+    *("proxy-authorization", "proxy-connection"),
+}
+
 
 class Settings(BaseSettings):
     """All settings. Durations are seconds."""
 
     model_config = SettingsConfigDict(
-        env_file=PROJECT_ROOT / ".env", extra="ignore", frozen=True, env_ignore_empty=True
+        env_file=PROJECT_ROOT / ".env",
+        env_file_encoding="utf-8-sig",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
     )
 
     # Database. Unset means the embedded PostgreSQL in the state folder.
@@ -37,9 +64,12 @@ class Settings(BaseSettings):
 
     # The app. Without a URL, invalidation is reported as not configured.
     app_url: AnyHttpUrl | None = Field(None, validation_alias="NEXT_PUBLIC_APP_URL")
-    internal_api_key: SecretStr | None = Field(None, validation_alias="INTERNAL_API_KEY")
-    cache_timeout: float = Field(5.0, gt=0, le=60, validation_alias="STATS_CACHE_TIMEOUT_SECONDS")
-    cache_deadline: int = Field(900, ge=1, validation_alias="STATS_CACHE_DEADLINE_SECONDS")
+    internal_api_key: SecretStr | None = Field(None, min_length=16, validation_alias="INTERNAL_API_KEY")
+    app_headers_json: SecretStr | None = Field(None, validation_alias="STATS_APP_HEADERS")
+    http_proxy: SecretStr | None = Field(None, validation_alias="STATS_HTTP_PROXY")
+    ca_file: Path | None = Field(None, validation_alias="STATS_CA_FILE")
+    cache_timeout: float = Field(5.0, ge=0.1, le=60, validation_alias="STATS_CACHE_TIMEOUT_SECONDS")
+    cache_deadline: int = Field(900, ge=1, le=604_800, validation_alias="STATS_CACHE_DEADLINE_SECONDS")
 
     # Clubs and the nightly refresh. No tenants means one job for the database's default tenant.
     tenants: Annotated[tuple[UUID, ...], NoDecode] = Field((), validation_alias="STATS_TENANTS")
@@ -73,27 +103,123 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("home")
+    @field_validator(
+        "internal_api_key",
+        "cron_secret",
+        "admin_password",
+        "database_url",
+        "http_proxy",
+        "app_headers_json",
+        mode="before",
+    )
     @classmethod
-    def _is_absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()  # child processes may have another working directory
+    def _strip(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("internal_api_key", "cron_secret")
+    @classmethod
+    def _fits_in_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _IN_A_HEADER.fullmatch(value.get_secret_value()):
+            raise ValueError(
+                "has a character that no HTTP header can carry: use letters, digits and punctuation of ASCII"
+            )
+        return value
+
+    @field_validator("admin_password")
+    @classmethod
+    def _can_be_typed(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().isprintable():
+            raise ValueError("has a character that cannot be typed, such as a line break: remove it")
+        return value
+
+    @field_validator("home", "ca_file")
+    @classmethod
+    def _is_absolute(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()  # child processes may have another working directory
+
+    @field_validator("ca_file")
+    @classmethod
+    def _has_certificates(cls, value: Path | None) -> Path | None:
+        try:
+            if value is not None:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+        except (OSError, ValueError):
+            raise ValueError("must be a readable file of certificates in PEM format") from None
+        return value
 
     @field_validator("database_url")
     @classmethod
     def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+        if value is None:
+            return None
+        url, _ = _without_foreign_parameters(value.get_secret_value())
+        scheme, _, rest = url.partition("://")
+        if scheme not in ("postgresql", "postgres"):
             raise ValueError("must start with postgresql://")
+        # libpq would take the rest of a password for host, port or database, which are shown.
+        if rest.count("@") > 1 or "/" in rest.rpartition("@")[0]:
+            raise ValueError(
+                "must have user and password percent-encoded, and no @ after them: write @ as %40, / as %2F, "
+                ": as %3A, ? as %3F, # as %23, % as %25"
+            )
         try:
-            conninfo_to_dict(value.get_secret_value() if value is not None else "")
-        except psycopg.ProgrammingError:  # its message may quote the password
+            conninfo_to_dict(url)
+        except (psycopg.ProgrammingError, ValueError):  # its message may quote the password
+            if unknown := _unknown_parameter(url):
+                raise ValueError(f"has the parameter {unknown}, which PostgreSQL does not know: remove it") from None
             raise ValueError("must be a URL such as postgresql://user:password@host:5432/name") from None
+        return SecretStr(url)
+
+    @field_validator("app_url")
+    @classmethod
+    def _is_address_only(cls, value: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if value is None:
+            return None
+        if value.username is not None or value.password is not None:
+            raise ValueError("must not have user:password@, which would replace the key: use STATS_APP_HEADERS")
+        if value.query is not None or value.fragment is not None:
+            raise ValueError("must not have a query or a fragment: a route is added to it; use STATS_APP_HEADERS")
+        return value
+
+    @field_validator("app_headers_json")
+    @classmethod
+    def _are_headers(cls, value: SecretStr | None) -> SecretStr | None:
+        try:
+            headers = _parse_headers(value)
+        except ValueError:
+            raise ValueError("""must be a JSON object of strings, such as {"x-name": "value"}""") from None
+        for name, content in headers.items():
+            if not _HEADER_NAME.fullmatch(name) or not _IN_A_HEADER.fullmatch(content) or content != content.strip():
+                raise ValueError("has a name or a value that no HTTP header can carry")
+            if name.lower() in _OUR_HEADERS:
+                raise ValueError(f"must not have {name.lower()}, which is ours to set")
+        return value
+
+    @field_validator("http_proxy")
+    @classmethod
+    def _is_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value.get_secret_value())
+            is_proxy = parts.scheme == "http" and parts.hostname and parts.port != 0 and parts.path in ("", "/")
+        except ValueError:
+            is_proxy = False
+        if not is_proxy or parts.query or parts.fragment or not re.fullmatch("[!-~]+", value.get_secret_value()):
+            raise ValueError("must be a URL such as http://proxy.example.com:3128, or http://user:password@…")
         return value
 
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, value: str) -> str:
-        if len(value.split()) != 5 or not croniter.is_valid(value):
+        # Without R (any time) and W (a working day), which Dagster does not take or draws again each time.
+        if len(value.split()) != 5 or not croniter.is_valid(value) or re.search(r"(^|[\s,])r|\dw", value, re.I):
             raise ValueError("must be a cron expression of five fields, such as '0 2 * * *'")
+        try:
+            croniter(" ".join([*value.split()[:4], "*"])).get_next()
+            croniter(value).get_next()
+        except CroniterError:
+            raise ValueError("names a day that never comes, such as 30 February: name one that does") from None
         return value
 
     @field_validator("timezone")
@@ -119,6 +245,17 @@ class Settings(BaseSettings):
             raise ValueError("INTERNAL_API_KEY must be set when NEXT_PUBLIC_APP_URL is: the app checks it")
         return self
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> "Settings":
+        if self.ui_port == self.web_port:
+            raise ValueError("STATS_UI_PORT and STATS_WEB_PORT must differ: two servers listen there")
+        return self
+
+    @property
+    def app_headers(self) -> dict[str, str]:
+        """What is sent to the app besides our own headers."""
+        return _parse_headers(self.app_headers_json)
+
     @property
     def functions(self) -> tuple[StatsFunction, ...]:
         """What one refresh runs."""
@@ -132,12 +269,96 @@ class Settings(BaseSettings):
 
 def load() -> Settings:
     """Read and check the environment (and `.env` in the project's folder). Raises `SettingsError`."""
+    _check_env_file()
     try:
         return Settings()
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(problem) for problem in error.errors(include_input=False))) from None
 
 
+def warnings() -> list[str]:
+    """What in the environment and in `.env` has no effect, a line each. To be asked after `load()`."""
+    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    from_environment = {name.upper(): value for name, value in EnvSettingsSource(Settings).env_vars.items()}
+    from_file = {name.upper(): value for name, value in DotEnvSettingsSource(Settings).env_vars.items()}
+    said = []
+    for name in sorted((from_environment.keys() | from_file.keys()) - known - _NOT_SETTINGS):
+        # `.env` is ours: there, a name of the app's that is nearly right is no other program's.
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if name.startswith("STATS_") else 0.85)
+        if name.startswith("STATS_") or (near and name in from_file):
+            said.append(f"{name} is not known and has no effect" + (f": did you mean {near[0]}?" if near else ""))
+    url = from_environment.get("STATS_DATABASE_URL") or from_file.get("STATS_DATABASE_URL") or ""
+    if dropped := _without_foreign_parameters(url)[1]:
+        said.append(f"STATS_DATABASE_URL: {', '.join(dropped)} dropped, which PostgreSQL does not know")
+    return said
+
+
+def _check_env_file() -> None:
+    """Raises `SettingsError` if there is a `.env` that cannot be read as it was meant."""
+    file = Settings.model_config.get("env_file")
+    if not isinstance(file, Path) or not file.is_file():
+        return
+    try:
+        readable = "\0" not in file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        readable = False
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}: let this user read it, or remove it") from None
+    if not readable:
+        raise SettingsError(f"{file} is not UTF-8 text: save it as UTF-8")
+
+
+def _parse_headers(value: SecretStr | None) -> dict[str, str]:
+    headers = json.loads(value.get_secret_value()) if value is not None else {}
+    if not isinstance(headers, dict) or not all(isinstance(content, str) for content in headers.values()):
+        raise ValueError
+    return headers
+
+
+def _without_foreign_parameters(url: str) -> tuple[str, list[str]]:
+    """The URL as libpq takes it, and the names of what was dropped."""
+    credentials, at, rest = url.rpartition("@")
+    base, mark, query = rest.partition("?")
+    names = {part: unquote_plus(part.partition("=")[0]) for part in query.split("&")}
+    kept = "&".join(part for part, name in names.items() if name not in _FOREIGN_PARAMETERS)
+    dropped = [name for name in names.values() if name in _FOREIGN_PARAMETERS]
+    return (credentials + at + base + (mark if kept else "") + kept if dropped else url), dropped
+
+
+def _unknown_parameter(url: str) -> str | None:
+    """The first parameter that libpq refuses, if it looks like a name."""
+    for part in url.rpartition("@")[2].partition("?")[2].split("&"):
+        name = part.partition("=")[0]
+        try:
+            conninfo_to_dict(f"postgresql://?{name}=1")
+        except psycopg.ProgrammingError:
+            return name if re.fullmatch("[A-Za-z_]{1,40}", name) else None
+    return None
+
+
+_FIELDS: Mapping[str, FieldInfo] = {str(field.validation_alias): field for field in Settings.model_fields.values()}
+
+
 def _explain(problem: ErrorDetails) -> str:
-    variable = str(problem["loc"][0]) if problem["loc"] else ""
-    return f"{variable} {problem['msg'].removeprefix('Value error, ')}".strip()
+    """The problem in our words, and without the value."""
+    if problem["type"] == "value_error":
+        text = problem["msg"].removeprefix("Value error, ")
+        return f"{problem['loc'][0]} {text}" if problem["loc"] else text
+    variable = str(problem["loc"][0])
+    return f"{variable} {_must(_FIELDS[variable])}"
+
+
+def _must(field: FieldInfo) -> str:
+    limits = {name: getattr(limit, name) for limit in field.metadata for name in getattr(limit, "__slots__", ())}
+    if field.annotation in (int, float):
+        number = "a whole number" if field.annotation is int else "a number"
+        return f"must be {number} from {limits['ge']:g} to {limits['le']:g}"
+    if field.annotation is bool:
+        return "must be true or false"
+    if "min_length" in limits:
+        return f"must have {limits['min_length']} characters or more"
+    if field.annotation == AnyHttpUrl | None:
+        return "must be a URL such as https://app.example.com"
+    if field.validation_alias == "STATS_TENANTS":
+        return "must be UUIDs, separated by commas"
+    return "has a value that cannot be read"

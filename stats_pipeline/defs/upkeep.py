@@ -13,10 +13,11 @@ import dagster as dg
 import psycopg
 
 from stats_pipeline import database, outbox, reconcile
-from stats_pipeline.cache import CacheClient, tls
+from stats_pipeline.cache import CacheClient
 from stats_pipeline.defs.resources import LEASE_TAG
 from stats_pipeline.defs.sensors import POLL_SECONDS, STOP_CHANNEL, TICK_SECONDS
 from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.outbound import tls
 from stats_pipeline.reconcile import DagsterState, Repair, Snapshot
 from stats_pipeline.settings import Settings
 
@@ -45,7 +46,7 @@ def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     upkeep = _build_sensor("stats_upkeep", "Rescues the jobs of dead runs, repairs every mismatch.", rescue)
     if settings.app_url is None:
         return [upkeep]
-    tls()
+    tls(settings.ca_file)
     return [upkeep, _build_sensor("stats_relay", "Redelivers cache tags until the app takes them.", relay)]
 
 

@@ -71,7 +71,7 @@ def is_pending(pipeline: Pipeline, job_id: UUID, tags: set[str]) -> dict[str, An
         pytest.param(None, "ConnectError", id="down"),
         pytest.param(refuse(500), "the app answered 500", id="500"),
         pytest.param(refuse(401), "check NEXT_PUBLIC_APP_URL, INTERNAL_API_KEY", id="401"),
-        pytest.param(Hold(), "ReadTimeout", id="hangs"),
+        pytest.param(Hold(), "no whole answer within", id="hangs"),
         pytest.param(close_half_way, "RemoteProtocolError", id="closes half-way"),
         pytest.param(answer_garbage, "is not its contract", id="garbage"),
     ],

@@ -97,7 +97,7 @@ def test_an_embedded_database_that_is_not_running(tmp_path: Path) -> None:
     ("settings", "state", "said"),
     [
         ({"NEXT_PUBLIC_APP_URL": "", "INTERNAL_API_KEY": ""}, "warning", "set NEXT_PUBLIC_APP_URL"),
-        ({"INTERNAL_API_KEY": "another key"}, "problem", "refuses the call with 401"),
+        ({"INTERNAL_API_KEY": "another key altogether"}, "problem", "refuses the call with 401"),
         ({"NEXT_PUBLIC_APP_URL": "http://127.0.0.1:1"}, "problem", "Connect"),
     ],
 )

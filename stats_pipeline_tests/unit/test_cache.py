@@ -1,8 +1,11 @@
 """The cache client against real servers: what counts as taken, and what every way of not answering becomes."""
 
+import gzip
 import socket
 import threading
 import time
+import tracemalloc
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -11,6 +14,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from stats_pipeline import outbound
 from stats_pipeline.cache import ROUTE, CacheClient
 from stats_pipeline.errors import SettingsError
 from stats_pipeline.models import Delivery
@@ -21,10 +25,10 @@ TAGS = frozenset({"season_stats", "half_season_stats"})
 
 
 @contextmanager
-def client_of(url: str, timeout: float = 5) -> Iterator[CacheClient]:
+def client_of(url: str, timeout: float = 5, **more: str) -> Iterator[CacheClient]:
     client = CacheClient(
         Settings.model_validate(
-            {"NEXT_PUBLIC_APP_URL": url, "INTERNAL_API_KEY": KEY, "STATS_CACHE_TIMEOUT_SECONDS": timeout}
+            {"NEXT_PUBLIC_APP_URL": url, "INTERNAL_API_KEY": KEY, "STATS_CACHE_TIMEOUT_SECONDS": timeout, **more}
         )
     )
     try:
@@ -60,6 +64,7 @@ def test_the_call_is_the_contracts(httpserver: HTTPServer, client: CacheClient) 
     [(request, _)] = httpserver.log
     assert (request.method, request.path) == ("POST", "/api/internal/cache/invalidate")
     assert request.headers["Authorization"] == f"Bearer {KEY}"
+    assert request.headers["Accept-Encoding"] == "identity"
     assert request.get_json() == {
         "tags": ["half_season_stats", "season_stats"],
         "source": "stats-pipeline",
@@ -100,7 +105,7 @@ def test_a_refusal_is_shown_as_a_wrong_configuration(httpserver: HTTPServer, cli
     assert "check NEXT_PUBLIC_APP_URL, INTERNAL_API_KEY" in delivery.problem
 
 
-@pytest.mark.parametrize("status", [201, 202, 203, 206, 208, 302, 408, 429, 500, 502, 503])
+@pytest.mark.parametrize("status", [201, 202, 203, 206, 208, 408, 429, 500, 502, 503])
 def test_a_failure_of_the_moment_is_not(httpserver: HTTPServer, client: CacheClient, status: int) -> None:
     answer(httpserver, status, invalidated_tags=sorted(TAGS))
     delivery = ask(client)
@@ -108,12 +113,71 @@ def test_a_failure_of_the_moment_is_not(httpserver: HTTPServer, client: CacheCli
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_the_key_is_not_taken_elsewhere(httpserver: HTTPServer, client: CacheClient, status: int) -> None:
-    elsewhere = httpserver.url_for("/elsewhere")
-    httpserver.expect_request(ROUTE).respond_with_response(Response(status=status, headers={"Location": elsewhere}))
-    httpserver.expect_request("/elsewhere").respond_with_json({"success": True, "invalidated_tags": sorted(TAGS)})
-    assert ask(client) == Delivery(frozenset(), f"the app answered {status}", route_failed=True)
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("https://www.example.com/api?token=hush#hush", "https://www.example.com/api"),
+        ("http://me:hush@other.example.com:8080/x", "http://other.example.com:8080/x"),
+        (f"https://www.example.com/{KEY}", "https://www.example.com/***"),
+        (f"{ROUTE}/", f"{ROUTE}/"),
+        ("//www.example.com/\x1b[31mred", "http://www.example.com/ [31mred"),
+        ("http://[", "what is no address"),
+        ("", "nowhere"),
+    ],
+)
+def test_a_redirect_is_a_wrong_configuration_that_shows_where_it_leads(
+    server_that_says: Callable[..., str], status: int, location: str, shown: str
+) -> None:
+    said = f"HTTP/1.1 {status} Over There\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+    with client_of(server_that_says(said.encode())) as client:
+        delivery = ask(client)
+    assert not delivery.taken
+    assert delivery.route_failed
+    problem = delivery.problem or ""
+    assert f"redirects with {status} to " in problem
+    assert f"{shown}, where the key is not sent: check NEXT_PUBLIC_APP_URL" in problem
+    assert "hush" not in problem
+
+
+def test_a_redirect_is_not_followed(httpserver: HTTPServer, client: CacheClient) -> None:
+    moved = Response(status=308, headers={"Location": httpserver.url_for("/moved")})
+    httpserver.expect_request(ROUTE).respond_with_response(moved)
+    ask(client)
     assert [request.path for request, _ in httpserver.log] == [ROUTE]
+
+
+def test_more_headers_are_sent_and_their_values_shown_nowhere(httpserver: HTTPServer) -> None:
+    answer(httpserver, invalidated_tags=[], error="the bypass hush-hush-hush is not the one we know")
+    headers = '{"x-vercel-protection-bypass": "hush-hush-hush"}'
+    with client_of(httpserver.url_for("/"), STATS_APP_HEADERS=headers) as client:
+        assert "the bypass *** is not the one we know" in (ask(client).problem or "")
+    [(request, _)] = httpserver.log
+    assert request.headers["x-vercel-protection-bypass"] == "hush-hush-hush"
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_an_app_that_repeats_the_key_or_writes_to_a_terminal(httpserver: HTTPServer, client: CacheClient) -> None:
+    answer(httpserver, error=f"no\n\x1b[2J key {KEY}\x00{'!' * 9_000}")
+    problem = ask(client).problem or ""
+    assert problem.startswith("the app did not invalidate half_season_stats, season_stats: no [2J key *** !")
+    assert problem.isprintable()
+    assert len(problem) <= 500
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "br", "x-unknown"])
+def test_an_encoded_answer_is_refused_unread(server_that_says: Callable[..., str], encoding: str) -> None:
+    bomb = gzip.compress(gzip.compress(b" " * 50_000_000))
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(bomb)}\r\n\r\n"
+    with client_of(server_that_says(head.encode() + bomb)) as client:
+        tracemalloc.start()
+        try:
+            delivery = ask(client)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert not delivery.taken
+    assert f"({encoding}), though identity was asked for" in (delivery.problem or "")
+    assert most < 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -169,7 +233,7 @@ def test_an_app_that_does_not_answer_in_time(httpserver: HTTPServer) -> None:
         finally:
             over.set()
     assert not delivery.taken
-    assert "Timeout" in (delivery.problem or "")
+    assert delivery.problem == "no whole answer within 0.2 s"
 
 
 def test_an_app_that_is_not_there() -> None:
@@ -191,7 +255,7 @@ def test_an_app_that_is_not_there() -> None:
         b"not HTTP at all\r\n\r\n",
     ],
 )
-def test_a_connection_that_breaks_half_way(half: bytes, server_that_says: Callable[[bytes], str]) -> None:
+def test_a_connection_that_breaks_half_way(half: bytes, server_that_says: Callable[..., str]) -> None:
     with client_of(server_that_says(half)) as client:
         delivery = ask(client)
     assert not delivery.taken
@@ -199,17 +263,17 @@ def test_a_connection_that_breaks_half_way(half: bytes, server_that_says: Callab
 
 
 @pytest.fixture
-def server_that_says() -> Iterator[Callable[[bytes], str]]:
+def server_that_says() -> Iterator[Callable[..., str]]:
     """Start a server that reads one request, sends these bytes and hangs up."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threads = []
 
-        def start(said: bytes) -> str:
+        def start(said: bytes, until: bytes = b'"tags"') -> str:
             def serve() -> None:
                 connection, _ = listening.accept()
                 with connection:
                     received = b""
-                    while b'"tags"' not in received:
+                    while until not in received:
                         received += connection.recv(65_536)
                     connection.sendall(said)
 
@@ -236,3 +300,46 @@ def test_one_client_serves_many_threads(httpserver: HTTPServer, client: CacheCli
 def test_without_an_app_there_is_no_client() -> None:
     with pytest.raises(SettingsError, match="NEXT_PUBLIC_APP_URL is not set"):
         CacheClient(Settings.model_validate({}))
+
+
+PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy")
+
+
+@pytest.mark.parametrize("value", ["socks5://127.0.0.1:1080", "http://127.0.0.1:1", "no URL at all"])
+def test_proxies_of_the_environment_are_not_used(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    for name in PROXIES:
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_PROXY", "[")
+    monkeypatch.setenv("NETRC", "/nowhere")
+    answer(httpserver, invalidated_tags=sorted(TAGS))
+    with client_of(httpserver.url_for("/")) as client:
+        assert ask(client) == Delivery(TAGS)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "stats.localhost"])
+def test_this_machine_is_never_reached_through_a_proxy(
+    httpserver: HTTPServer, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbound, "_look_up", lambda *_: ["127.0.0.1"])
+    answer(httpserver, invalidated_tags=sorted(TAGS))
+    with client_of(f"http://{host}:{httpserver.port}", STATS_HTTP_PROXY="http://127.0.0.1:1") as client:
+        assert ask(client) == Delivery(TAGS)
+
+
+def test_an_app_elsewhere_is_reached_through_our_proxy(httpserver: HTTPServer) -> None:
+    answer(httpserver, invalidated_tags=sorted(TAGS))
+    proxy = f"http://me:pass%40word@{httpserver.host}:{httpserver.port}"
+    with client_of("http://app.example.com", STATS_HTTP_PROXY=proxy) as client:
+        assert ask(client) == Delivery(TAGS)
+    [(request, _)] = httpserver.log
+    assert request.headers["Host"] == "app.example.com"
+    assert request.headers["Proxy-Authorization"] == "Basic " + b64encode(b"me:pass@word").decode()
+
+
+def test_a_proxy_that_refuses_does_not_make_the_password_known(server_that_says: Callable[..., str]) -> None:
+    refusal = b"HTTP/1.1 407 not with pass@word\r\nContent-Length: 0\r\n\r\n"
+    proxy = server_that_says(refusal, until=b"\r\n\r\n").replace("http://", "http://me:pass%40word@")
+    with client_of("https://app.example.com", STATS_HTTP_PROXY=proxy) as client:
+        assert ask(client).problem == "ProxyError: 407 not with ***"

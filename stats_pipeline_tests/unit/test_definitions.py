@@ -157,7 +157,7 @@ def test_loading_opens_no_connection(tmp_path: Path) -> None:
             tmp_path,
             STATS_DATABASE_URL=f"postgresql://{address}/app",
             NEXT_PUBLIC_APP_URL=f"http://{address}",
-            INTERNAL_API_KEY="key",
+            INTERNAL_API_KEY="0123456789abcdef",
         )
         listening.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody is waiting to be accepted

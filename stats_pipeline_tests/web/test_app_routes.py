@@ -102,7 +102,7 @@ def test_the_app_takes_tags_and_says_which_it_could_not(invalidation: str) -> No
 
 
 def test_the_app_refuses_a_wrong_key_and_is_closed_without_one(invalidation: str, tmp_path: Path) -> None:
-    client = CacheClient(settings(NEXT_PUBLIC_APP_URL=invalidation, INTERNAL_API_KEY="another key"))
+    client = CacheClient(settings(NEXT_PUBLIC_APP_URL=invalidation, INTERNAL_API_KEY="another key altogether"))
     try:
         assert "401" in (client.invalidate(["season_stats"], request_id="1").problem or "")
     finally:
