@@ -14,6 +14,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import psycopg
 import typer
@@ -126,7 +127,7 @@ def demo(
 
     with one_line_errors():
         loaded = _load()
-        today = datetime.now(UTC).date()
+        today = datetime.now(ZoneInfo(loaded.timezone)).date()
         with services.single_instance(loaded), receiver.receiving() as app_server:
             services.check_ports(loaded)
             app_settings = {"NEXT_PUBLIC_APP_URL": app_server.url, "INTERNAL_API_KEY": app_server.key}

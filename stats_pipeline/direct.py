@@ -120,7 +120,7 @@ def _compute_all(opened: Database, claimed: Claim, settings: Settings, say: Call
                 if rpc in left_out:
                     order.done(rpc)
                 else:
-                    computing[threads.submit(_compute, opened, functions[rpc], claimed)] = rpc
+                    computing[threads.submit(_compute, opened, functions[rpc], claimed, settings.timezone)] = rpc
             for future in wait(computing, return_when=FIRST_COMPLETED).done:
                 rpc = computing.pop(future)
                 order.done(rpc)
@@ -134,10 +134,10 @@ def _compute_all(opened: Database, claimed: Claim, settings: Settings, say: Call
         threads.shutdown(cancel_futures=True)
 
 
-def _compute(opened: Database, function: StatsFunction, claimed: Claim) -> str | None:
+def _compute(opened: Database, function: StatsFunction, claimed: Claim, timezone: str) -> str | None:
     """What went wrong, if anything did."""
     try:
-        job_status.compute(opened, function, claimed, attempt=1)
+        job_status.compute(opened, function, claimed, attempt=1, timezone=timezone)
     except (psycopg.Error, StatsPipelineError) as error:
         return one_line(error)
     return None

@@ -164,10 +164,13 @@ def beating(database: Database, *, run_id: str, lease_seconds: int) -> Iterator[
         thread.join()
 
 
-def compute(database: Database, function: StatsFunction, claimed: Claim, *, attempt: int) -> tuple[int, dict[str, int]]:
+def compute(
+    database: Database, function: StatsFunction, claimed: Claim, *, attempt: int, timezone: str = "UTC"
+) -> tuple[int, dict[str, int]]:
     """Call the stats function and make its tags due, in one transaction; milliseconds, and rows per table.
 
-    A try that fails leaves nothing behind. Raises what the database raised, or `LeaseLost`.
+    Its day is that of `timezone`, unless the app knows the club's own. A try that fails leaves nothing behind. Raises
+    what the database raised, or `LeaseLost`.
     """
     started = time.monotonic()
 
@@ -176,7 +179,7 @@ def compute(database: Database, function: StatsFunction, claimed: Claim, *, atte
 
     try:
         with database.transaction() as connection:
-            run(connection, "set_statement_timeout", milliseconds=function.timeout_seconds * 1000)
+            run(connection, "begin_computing", milliseconds=function.timeout_seconds * 1000, timezone=timezone)
             call = sql.SQL("select public.{}({})").format(
                 sql.Identifier(function.rpc),
                 sql.SQL("") if claimed.tenant_id is None else sql.Literal(claimed.tenant_id),

@@ -122,7 +122,7 @@ class Refresh(dg.ConfigurableResource[Any]):
 
     def compute(self, function: StatsFunction, claimed: Claim, *, attempt: int) -> tuple[int, dict[str, int]]:
         """Call one stats function; milliseconds and rows per table."""
-        return job_status.compute(self._database, function, claimed, attempt=attempt)
+        return job_status.compute(self._database, function, claimed, attempt=attempt, timezone=self._settings.timezone)
 
     def record_failed_try(self, run_id: str, rpc: str, *, attempt: int, duration_ms: int, problem: str) -> None:
         """Note a failed try, and show it in the job's row."""

@@ -18,6 +18,7 @@ MOST_OF_A_BATCH = 5 * retention.BATCH
 
 # Of the tables of the app, of migrating, of the demo.
 NOT_OF_THE_PROTOCOL = {
+    "begin_computing",
     "clear_demo_league",
     "count_rows",
     "ensure_migration_ledger",
@@ -28,7 +29,6 @@ NOT_OF_THE_PROTOCOL = {
     "lock_migrations",
     "read_demo_state",
     "record_migration",
-    "set_statement_timeout",
     "show_all_time",
     "show_hall_of_fame",
 }

@@ -493,3 +493,15 @@ def test_a_tag_that_goes_stale_again_is_due_again(connection: Connected, opened:
 def test_the_list_is_newest_first_and_limited(connection: Connected) -> None:
     ids = [steps.enqueue(connection) for _ in range(3)]
     assert [job.id for job in job_status.list_jobs(connection, limit=2)] == ids[:0:-1]
+
+
+@pytest.mark.parametrize("timezone", ["Pacific/Kiritimati", "Etc/GMT+12"])
+def test_a_functions_day_is_the_one_of_the_time_zone_it_is_told(
+    connection: Connected, opened: Database, query: Query, timezone: str
+) -> None:
+    """Twenty-six hours apart: the one is always a day ahead of the other."""
+    replace_function(connection, "insert into public.written values (current_date::text)")
+    steps.enqueue(connection)
+    job_status.compute(opened, TWO[0], steps.start(connection), attempt=1, timezone=timezone)
+    [there] = query("select (now() at time zone %s)::date::text as day", timezone)
+    assert {"what": there["day"]} in query("select what from public.written")

@@ -83,7 +83,7 @@ def test_the_sensor_and_the_schedule_run_by_default(definitions: dg.Definitions)
 
 def test_sensors_are_looked_at_each_second_and_run_by_default() -> None:
     """Dagster's own default is half a minute between two ticks."""
-    app = {"NEXT_PUBLIC_APP_URL": "http://app", "INTERNAL_API_KEY": "key"}
+    app = {"NEXT_PUBLIC_APP_URL": "http://app", "INTERNAL_API_KEY": "a key of some length"}
     sensors = list(build_defs(Settings.model_validate(app)).sensors or [])
     assert len(sensors) == 6
     for sensor in sensors:
