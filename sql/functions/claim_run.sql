@@ -58,6 +58,8 @@ begin
     end if;
 
     leased_jobs := cardinality(claimed.job_ids);
+    -- The locks come first, so that nobody changes a job between the look at what it may carry over and its claim.
+    perform from public.background_job_status as j where j.id = any(claimed.job_ids) for update skip locked;
     predecessor := stats_pipeline.resumable_run(leased_run);
     taken := stats_pipeline.write_jobs(array(
         select jsonb_build_object(

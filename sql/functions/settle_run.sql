@@ -68,11 +68,11 @@ begin
                 is_over and (
                     j.status = 'processing' or (j.status = 'failed' and settled.outcome = 'succeeded' and not tags_due)
                 ) as is_to_end,
-                 outcome_of_run || jsonb_build_object(
-                'attempt', j.attempts,
-                'coalesced_with', jsonb_build_object(
-                    'count', cardinality(settled.job_ids) - 1,
-                    'first', to_jsonb((array_remove(settled.job_ids[:21], j.id))[:20]))) as results
+                outcome_of_run || jsonb_build_object(
+                    'attempt', j.attempts,
+                    'coalesced_with', jsonb_build_object(
+                        'count', cardinality(settled.job_ids) - 1,
+                        'first', to_jsonb((array_remove(settled.job_ids[:21], j.id))[:20]))) as results
         ) as n
         where n.is_to_end or j.results is distinct from n.results
     ));
