@@ -13,7 +13,7 @@ create or replace function stats_pipeline.claim_run(
 ) returns setof stats_pipeline.run
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-    default_tenant constant uuid := stats_pipeline.default_tenant();
+    default_tenant uuid;
     claimed stats_pipeline.run;
     leased_jobs integer;
     predecessor text;
@@ -31,6 +31,7 @@ begin
         return;
     end if;
 
+    default_tenant := stats_pipeline.default_tenant();
     if leased_run is null then
         insert into stats_pipeline.run (tenant_id, job_ids, functions, run_id, lease_until, claimed_at, seen_at)
         values (nullif(run_tenant, default_tenant), '{}', run_functions, dagster_run_id, now(), now(), now())

@@ -13,7 +13,7 @@ begin
     if counted is not null then
         execute format('select count(*) from %s', counted) || case when has_tenant then ' where tenant_id = $1' else '' end
         into row_count
-        using coalesce(tenant, stats_pipeline.default_tenant());
+        using tenant;
     end if;
     return row_count;
 end;

@@ -11,9 +11,9 @@ begin
         select j.id
         from public.background_job_status as j
         where j.job_type = 'stats_update' and j.status in ('completed', 'failed')
-            and coalesce(j.completed_at, j.updated_at, '-infinity') < now() - make_interval(days => days)
+            and coalesce(j.completed_at, j.created_at, '-infinity') < now() - make_interval(days => days)
             and j.id::text not in (select stats_pipeline.aside('job'))
-        order by coalesce(j.completed_at, j.updated_at, '-infinity')
+        order by coalesce(j.completed_at, j.created_at, '-infinity')
         limit batch
         for update skip locked
     );

@@ -28,13 +28,14 @@ begin
         where j.xmin::text = coalesce(c.change ->> 'was', j.xmin::text)
         for update of j skip locked
     );
-    perform stats_pipeline.put_aside_locked(array(
-        select (c.change ->> 'id')::uuid
-        from unnest(due) as c (change)
-        join public.background_job_status as j on j.id = (c.change ->> 'id')::uuid
-        where cardinality(free) < cardinality(due) and not j.id = any(free)
-            and j.xmin::text = coalesce(c.change ->> 'was', j.xmin::text)
-    ));
+    if cardinality(free) < cardinality(due) then
+        perform stats_pipeline.put_aside_locked(array(
+            select j.id
+            from unnest(due) as c (change)
+            join public.background_job_status as j on j.id = (c.change ->> 'id')::uuid
+            where not j.id = any(free) and j.xmin::text = coalesce(c.change ->> 'was', j.xmin::text)
+        ));
+    end if;
 
     tried := array(select c.change from unnest(due) as c (change) where (c.change ->> 'id')::uuid = any(free));
     begin
@@ -62,8 +63,7 @@ begin
             end loop;
     end;
 
-    delete from stats_pipeline.set_aside as s
-    where s.what = 'job' and exists (select from unnest(changed) as c (id) where c.id::text = s.key);
+    delete from stats_pipeline.set_aside as s where s.what = 'job' and s.key = any(changed::text[]);
     return changed;
 end;
 $$;

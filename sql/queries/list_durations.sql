@@ -3,7 +3,7 @@ select recent.id, recent.status, recent.started_at, recent.seconds
 from (
     select
         j.id, j.status, t.started_at, greatest(extract(epoch from t.completed_at - t.started_at), 0)::float as seconds,
-        coalesce(j.created_at, j.updated_at, '-infinity') as listed_at
+        coalesce(j.created_at, 'infinity') as listed_at
     from public.background_job_status as j
     cross join lateral (
         select
@@ -12,7 +12,7 @@ from (
     ) as t
     where j.job_type = 'stats_update' and j.status in ('completed', 'failed')
         and t.started_at is not null and t.completed_at is not null
-    order by coalesce(j.created_at, j.updated_at, '-infinity') desc, j.id
+    order by coalesce(j.created_at, 'infinity') desc, j.id
     limit 50
 ) as recent
 order by recent.listed_at, recent.id desc;

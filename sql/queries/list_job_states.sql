@@ -2,5 +2,5 @@
 select j.id, j.status, stats_pipeline.job_version(j) as version
 from public.background_job_status as j
 where j.job_type = 'stats_update'
-order by coalesce(j.created_at, j.updated_at, '-infinity') desc, j.id
+order by coalesce(j.created_at, 'infinity') desc, j.id
 limit 100;

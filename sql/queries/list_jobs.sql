@@ -7,5 +7,5 @@ select
     stats_pipeline.oddities(j) as oddities
 from public.background_job_status as j
 where j.job_type = 'stats_update'
-order by coalesce(j.created_at, j.updated_at, '-infinity') desc, j.id
+order by coalesce(j.created_at, 'infinity') desc, j.id
 limit %(newest)s;

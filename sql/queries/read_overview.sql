@@ -24,6 +24,6 @@ from (
             stats_pipeline.readable(j.completed_at) as completed
     ) as t
     where j.job_type = 'stats_update' and j.status = 'completed' and t.started is not null
-    order by coalesce(j.created_at, j.updated_at, '-infinity') desc, j.id
+    order by coalesce(j.created_at, 'infinity') desc, j.id
     limit 20
 ) as recent;
