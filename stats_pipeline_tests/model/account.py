@@ -79,13 +79,14 @@ class Job:
     payload: Any
     status: str
     since: int  # what was computed later counts
-    asked: int = 0  # the same, before somebody set it to queued
+    asked: int = 0  # the same, before somebody queued it again while it waited or was being worked on
     run_id: str | None = None
     claims: int = 0  # since somebody last wrote the row
     may_fail: set[str] = field(default_factory=set)  # why
     may_not_complete: str | None = None  # why
     is_over: bool = False  # because a person wrote so
     is_touched: bool = False  # by a person
+    is_hindered: bool = False  # the app refuses or holds its row, or has
 
 
 @dataclass
@@ -177,11 +178,13 @@ class Account:
         job.payload = row["job_payload"]
         job.run_id = row["run_id"]
         if row["status"] != job.status:
+            if job.status in ("completed", "failed") and not job.is_over:
+                job.asked = self.position  # it was done: whatever he wants is to be done anew
             job.is_over = row["status"] in ("completed", "failed")
             if row["status"] == "queued":
                 job.since = self.position
                 job.may_fail &= {"the app's trigger"}
-            elif row["status"] == "processing":  # what was queued anew is so no more
+            elif row["status"] == "processing":  # as if it had not been touched
                 job.since = job.asked
         job.status = row["status"]
         job.may_not_complete = None
@@ -208,6 +211,7 @@ class Account:
 
     def refuse(self, job: Job) -> None:
         """From now on the app may refuse what is done with the job's row."""
+        job.is_hindered = True
         job.may_fail.add("the app's trigger")
 
     def cancel(self, process: Process) -> None:
@@ -268,9 +272,9 @@ class Account:
         for job in self.jobs.values():
             assert job.is_touched or attempts[job.id] == job.claims, f"attempts miscounted: {job}"
         for job_id, run_id, is_open in seen.attempts:
-            process = self.processes.get(run_id)
-            is_given_up = process is not None and process.is_replaced and is_open
-            assert not is_given_up, f"attempt of {job_id} open, its run {run_id} is replaced"
+            process, job = self.processes.get(run_id), self.jobs.get(job_id)
+            if is_open and process is not None and process.is_replaced:
+                assert job is None or job.is_hindered, f"attempt open, its run is replaced: {job}, {process}"
 
     def _compare_row(self, row: dict[str, Any], seen: Seen) -> None:
         job = self.jobs.get(row["id"]) or self._explain(row, seen)

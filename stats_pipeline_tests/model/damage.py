@@ -152,9 +152,11 @@ class Damage(Upkeep):
         job = self.account.accept(row["id"], row["job_payload"], row["tenant_id"], status=status, is_request=is_request)
         self.account.touch(made)
         job.is_over = status in ("completed", "failed")
-        if old is not None and status != "queued":
-            job.since = job.asked = old.since
-            job.may_fail |= old.may_fail
+        if old is not None:
+            job.asked = old.asked
+            if status != "queued":
+                job.since = old.asked
+                job.may_fail |= old.may_fail
 
     # Messages.
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
 from stats_pipeline import job_status
+from stats_pipeline_tests.model.account import Job
 from stats_pipeline_tests.model.base import CLUB, PICK, step
 from stats_pipeline_tests.model.damage import STATUS, Damage
 from stats_pipeline_tests.model.world import CLUBS
@@ -36,7 +37,7 @@ class Locks(Damage):
             self.world.holder.execute(
                 f"select from public.background_job_status where id = %s {strength}".encode(), [job.id]
             )
-            self.rows_held.add(job.id)
+            self._hold(job)
 
     @step(pick=PICK, status=STATUS)
     def hold_changed_row(self, pick: int, status: str) -> None:
@@ -48,7 +49,11 @@ class Locks(Damage):
             ).fetchone()
             assert row is not None
             self.changes_held.append(row["row"])
-            self.rows_held.add(job.id)
+            self._hold(job)
+
+    def _hold(self, job: Job) -> None:
+        job.is_hindered = True
+        self.rows_held.add(job.id)
 
     @step(pick=PICK)
     def hold_message(self, pick: int) -> None:

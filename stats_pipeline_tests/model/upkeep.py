@@ -10,7 +10,7 @@ from stats_pipeline import job_status, reconcile
 from stats_pipeline.reconcile import Limits, Repair
 from stats_pipeline_tests.acceptance.app_server import Call
 from stats_pipeline_tests.model.account import CACHE_DEADLINE, DEAD_AFTER
-from stats_pipeline_tests.model.base import step
+from stats_pipeline_tests.model.base import PICK, step
 from stats_pipeline_tests.model.runs import Runs
 
 MOODS = ("well", "takes some", "takes none", "unavailable", "hangs up", "takes and hangs up")
@@ -78,6 +78,16 @@ class Upkeep(Runs):
             self._apply(repairs)
             self.compare()
             assert self.account.seen == before or self.is_disturbed(), "repairing twice does more than once"
+
+    @step(pick=PICK, steps=st.integers(1, 4))
+    def die_and_be_rescued(self, pick: int, steps: int) -> None:
+        if process := self._living(pick, or_calm=False):
+            self.die(pick=pick, is_noticed=True)
+            self.repair(is_twice=False)
+            self._pass(SPANS[1])
+            self.lease(is_launched=True)
+            for rescuer in [p for p in self.account.processes.values() if p.is_alive and p.club == process.club][-1:]:
+                self._go_on(rescuer, steps)
 
     @step()
     def look_and_be_held_up(self) -> None:
