@@ -36,3 +36,4 @@ def test_every_history_ends_well(world: World, app: App, cache: CacheClient, cap
     deadline = time.monotonic() + SECONDS
     for number in itertools.takewhile(lambda _: time.monotonic() < deadline, itertools.count()):
         run_state_machine_as_test(seed(number)(lambda: Machine(world, app, cache)), settings=SETTINGS)
+    print(f"{number} seeds of {SETTINGS.max_examples} histories")
