@@ -40,6 +40,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard
 def one_line_errors() -> Iterator[None]:
     """Turn what the user can put right into one line and exit code 1, and Ctrl-C into exit code 130."""
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal was closed, and nobody said nohup
+        signal.signal(signal.SIGHUP, lambda *_: _interrupt())
     # A shell script's `&` starts us with SIGINT ignored; Dagster's processes would inherit that and ignore SIGTERM too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -57,7 +59,7 @@ def one_line_errors() -> Iterator[None]:
 
 def _fail(problem: str) -> NoReturn:
     # As text, not as markup: a message may hold brackets of the user's.
-    console.err.print(Text.assemble(("Error:", "red"), " ", problem), soft_wrap=True)
+    console.err.print(Text.assemble(("Error:", "red"), " ", console.plain(problem)), soft_wrap=True)
     raise typer.Exit(1) from None
 
 
@@ -73,10 +75,15 @@ def _interrupt() -> NoReturn:
 
 
 @contextmanager
-def _database() -> Iterator[tuple[settings.Settings, database.Database]]:
-    """The database for a command that only needs it for a moment; the embedded one is started if it has to be."""
+def _database(*, makes: bool = True) -> Iterator[tuple[settings.Settings, database.Database]]:
+    """The database for a command that only needs it for a moment; the embedded one is started if it has to be.
+
+    A command that `makes` nothing is refused where there is no embedded one yet.
+    """
     with one_line_errors():
         loaded = _load()
+        if not makes:
+            services.check_there_is_a_database(loaded)
         with services.database_for(loaded) as url, database.Database(url) as opened:
             if loaded.database_url is None:
                 services.migrated(loaded, url)
@@ -245,7 +252,7 @@ def retry(
     as_json: JsonOption = False,
 ) -> None:
     """Enqueue a failed job again, as a new job that names the old one."""
-    with _database() as (loaded, opened):
+    with _database(makes=False) as (loaded, opened):
         with opened.connection() as connection:
             answer = job_status.retry(connection, job_id)
         _show_enqueued(loaded, opened, answer, wait=wait, timeout=timeout, as_json=as_json)
@@ -274,7 +281,7 @@ def jobs(
     as_json: JsonOption = False,
 ) -> None:
     """List the newest jobs, newest first."""
-    with _database() as (_, opened):
+    with _database(makes=False) as (_, opened):
 
         def read() -> list[Job]:
             with opened.connection() as connection:
@@ -345,7 +352,7 @@ def reconcile(
     as_json: JsonOption = False,
 ) -> None:
     """Compare queue, rows and runs once, and repair every mismatch. The daemon does this each second by itself."""
-    with _database() as (loaded, opened):
+    with _database(makes=False) as (loaded, opened):
         os.environ.update(services.dagster_environment(loaded, opened.url))
         from dagster import DagsterInstance  # noqa: PLC0415  # two seconds of imports that no other command needs
 

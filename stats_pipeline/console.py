@@ -33,6 +33,11 @@ _FINDING_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem":
 _LOOK_SECONDS = 0.1
 
 
+def plain(value: object) -> Text:
+    """What others wrote, to be shown as it is: brackets are no markup, and nothing reaches the terminal's controls."""
+    return Text("".join(character if character.isprintable() or character == "\n" else " " for character in str(value)))
+
+
 def follow_job(database: Database, job_id: UUID, functions: Sequence[StatsFunction], *, timeout: float) -> Job:
     """Show a job's functions live until it is over or `timeout` seconds have passed; the job as it then is."""
     deadline = time.monotonic() + timeout
@@ -64,9 +69,9 @@ def function_table(job: Job, functions: Iterable[StatsFunction]) -> Table:
         table.add_row(
             Text(mark, style=color),
             function.rpc,
-            f"{result.get('duration_ms')} ms" if result else "",
-            str(result.get("attempts", "")),
-            str(result.get("error") or ", ".join(function.tables)),
+            plain(f"{result.get('duration_ms')} ms" if result else ""),
+            plain(result.get("attempts", "")),
+            plain(result.get("error") or ", ".join(function.tables)),
         )
     return table
 
@@ -84,12 +89,12 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
         match = job.job_payload.get("matchId")
         table.add_row(
             str(job.id),
-            f"{job.job_payload.get('triggeredBy', '?')}{f' (Match {match})' if match else ''}",
+            plain(f"{job.job_payload.get('triggeredBy', '?')}{f' (Match {match})' if match else ''}"),
             Text(job.status, style=_COLORS[job.status]),
             _clock(job.started_at),
             duration(job),
             str(job.attempts),
-            "; ".join(filter(None, [job.error_message, *(f"odd: {oddity}" for oddity in job.oddities)])),
+            plain("; ".join(filter(None, [job.error_message, *(f"odd: {oddity}" for oddity in job.oddities)]))),
         )
     return table
 
@@ -111,7 +116,7 @@ def set_aside_table(set_aside: Iterable[SetAside]) -> Table:
     """What could not be done and is tried again."""
     table = Table("What", "Reason", "Since", "Tries", title="Set aside, and tried again", title_justify="left")
     for one in set_aside:
-        table.add_row(Text(f"{one.what} {one.key}"), Text(one.reason), _clock(one.since), str(one.tries))
+        table.add_row(plain(f"{one.what} {one.key}"), plain(one.reason), _clock(one.since), str(one.tries))
     return table
 
 
@@ -120,7 +125,7 @@ def findings_table(findings: Iterable[Finding]) -> Table:
     table = Table("", "Subject", "Finding")
     for finding in findings:
         mark, color = _FINDING_MARKS[finding.state]
-        table.add_row(Text(mark, style=color), finding.subject, Text(finding.said))
+        table.add_row(Text(mark, style=color), finding.subject, plain(finding.said))
     return table
 
 
@@ -130,5 +135,5 @@ def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     for column in rows[0] if rows else ():
         table.add_column(column.replace("_", " "))
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(plain(value) for value in row.values()))
     return table

@@ -1,9 +1,10 @@
-"""Looks at everything the pipeline depends on and says what to do about what is wrong. Changes nothing.
+"""Looks at everything the pipeline depends on, tries it, and says what to do about what is wrong.
 
-It asks once, from outside. What happens over time is in `web/health.py` and `web/metrics.py`.
+It leaves nothing behind, and asks once, from outside. What happens over time is in `web/health.py` and
+`web/metrics.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.settings import Settings
 
 OLDEST_SERVER = 15
+_FOREIGN_KEY_SQLSTATE = "23503"
 LATE_TICK_SECONDS = 90  # a tick waits up to 20 s for work, and the next one follows within a few
 
 
@@ -74,7 +76,18 @@ def _examine_database(connection: Connection[Any], url: str, settings: Settings)
         yield Finding("schema", "problem", f"{', '.join(pending)} to apply: run `stats-pipeline migrate`")
         return
     yield Finding("schema", "ok", "at this version")
+    yield _rehearse(connection, rpcs)
     yield from _examine_work(connection, settings)
+
+
+def _rehearse(connection: Connection[Any], rpcs: Sequence[str]) -> Finding:
+    failed = run_one(connection, "rehearse", functions=list(rpcs))
+    if failed["step"] is None:
+        return Finding("jobs", "ok", "one of a made-up club went from enqueue to completed, and was taken back")
+    where = f"{failed['step']}: {' '.join(failed['problem'].split())} (SQLSTATE {failed['state']})"
+    if failed["state"] == _FOREIGN_KEY_SQLSTATE:
+        return Finding("jobs", "warning", f"could not be tried with a made-up club, which the app refuses at {where}")
+    return Finding("jobs", "problem", f"none would be done, as it fails at {where}")
 
 
 def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[Finding]:

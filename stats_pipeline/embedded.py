@@ -5,6 +5,7 @@ the database is `migrate.py`'s business, and a `STATS_DATABASE_URL` makes this m
 """
 
 import atexit
+import os
 import shutil
 import subprocess
 import warnings
@@ -56,6 +57,17 @@ def running_url(folder: Path) -> str:
     return str(info.get_uri())
 
 
+def exists(folder: Path) -> bool:
+    """Whether a server was ever made there."""
+    return (folder / "postgres").exists()
+
+
+def make_private(folder: Path) -> None:
+    """Make the state folder, for this user alone; as root, the server's own user may pass through it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+
+
 def is_running(folder: Path) -> bool:
     """Whether the folder's server runs, whoever has started it."""
     return _live_postmaster(folder / "postgres") is not None
@@ -69,7 +81,7 @@ def _server(folder: Path) -> PostgresServer:
             f"STATS_HOME is too deep for a PostgreSQL socket ({socket} has more than {_SOCKET_PATH_LIMIT} bytes): "
             "move the project, or set STATS_HOME to a shorter path"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     lock = fasteners.InterProcessLock(folder / "postgres.lock")  # the library's own lies outside the project
     with lock:
         if not data.exists():

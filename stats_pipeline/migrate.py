@@ -24,27 +24,31 @@ DAGSTER_SCHEMA = "dagster"
 
 @dataclass(frozen=True)
 class Applied:
-    """What one call changed: names of files, and why the reference set was left out if it was."""
+    """What one call changed: names of files, and of what somebody had removed."""
 
     migrations: tuple[str, ...]
     functions: tuple[str, ...]
     reference_stats: tuple[str, ...]
+    repaired: tuple[str, ...]
 
 
 def migrate(connection: Connection[Any], *, reference_stats: bool = False) -> Applied:
     """Apply what is missing or changed, in one transaction of its own.
 
     `reference_stats` also installs the reference tables and stats functions, for a database that has none; on one
-    where an app's own exist it raises. Raises `MigrationError` also when an applied migration's file has changed,
-    when the queue extension is missing, and when the role may not create what is needed.
+    where an app's own exist it raises. A queue that somebody has dropped is made again. Raises `MigrationError` also
+    when an applied migration's file has changed, when the queue extension is missing, when a column of the app's job
+    table has a type that cannot be worked with, and when the role may not create what is needed.
     """
     try:
         with connection.transaction():
             run(connection, "lock_migrations")
             run(connection, "ensure_migration_ledger")
             _ensure_queue_extension(connection)
+            _refuse_foreign_columns(connection)
             migrations = _apply_migrations(connection)
             functions = _apply_repeatable(connection, "functions")
+            repaired = ("the queue stats_update",) if run_one(connection, "ensure_queue")["made"] else ()
             stats = _apply_reference_stats(connection) if reference_stats else ()
             connection.execute(f"create schema if not exists {DAGSTER_SCHEMA}".encode())
     except psycopg.errors.InsufficientPrivilege as error:
@@ -54,7 +58,7 @@ def migrate(connection: Connection[Any], *, reference_stats: bool = False) -> Ap
         ) from error
     except psycopg.Error as error:
         raise MigrationError(f"migrating failed and nothing was changed: {one_line(error)}") from error
-    return Applied(migrations, functions, stats)
+    return Applied(migrations, functions, stats, repaired)
 
 
 def pending(connection: Connection[Any]) -> list[str]:
@@ -129,6 +133,22 @@ def _apply_reference_stats(connection: Connection[Any]) -> tuple[str, ...]:
     for file in _files("stats"):  # all of them: later files build on the views and helpers of earlier ones
         _apply(connection, "stats", file)
     return tuple(file.name for file in _files("stats"))
+
+
+def _refuse_foreign_columns(connection: Connection[Any]) -> None:
+    """Any other type would be found out by the first job, which then never ends."""
+    if not (columns := run(connection, "list_foreign_columns")):
+        return
+    found = ", ".join(f"{column['name']} is {column['type']}, not {column['needed']}" for column in columns)
+    changes = ", ".join(
+        f"alter column {column['name']} drop default, "
+        f"alter column {column['name']} type {column['needed']} using {column['conversion']}"
+        for column in columns
+    )
+    raise MigrationError(
+        f"public.background_job_status has columns that the pipeline cannot work with ({found}): change them, set "
+        f"their defaults again, and migrate again: alter table public.background_job_status {changes};"
+    )
 
 
 def _ensure_queue_extension(connection: Connection[Any]) -> None:

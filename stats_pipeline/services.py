@@ -55,13 +55,22 @@ def database_for(settings: Settings) -> Iterator[str]:
         yield url
 
 
+def check_there_is_a_database(settings: Settings) -> None:
+    """Raises `SettingsError` if it is to be the embedded one, and nobody has made that yet."""
+    if settings.database_url is None and not embedded.exists(settings.home):
+        raise SettingsError(
+            f"there is no database in {settings.home} yet: check STATS_HOME, set STATS_DATABASE_URL, or make one "
+            "with `stats-pipeline up`"
+        )
+
+
 @contextmanager
 def single_instance(settings: Settings) -> Iterator[None]:
     """Be the one process that runs services in this state folder, for the length of the block.
 
     Ends what a killed predecessor has left running. Raises `AlreadyRunning` while there is another one.
     """
-    settings.home.mkdir(parents=True, exist_ok=True)
+    embedded.make_private(settings.home)
     lock = fasteners.InterProcessLock(settings.home / "up.lock")
     owner = settings.home / "up.pid"
     if not lock.acquire(blocking=False):

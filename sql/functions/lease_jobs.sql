@@ -14,11 +14,7 @@ begin
     perform pg_advisory_xact_lock(hashtextextended('stats_pipeline.lease_jobs', 0));
 
     started := clock_timestamp();
-    if to_regclass('pgmq.q_stats_update') is null then -- dropped, or not restored: the reconciler sends what waits
-        perform pgmq.create('stats_update');
-        alter table pgmq.q_stats_update enable row level security;
-        alter table pgmq.a_stats_update enable row level security;
-    end if;
+    perform stats_pipeline.ensure_queue(); -- dropped, or not restored: the reconciler sends what waits
     perform stats_pipeline.expire_leases();
     perform stats_pipeline.admit_messages();
 

@@ -5,6 +5,7 @@ select case
     when payload is null or jsonb_typeof(payload) <> 'object' then 'payload must be a JSON object'
     when octet_length(payload::text) > 65536 then
         format('payload is %s bytes long; at most 65536 are allowed', octet_length(payload::text))
+    when payload @? '$.**{21}' then 'payload is nested more than 20 levels deep'
     when jsonb_typeof(payload -> 'triggeredBy') is distinct from 'string'
         or payload ->> 'triggeredBy' not in ('post-match', 'admin', 'cron') then
         'triggeredBy must be one of post-match, admin, cron'
@@ -20,6 +21,8 @@ select case
     when jsonb_typeof(payload -> 'userId') not in ('string', 'null') then 'userId must be a text'
     when stats_pipeline.uuid_problem(payload -> 'tenantId') then 'tenantId must be a UUID'
     when stats_pipeline.uuid_problem(payload -> 'retryOf') then 'retryOf must be a UUID'
+    when payload @? '$.** ? (@ > 1.7e308 || @ < -1.7e308)' then
+        'payload has a number beyond 1.7e308, which most programs cannot hold: write it as a text'
 end;
 $$;
 

@@ -11,6 +11,7 @@ its children runs, runs the parent's `__main__` again in each, and the parent's 
 import gc
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 import sysconfig
@@ -34,7 +35,8 @@ from dagster._utils import get_run_crash_explanation
 from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster._utils.interrupts import capture_interrupts
 
-WORKER_TAG = "stats_pipeline/worker"  # "<pid> <seconds from boot to its start>" of the process that executes the run
+# "<pid> <seconds from boot to its start> <host>" of the process that executes the run
+WORKER_TAG = "stats_pipeline/worker"
 
 # Importing everything takes 1.5 s on a quiet machine; a server that has not answered after this many is given up.
 ANSWER_TIMEOUT = 60
@@ -47,7 +49,8 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
     a source file of a preloaded package has changed (in development: an installed one is not looked at). A worker
     leads a session of its own, so it survives its launcher. Whoever dies, somebody notices: the server reports a
     worker's death at once, also after the launcher died; when the server died too, run monitoring does, by
-    `check_run_worker_health`. Workers, daemon and webserver must share a host (a pid namespace).
+    `check_run_worker_health`. A worker of another host (another pid namespace) is not judged, nor ended, from here: its
+    own host does, and when that has died, the heartbeat of its lease tells.
     """
 
     def __init__(self, preload: Sequence[str], inst_data: ConfigurableClassData | None = None) -> None:
@@ -92,7 +95,7 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
         self._instance.report_run_canceling(run)
         # Read the tag only now: a worker that has not set it yet will see the new status, and not start.
         run = self._instance.get_run_by_id(run_id)
-        if run is not None and WORKER_TAG in run.tags:
+        if run is not None and WORKER_TAG in run.tags and _is_of_this_host(run):
             worker = _find_worker(run)
             if worker is None:
                 self._instance.report_run_canceled(run, message="The run's process was already gone.")
@@ -108,6 +111,8 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         if WORKER_TAG not in run.tags:
             return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "The run never recorded its process.")
+        if not _is_of_this_host(run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "The run's process is on another host.")
         if _find_worker(run) is None:
             return CheckRunHealthResult(WorkerStatus.FAILED, "The run's process is gone.")
         return CheckRunHealthResult(WorkerStatus.RUNNING)
@@ -175,9 +180,23 @@ def _source_files(preload: Iterable[str]) -> set[tuple[str, int]]:
     return files
 
 
+def _host() -> str:
+    """What a process id belongs to: this boot of this machine, and there this pid namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{platform.node()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux: no namespaces
+        return platform.node()
+
+
+def _is_of_this_host(run: dg.DagsterRun) -> bool:
+    worker = run.tags[WORKER_TAG].split()
+    return len(worker) < 3 or worker[2] == _host()  # a run of an older version does not say
+
+
 def _find_worker(run: dg.DagsterRun) -> psutil.Process | None:
     """The live process that executes the run, if there is one."""
-    pid, started = run.tags[WORKER_TAG].split()
+    pid, started, *_ = run.tags[WORKER_TAG].split()
     with suppress(psutil.NoSuchProcess):
         worker = psutil.Process(int(pid))
         # The start tells it from a later process with the same id; the boot time is known to the second.
@@ -259,7 +278,7 @@ def _fork(launcher: Connection, body: Callable[..., None], *args: object) -> tup
 def _execute_run(instance_ref: InstanceRef, run_id: str) -> None:
     with capture_interrupts(), dg.DagsterInstance.from_ref(instance_ref) as instance:
         worker = psutil.Process()
-        instance.add_run_tags(run_id, {WORKER_TAG: f"{worker.pid} {_seconds_from_boot(worker)}"})
+        instance.add_run_tags(run_id, {WORKER_TAG: f"{worker.pid} {_seconds_from_boot(worker)} {_host()}"})
         run = instance.get_run_by_id(run_id)
         if run is None or run.job_code_origin is None:
             raise RuntimeError(f"Run {run_id} was deleted before it could start, or its job cannot be loaded by name")

@@ -3,7 +3,6 @@
 Who may call which is said beside the routes in `app.py`; errors are turned into answers there too.
 """
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -114,10 +113,9 @@ async def retry(request: Request, caller: Caller) -> Response:
 
 async def stream(request: Request, _: Caller) -> Response:
     """One event per change of a job, until the client goes away."""
-    changes = web_of(request).changes
-    if changes.is_full:
+    events = web_of(request).changes.events()
+    if events is None:
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams are open", {"Retry-After": "10"})
-    events: AsyncIterator[str] = changes.events()
     # A proxy that collected the answer before it passed it on would hold every event back.
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 

@@ -77,6 +77,7 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
         database=database,
         guard=Guard(settings),
         changes=JobChanges(database),
+        trial=health.Trial(database),
         templates=page.templates(),
         document=openapi.document(OPERATIONS),
     )
@@ -100,6 +101,7 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
             InvalidJob: _invalid,
             DatabaseUnavailable: _out_of_reach,
             psycopg.OperationalError: _out_of_reach,
+            psycopg.errors.ReadOnlySqlTransaction: _only_readable,
             Exception: _broken,
         },
         lifespan=lifespan,
@@ -132,7 +134,10 @@ def _route(path: str, operations: Sequence[Operation]) -> Route:
             return response
         return await run_in_threadpool(operation.endpoint, *arguments)
 
-    return Route(path.replace(openapi.JOB_ID, "{job_id:uuid}"), dispatch, methods=list(by_method))
+    route = Route(path.replace(openapi.JOB_ID, "{job_id:uuid}"), dispatch, methods=list(by_method))
+    if route.methods is not None and any(operation.access is Access.CRON for operation in operations):
+        route.methods.discard("HEAD")  # that GET changes something: whoever asks for the head only is refused
+    return route
 
 
 def _openapi(request: Request) -> Response:
@@ -152,6 +157,12 @@ def _out_of_reach(request: Request, error: Exception) -> Response:
     structlog.get_logger().warning("the database is out of reach", path=request.url.path, reason=one_line(error))
     headers = {"Retry-After": "5"}
     return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "the database is out of reach", headers)
+
+
+def _only_readable(request: Request, error: Exception) -> Response:
+    structlog.get_logger().warning("the database is read-only", path=request.url.path, reason=one_line(error))
+    headers = {"Retry-After": "30"}
+    return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "the database is read-only", headers)
 
 
 def _broken(request: Request, _: Exception) -> Response:

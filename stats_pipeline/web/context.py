@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 from psycopg import Connection
@@ -24,6 +24,9 @@ from stats_pipeline.settings import Settings
 from stats_pipeline.web.auth import Guard
 from stats_pipeline.web.stream import JobChanges
 
+if TYPE_CHECKING:
+    from stats_pipeline.web.health import Trial
+
 MAX_BODY = 65_536  # bytes
 T = TypeVar("T")
 
@@ -36,6 +39,7 @@ class Web:
     database: Database
     guard: Guard
     changes: JobChanges
+    trial: "Trial"
     templates: Jinja2Templates
     document: dict[str, Any]  # OpenAPI
 

@@ -80,9 +80,10 @@ class JobEvent(BaseModel):
 
 
 class DatabaseHealth(BaseModel):
-    """Whether the database answers."""
+    """Whether the database answers, and why it would take no job if it would not."""
 
-    status: Literal["ok", "down"]
+    status: Literal["ok", "refusing", "down"]
+    problem: str | None = Field(None, exclude_if=lambda problem: problem is None)
 
 
 class QueueHealth(BaseModel):

@@ -8,6 +8,7 @@ import asyncio
 import json
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Any
@@ -35,7 +36,8 @@ class JobChanges:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._readers: set[asyncio.Queue[JobEvent | None]] = set()
+        # Weak: a stream whose client has gone before its first line is never begun, and so never ends.
+        self._readers: weakref.WeakSet[asyncio.Queue[JobEvent | None]] = weakref.WeakSet()
         self._known: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self._is_primed = False
         self._stopping = threading.Event()
@@ -56,18 +58,21 @@ class JobChanges:
         self._loop.call_soon_threadsafe(self._end_all)
 
     def _end_all(self) -> None:
-        for reader in self._readers:
+        for reader in list(self._readers):
             _end(reader)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether another reader would be one too many."""
-        return len(self._readers) >= MAX_STREAMS
+    def events(self) -> AsyncIterator[str] | None:
+        """The lines of one stream, until the reader goes away, falls behind, or the process stops.
 
-    async def events(self) -> AsyncIterator[str]:
-        """The lines of one stream, until the reader goes away, falls behind, or the process stops."""
+        None if it would be one too many: it counts from this call on.
+        """
+        if len(self._readers) >= MAX_STREAMS:
+            return None
         reader: asyncio.Queue[JobEvent | None] = asyncio.Queue(maxsize=_BACKLOG)
         self._readers.add(reader)
+        return self._lines(reader)
+
+    async def _lines(self, reader: "asyncio.Queue[JobEvent | None]") -> AsyncIterator[str]:
         try:
             yield "retry: 2000\n: connected\n\n"
             while not self._stopping.is_set():

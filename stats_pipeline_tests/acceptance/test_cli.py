@@ -334,6 +334,11 @@ def test_ctrl_c_ends_everything(tmp_path: Path, app: App) -> None:
     assert not (tmp_path / "postgres" / "postmaster.pid").exists()
 
 
+def test_a_closed_terminal_ends_everything(tmp_path: Path, app: App) -> None:
+    with started(tmp_path, app) as pipeline:
+        ends(pipeline, signal.SIGHUP)
+
+
 def test_ctrl_c_while_it_starts_ends_everything(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as output:
@@ -375,10 +380,17 @@ def test_up_on_a_database_that_is_given(tmp_path: Path, app: App, database_url: 
 
 
 def test_the_embedded_database_stops_with_the_last_command(tmp_path: Path) -> None:
-    assert run(tmp_path, "jobs").returncode == 0
+    assert run(tmp_path, "enqueue").returncode == 0
     assert not (tmp_path / "postgres" / "postmaster.pid").exists()
     with pytest.raises(Exception, match="is not running: start it with `stats-pipeline up`"):
         embedded.running_url(tmp_path)
+
+
+@pytest.mark.parametrize("command", [("jobs",), ("reconcile", "--dry-run"), ("retry", NO_JOB)])
+def test_a_command_that_reads_makes_no_database(tmp_path: Path, command: tuple[str, ...]) -> None:
+    home = tmp_path / "mistyped"
+    assert refusal(run(home, *command)).startswith(f"there is no database in {home} yet: check STATS_HOME")
+    assert not home.exists()
 
 
 # The demo

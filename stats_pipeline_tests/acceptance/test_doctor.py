@@ -40,7 +40,7 @@ def test_a_pipeline_that_is_up_is_well(pipeline: Pipeline, app: App) -> None:
     settings = {"NEXT_PUBLIC_APP_URL": app.url, "INTERNAL_API_KEY": KEY}
     found = findings(run(pipeline.home, "doctor", "--json", **settings))
     assert {subject: state for subject, (state, _) in found.items()} == dict.fromkeys(
-        ("database", "functions", "schema", "Dagster", "app"), "ok"
+        ("database", "functions", "schema", "jobs", "Dagster", "app"), "ok"
     )
     shown = run(pipeline.home, "doctor", **settings)
     assert shown.returncode == 0
@@ -105,3 +105,45 @@ def test_an_app_that_cannot_be_told(doctor: Doctor, settings: dict[str, str], st
     found = doctor(**settings)["app"]
     assert found[0] == state
     assert said in found[1]
+
+
+REFUSED_BY_A_TRIGGER = """
+create function public.no_more() returns trigger language plpgsql as $$
+begin
+    if new.status = 'processing' then raise exception 'not on a Sunday'; end if;
+    return new;
+end $$;
+create trigger no_more before update on public.background_job_status for each row execute function public.no_more();
+"""
+NO_MADE_UP_CLUB = """
+create table public.clubs (id uuid primary key);
+alter table public.background_job_status add foreign key (tenant_id) references public.clubs;
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "said"),
+    [
+        ("alter database current set default_transaction_read_only = on", "problem", "read-only transaction"),
+        (REFUSED_BY_A_TRIGGER, "problem", "fails at claim"),
+        (NO_MADE_UP_CLUB, "warning", "could not be tried"),
+    ],
+    ids=["read-only", "a trigger", "a foreign key"],
+)
+def test_what_would_keep_a_job_from_its_end_is_found_by_trying(
+    doctor: Doctor, query: Callable[..., Any], change: str, state: str, said: str
+) -> None:
+    name = query("select quote_ident(current_database()) as name")[0]["name"]
+    query(change.replace("database current", f"database {name}"))
+    found = doctor()["jobs"]
+    assert found[0] == state
+    assert said in found[1]
+
+
+def test_trying_leaves_nothing_and_waits_for_nobody(doctor: Doctor, query: Callable[..., Any]) -> None:
+    query('select public.enqueue_stats_job(\'{"triggeredBy": "admin", "requestId": "mine"}\')')
+    before = query("select id, status, xmin::text from public.background_job_status")
+    assert doctor()["jobs"][0] == "ok"
+    assert query("select id, status, xmin::text from public.background_job_status") == before
+    for table in ("stats_pipeline.run", "stats_pipeline.set_aside", "stats_pipeline.function_result"):
+        assert query(f"select count(*) from {table}") == [{"count": 0}]

@@ -1,5 +1,6 @@
 """The three doors: what gets in, what is refused and why, and that asking twice is asking once."""
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +60,9 @@ BAD: list[tuple[Any, str]] = [
     ({"timestamp": 1750971600}, "timestamp"),
     ({"userId": {"id": 7}}, "userId"),
     ({"userId": "x" * 1_000_000}, "payload"),
+    ({"nested": functools.reduce(lambda inner, _: [inner], range(20), [])}, "payload"),
+    ({"huge": 10**400}, "payload"),
+    ({"huge": {"and": {"deep": [-(10**400)]}}}, "payload"),
 ]
 NO_OBJECTS: list[Any] = [[], ["admin"], "admin", 7, True, None]
 

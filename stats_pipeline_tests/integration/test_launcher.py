@@ -242,13 +242,28 @@ def test_terminating_a_run_without_a_process_cancels_it(
 
 def test_recycled_process_id_is_not_the_worker(instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:
     held = hold()
-    pid, started = get_run(instance, held.run_id).tags[WORKER_TAG].split()
+    pid, started, _ = get_run(instance, held.run_id).tags[WORKER_TAG].split()
     launcher = instance.run_launcher
     assert launcher.check_run_worker_health(get_run(instance, held.run_id)).status == WorkerStatus.RUNNING
     instance.add_run_tags(held.run_id, {WORKER_TAG: f"{pid} {float(started) - 100}"})
     assert launcher.check_run_worker_health(get_run(instance, held.run_id)).status == WorkerStatus.FAILED
     assert launcher.terminate(held.run_id)
     assert held.worker.is_running(), "a stranger's process must not be signalled"
+    held.release()
+    held.worker.wait(PATIENCE)
+
+
+def test_a_worker_of_another_host_is_neither_judged_nor_ended_from_here(
+    instance: dg.DagsterInstance, hold: Callable[..., Held]
+) -> None:
+    held = hold()
+    pid, started, host = get_run(instance, held.run_id).tags[WORKER_TAG].split()
+    instance.add_run_tags(held.run_id, {WORKER_TAG: f"{int(pid) + 1} {started} another-{host}"})
+    launcher = instance.run_launcher
+    assert launcher.check_run_worker_health(get_run(instance, held.run_id)).status == WorkerStatus.RUNNING
+    assert launcher.terminate(held.run_id)
+    assert get_run(instance, held.run_id).status == dg.DagsterRunStatus.CANCELING
+    assert held.worker.is_running()
     held.release()
     held.worker.wait(PATIENCE)
 

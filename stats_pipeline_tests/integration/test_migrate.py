@@ -108,12 +108,12 @@ def test_a_new_database(empty: Connected) -> None:
 
 def test_a_new_database_with_the_reference_stats(empty: Connected) -> None:
     assert migrate.migrate(empty, reference_stats=True).reference_stats == names("stats")
-    assert migrate.migrate(empty, reference_stats=True) == migrate.Applied((), (), ())
+    assert migrate.migrate(empty, reference_stats=True) == migrate.Applied((), (), (), ())
 
 
 def test_the_second_time_nothing_is_left_to_do(empty: Connected) -> None:
     migrate.migrate(empty)
-    assert migrate.migrate(empty) == migrate.Applied((), (), ())
+    assert migrate.migrate(empty) == migrate.Applied((), (), (), ())
 
 
 def test_twenty_at_once_do_the_work_of_one(empty_url: str, at_once: Callable[..., list[Any]]) -> None:
@@ -122,9 +122,9 @@ def test_twenty_at_once_do_the_work_of_one(empty_url: str, at_once: Callable[...
             return migrate.migrate(connection, reference_stats=True)
 
     outcomes = at_once(20, process)
-    nothing = migrate.Applied((), (), ())
+    nothing = migrate.Applied((), (), (), ())
     [worker] = [outcome for outcome in outcomes if outcome != nothing]
-    assert worker == migrate.Applied(names("migrations"), names("functions"), names("stats"))
+    assert worker == migrate.Applied(names("migrations"), names("functions"), names("stats"), ())
 
 
 def test_a_table_that_the_app_has_created_is_adopted(empty: Connected) -> None:
@@ -216,8 +216,8 @@ def test_a_changed_function_is_applied_again_alone(empty: Connected, sql_files: 
     migrate.migrate(empty)
     with (sql_files / "functions" / "tenant_key.sql").open("a") as file:
         file.write("-- one more thought\n")
-    assert migrate.migrate(empty) == migrate.Applied((), ("tenant_key.sql",), ())
-    assert migrate.migrate(empty) == migrate.Applied((), (), ())
+    assert migrate.migrate(empty) == migrate.Applied((), ("tenant_key.sql",), (), ())
+    assert migrate.migrate(empty) == migrate.Applied((), (), (), ())
 
 
 def test_changed_reference_stats_are_applied_again(empty: Connected, sql_files: Path) -> None:
@@ -249,3 +249,61 @@ def test_two_databases_of_a_new_server_are_migrated_at_once(tmp_path: Path, at_o
                 return migrate.migrate(connection)
 
         assert [type(outcome) for outcome in at_once(2, process)] == [migrate.Applied, migrate.Applied]
+
+
+FOREIGN = [
+    pytest.param(
+        "create type public.job_state as enum ('queued', 'processing', 'completed', 'failed');"
+        "alter table public.background_job_status drop constraint background_job_status_status_check,"
+        " alter column status type public.job_state using status::public.job_state",
+        "status is job_state, not text",
+        id="an enum",
+    ),
+    pytest.param(
+        "alter table public.background_job_status alter column created_at type timestamp(3),"
+        " alter column started_at type timestamp(3), alter column completed_at type timestamp(3)",
+        "created_at is timestamp(3) without time zone, not timestamp with time zone",
+        id="times without a zone",
+    ),
+    pytest.param(
+        "alter table public.background_job_status alter column results type json",
+        "results is json, not jsonb",
+        id="json",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "difference"), FOREIGN)
+def test_a_column_of_the_apps_that_cannot_be_worked_with_is_refused_with_the_sql_to_run(
+    empty: Connected, change: str, difference: str
+) -> None:
+    empty.execute(APPS_TABLE.encode())
+    empty.execute(
+        "insert into background_job_status (job_payload, status) values (%s, 'queued')", [Jsonb(steps.payload())]
+    )
+    empty.execute(change.encode())
+    with pytest.raises(MigrationError) as refused:
+        migrate.migrate(empty)
+    said = str(refused.value)
+    assert "\n" not in said
+    assert difference in said
+    assert "stats_pipeline" not in schemas(empty)
+    empty.execute(said[said.index("alter table") :].encode())
+    assert migrate.migrate(empty).migrations == names("migrations")
+    assert empty.execute("select status from background_job_status").fetchone() == {"status": "queued"}
+
+
+def test_columns_with_a_type_that_does_as_well_are_taken(empty: Connected) -> None:
+    empty.execute(APPS_TABLE.encode())
+    empty.execute(b"alter table background_job_status alter column status type varchar(20)")
+    assert migrate.migrate(empty).migrations == names("migrations")
+
+
+def test_a_dropped_queue_is_made_anew_and_said(empty: Connected) -> None:
+    migrate.migrate(empty)
+    empty.execute("select pgmq.drop_queue('stats_update')")
+    assert migrate.migrate(empty).repaired == ("the queue stats_update",)
+    assert migrate.migrate(empty).repaired == ()
+    steps.enqueue(empty)
+    [leased] = steps.lease(empty)
+    assert leased.jobs == 1

@@ -230,3 +230,11 @@ def test_without_a_database_the_answer_is_503_and_says_nothing_of_where_it_was(
             assert response.status_code == 503
             assert "no_such_database" not in response.text
             assert "postgres" not in response.text
+
+
+def test_asking_for_the_head_of_the_cron_address_changes_nothing(
+    guarded: Served, query: Callable[..., list[dict[str, Any]]]
+) -> None:
+    asked = httpx.head(f"{guarded.url}{CRON}", headers={"Authorization": f"Bearer {CRON_SECRET}"})
+    assert asked.status_code == 405
+    assert query("select count(*) from public.background_job_status") == [{"count": 0}]

@@ -8,9 +8,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg import Connection
 
-from stats_pipeline import retention
+from stats_pipeline import job_status, retention
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
+from stats_pipeline.web import health as health_module
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import API_KEY, Served
 
@@ -177,3 +178,46 @@ def test_counters_stay_when_what_they_counted_is_added_up_and_pruned(
     assert {key: after[key] for key in counters} == pytest.approx(counters)
     ended = ("stats_pipeline_jobs_ended_total", (("status", "completed"), ("trigger", "admin")))
     assert samples(local)[ended] == before[ended] + 1
+
+
+def test_a_database_that_can_only_be_read_is_down_until_it_takes_jobs_again(
+    local: Served, ticks: Callable[[str], None], connection: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks("3 seconds")
+    monkeypatch.setattr(health_module, "TRY_SECONDS", 0)
+    (row,) = connection.execute("select current_database() as name").fetchall()
+    everybody_else = (
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()"
+    )
+
+    def set_read_only(state: str) -> None:
+        connection.execute(f'alter database "{row["name"]}" set default_transaction_read_only = {state}'.encode())
+        connection.execute(everybody_else, [row["name"]])
+
+    set_read_only("on")
+    try:
+        status, found = health(local)
+        assert (status, found["status"], found["database"]["status"]) == (503, "down", "refusing")
+        assert "read-only" in found["database"]["problem"]
+        refused = httpx.post(f"{local.url}/api/admin/enqueue-stats-job", json=steps.payload())
+        assert (refused.status_code, refused.json()["error"]) == (503, "the database is read-only")
+    finally:
+        set_read_only("off")
+    status, found = health(local)
+    assert (status, found["status"], found["database"]) == (200, "ok", {"status": "ok"})
+
+
+def test_asking_whether_a_job_could_be_enqueued_leaves_none(
+    local: Served, ticks: Callable[[str], None], query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks("3 seconds")
+    tried = []
+    monkeypatch.setattr(job_status, "try_to_enqueue", lambda c: tried.append(1) or trial(c))
+    for _ in range(3):
+        assert health(local)[1]["queue"]["waiting"] == 0
+    assert len(tried) <= 1
+    for table in ("public.background_job_status", "stats_pipeline.job_request", "pgmq.q_stats_update"):
+        assert query(f"select count(*) from {table}") == [{"count": 0}]
+
+
+trial = job_status.try_to_enqueue

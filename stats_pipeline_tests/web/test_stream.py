@@ -1,9 +1,11 @@
 """The event stream: each change once, in order, to everybody, from one listening connection, whatever breaks."""
 
+import asyncio
 import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -243,6 +245,25 @@ def test_streams_are_limited(served: Served, monkeypatch: pytest.MonkeyPatch) ->
         refused = httpx.get(f"{served.url}{JOBS}/stream")
         assert refused.status_code == 503
         assert "retry-after" in refused.headers
+
+
+def test_of_many_streams_at_once_no_more_than_the_limit_are_taken(served: Served) -> None:
+    async def open_one(client: httpx.AsyncClient, decided: asyncio.Barrier) -> int:
+        async with client.stream("GET", f"{served.url}{JOBS}/stream", timeout=PATIENCE) as response:
+            await decided.wait()  # none gives its place up to another
+            return response.status_code
+
+    async def open_all(number: int) -> list[int]:
+        limits = httpx.Limits(max_connections=number, max_keepalive_connections=0)
+        async with httpx.AsyncClient(limits=limits) as client:
+            decided = asyncio.Barrier(number)
+            return await asyncio.gather(*(open_one(client, decided) for _ in range(number)))
+
+    with ThreadPoolExecutor(1) as elsewhere:  # this thread has a loop: the browser's
+        statuses = elsewhere.submit(asyncio.run, open_all(stream.MAX_STREAMS + 50)).result()
+    # Streams of the tests before may still be about to end.
+    assert stream.MAX_STREAMS - 10 <= statuses.count(200) <= stream.MAX_STREAMS
+    assert statuses.count(200) + statuses.count(503) == len(statuses)
 
 
 def test_a_stop_ends_the_streams(connection: Connection[Any], database_url: str) -> None:
