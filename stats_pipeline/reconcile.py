@@ -88,10 +88,12 @@ class RequeueJob:
 
 @dataclass(frozen=True)
 class VoidLease:
-    """A lease that no run will claim gives its jobs back; they fail if the run was cancelled before it started."""
+    """A lease that no run will claim gives its jobs back, saying why; they fail if the run was cancelled before it
+    started."""
 
     lease_id: UUID
     problem: str | None = None
+    cause: str | None = None  # of its run's failure, if it had one
 
 
 @dataclass(frozen=True)
@@ -253,8 +255,10 @@ def apply(
             run(connection, "archive_stale_messages", msg_ids=[msg_id])
         case RequeueJob(job_id, reason):
             run(connection, "requeue_jobs", job_ids=[job_id], max_attempts=settings.max_attempts, reason=reason)
-        case VoidLease(lease_id, problem):
+        case VoidLease(lease_id, problem, cause):
             run(connection, "void_lease", lease_id=lease_id, problem=problem)
+            if cause is not None:
+                run(connection, "note_failed_start", lease_id=lease_id, cause=cause)
         case SettleRun(run_id):
             run(
                 connection,

@@ -8,9 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from uuid import UUID
 
 import dagster as dg
 import psycopg
+from dagster_shared.error import SerializableErrorInfo
 
 from stats_pipeline import database, outbox, reconcile
 from stats_pipeline.cache import CacheClient
@@ -18,8 +21,16 @@ from stats_pipeline.defs.resources import LEASE_TAG
 from stats_pipeline.defs.sensors import POLL_SECONDS, STOP_CHANNEL, TICK_SECONDS
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.outbound import tls
-from stats_pipeline.reconcile import DagsterState, Repair, Snapshot
+from stats_pipeline.reconcile import DagsterState, Repair, Snapshot, VoidLease
 from stats_pipeline.settings import Settings
+
+# What may say why a run did not start, and how much of it is kept: characters.
+_TELLING = {
+    dg.DagsterEventType.ENGINE_EVENT,
+    dg.DagsterEventType.STEP_FAILURE,
+    dg.DagsterEventType.RUN_FAILURE,
+}
+_CAUSE_LENGTH = 400
 
 
 def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
@@ -93,7 +104,10 @@ def repair_all(
 ) -> tuple[list[Repair], list[str]]:
     """One look, and every repair it asks for, with a line for each that failed; with `dry_run` only the list."""
     snapshot = reconcile.read(opened)
-    repairs = reconcile.decide(snapshot, dagster_states(instance, snapshot), reconcile.limits_of(settings))
+    repairs = [
+        replace(repair, cause=failure_of_start(instance, repair.lease_id)) if isinstance(repair, VoidLease) else repair
+        for repair in reconcile.decide(snapshot, dagster_states(instance, snapshot), reconcile.limits_of(settings))
+    ]
     if dry_run:
         return repairs, []
     return repairs, reconcile.apply_all(opened, repairs, settings, lambda run_id: fail_in_dagster(instance, run_id))
@@ -112,6 +126,25 @@ def dagster_states(instance: dg.DagsterInstance, snapshot: Snapshot) -> dict[str
         # A re-execution has its parent's tags, but not the lease.
         states |= {run.tags[LEASE_TAG]: _state(run) for run in launched if run.parent_run_id is None}
     return states
+
+
+def failure_of_start(instance: dg.DagsterInstance, lease_id: UUID) -> str | None:
+    """The last error, as one line, of the run that was launched for a lease and did not claim it."""
+    for launched in instance.get_runs(dg.RunsFilter(tags={LEASE_TAG: str(lease_id)})):
+        if launched.parent_run_id is None and launched.status is dg.DagsterRunStatus.FAILURE:
+            entries = instance.all_logs(launched.run_id, of_type=_TELLING)
+            errors = [getattr(entry.get_dagster_event().event_specific_data, "error", None) for entry in entries]
+            said = [_innermost(error) for error in errors if error is not None]
+            said = said or [entry.get_dagster_event().message or "" for entry in entries]
+            return " ".join(said[-1].split())[:_CAUSE_LENGTH] if said else None
+    return None
+
+
+def _innermost(error: SerializableErrorInfo) -> str:
+    """The first error of a chain: Dagster puts its own words around ours."""
+    while error.cause is not None:
+        error = error.cause
+    return error.message
 
 
 def _state(run: dg.DagsterRun) -> DagsterState:

@@ -34,6 +34,9 @@ RPC_OF_TAG = {tag: function.rpc for function in STATS_FUNCTIONS for tag in funct
 DAEMON = "stats_pipeline.defs.daemon"
 PATIENCE = 60  # seconds; only a broken pipeline ever needs them
 
+# As from a terminal, also where the tests themselves run under nohup, which children inherit.
+_UP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); from stats_pipeline.cli import app; app()"
+
 _Found = TypeVar("_Found")
 
 # The log is written in the transaction of the function itself, so what it shows was committed. The count of its rows
@@ -146,7 +149,7 @@ class Pipeline:
         home_log = self.log.open("ab")
         with home_log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from stats_pipeline.cli import app; app()", "up"],
+                [sys.executable, "-c", _UP, "up"],
                 env=self._environment,
                 cwd=PROJECT_ROOT,
                 stdin=subprocess.DEVNULL,

@@ -203,7 +203,7 @@ def test_a_job_that_does_not_exist_cannot_be_retried(cli: Cli) -> None:
 
 def test_migrating_again_has_nothing_to_do(cli: Cli) -> None:
     applied = json.loads(cli("migrate", "--json").stdout)
-    assert applied == {"migrations": [], "functions": [], "reference_stats": []}
+    assert applied == {"migrations": [], "functions": [], "reference_stats": [], "repaired": []}
 
 
 # What cannot work

@@ -22,15 +22,19 @@ NOT_OF_THE_PROTOCOL = {
     "clear_demo_league",
     "count_rows",
     "ensure_migration_ledger",
+    "ensure_queue",
     "examine_database",
     "find_queue_extension",
     "list_app_objects",
+    "list_foreign_columns",
     "list_migrations",
     "lock_migrations",
+    "note_failed_start",
     "read_demo_state",
     "record_migration",
     "show_all_time",
     "show_hall_of_fame",
+    "rehearse",
 }
 
 

@@ -3,20 +3,23 @@
 What is a mismatch, and its repair, is in `test_reconcile.py`.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
+from dagster._utils.error import serializable_error_info_from_exc_info
 from psycopg import Connection
 from psycopg.rows import DictRow
 
-from stats_pipeline import reconcile
+from stats_pipeline import job_status, reconcile
 from stats_pipeline.database import Database
 from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import LEASE_TAG
-from stats_pipeline.defs.upkeep import dagster_states, fail_in_dagster, repair_all
+from stats_pipeline.defs.upkeep import dagster_states, fail_in_dagster, failure_of_start, repair_all
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 
@@ -118,3 +121,46 @@ def test_a_run_that_fell_silent_is_given_up_here_and_failed_there(
     assert repair_all(opened, SETTINGS, instance) == (planned, [])
     assert (steps.job(connection, job_id).status, status_of(instance, run_id)) == ("queued", STATUS.FAILURE)
     assert repair_all(opened, SETTINGS, instance) == ([], [])
+
+
+def launch_in_vain(instance: dg.DagsterInstance, lease_id: UUID) -> None:
+    """What Dagster leaves behind when the launcher raises."""
+    run_id = add_run(instance, STATUS.STARTING, tags={LEASE_TAG: str(lease_id)})
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    try:
+        raise OSError("no space\nleft on device")
+    except OSError:
+        error = serializable_error_info_from_exc_info(sys.exc_info())
+    instance.report_engine_event("Caught an error", run, EngineEventData.engine_error(error))
+    instance.report_run_failed(run)
+
+
+def test_why_no_run_starts_stands_on_the_waiting_job_until_one_does(
+    connection: Connected, opened: Database, instance: dg.DagsterInstance
+) -> None:
+    job_id = steps.enqueue(connection)
+    [leased] = steps.lease(connection)
+    launch_in_vain(instance, leased.lease_id)
+    repairs, problems = repair_all(opened, SETTINGS, instance)
+    assert (len(repairs), problems) == (1, [])
+
+    waiting = steps.job(connection, job_id)
+    assert waiting.status == "queued"
+    assert waiting.error_message == "No run has started yet: OSError: no space left on device"
+    [aside] = job_status.list_set_aside(connection)
+    assert (aside.what, aside.reason) == ("start", "No run has started: OSError: no space left on device")
+
+    connection.execute("update stats_pipeline.set_aside set next_try_at = now()")
+    connection.execute("update pgmq.q_stats_update set vt = now()")
+    steps.start(connection, "run-2")
+    assert steps.job(connection, job_id).error_message is None
+    assert job_status.list_set_aside(connection) == []
+
+
+def test_a_lease_that_no_run_was_launched_for_has_no_cause(connection: Connected, instance: dg.DagsterInstance) -> None:
+    steps.enqueue(connection)
+    [leased] = steps.lease(connection)
+    assert failure_of_start(instance, leased.lease_id) is None
+    add_run(instance, STATUS.CANCELED, tags={LEASE_TAG: str(leased.lease_id)})
+    assert failure_of_start(instance, leased.lease_id) is None
