@@ -58,7 +58,6 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _fail(problem: str) -> NoReturn:
-    # As text, not as markup: a message may hold brackets of the user's.
     console.err.print(Text.assemble(("Error:", "red"), " ", console.plain(problem)), soft_wrap=True)
     raise typer.Exit(1) from None
 
@@ -66,7 +65,7 @@ def _fail(problem: str) -> NoReturn:
 def _load() -> settings.Settings:
     loaded = settings.load()
     for warning in settings.warnings():
-        console.err.print(Text.assemble(("Warning:", "yellow"), " ", warning), soft_wrap=True)
+        console.err.print(Text.assemble(("Warning:", "yellow"), " ", console.plain(warning)), soft_wrap=True)
     return loaded
 
 
@@ -99,16 +98,17 @@ def up() -> None:
     """Run everything until Ctrl-C: the database if it is the embedded one, migrations, Dagster's daemon and UI."""
     with one_line_errors():
         loaded = _load()
-        say = console.err.print
+        say = console.say
         with services.single_instance(loaded):
             services.check_ports(loaded)
             with services.database_for(loaded) as url:
                 services.migrated(loaded, url)
                 with services.dagster_running(loaded, url, say=say) as running:
-                    say(f"[green]Up.[/green] Dagster UI: {running.ui_url} · Ctrl-C stops")
+                    say(Text.assemble(("Up.", "green"), f" Dagster UI: {running.ui_url} · Ctrl-C stops"))
                     say(f"Admin page: {running.web_url} · database: {database.describe(url)}")
                     if loaded.app_url is None:
-                        say("Cache invalidation is [yellow]not configured[/yellow]: set NEXT_PUBLIC_APP_URL")
+                        missing = ("not configured", "yellow")
+                        say(Text.assemble("Cache invalidation is ", missing, ": set NEXT_PUBLIC_APP_URL"))
                     running.supervisor.watch()
 
 
@@ -138,7 +138,7 @@ def demo(
         with services.single_instance(loaded), receiver.receiving() as app_server:
             services.check_ports(loaded)
             app_settings = {"NEXT_PUBLIC_APP_URL": app_server.url, "INTERNAL_API_KEY": app_server.key}
-            say = console.err.print
+            say = console.say
             say("Starting the database …")
             with services.database_for(loaded) as url, database.Database(url) as opened:
                 with opened.connection() as connection:
@@ -163,7 +163,8 @@ def demo(
                     good = result.is_complete(loaded.functions)
                     if not good:
                         reason = job.error_message or job.status
-                        say(f"[red]The job did not succeed:[/red] {reason}; logs in {loaded.home}/logs")
+                        where = f"; logs in {loaded.home}/logs"
+                        say(Text.assemble(("The job did not succeed:", "red"), " ", console.plain(reason), where))
                     if not exit_:
                         say(f"Admin page: {running.web_url} · Dagster UI: {running.ui_url} · Ctrl-C stops")
                         running.supervisor.watch()
@@ -314,7 +315,7 @@ def run_direct(as_json: JsonOption = False) -> None:
     Jobs of dead runs are given back first. Exit code 0 only if all of them completed, with their cache tags taken.
     """
     with _database() as (loaded, opened):
-        job_ids = direct.run_direct(opened, loaded, console.err.print)
+        job_ids = direct.run_direct(opened, loaded, console.say)
         with opened.connection() as connection:
             done = [job_status.get_job(connection, job_id) for job_id in job_ids]
         if as_json:
@@ -364,7 +365,7 @@ def reconcile(
             _print_json([{"repair": type(repair).__name__, **asdict(repair)} for repair in repairs])
         elif repairs:
             for repair in repairs:
-                console.out.print(f"{'would' if dry_run else 'did'}: {repair}")
+                console.out.print(console.plain(f"{'would' if dry_run else 'did'}: {repair}"))
         else:
             console.out.print("Nothing to repair")
         if problems:

@@ -23,8 +23,9 @@ from stats_pipeline.models import Job, SetAside
 
 # Where there is no terminal there is no width to keep to: tables are cut for people, logs and pipes take them whole.
 _PIPE_WIDTH = 160
-out = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-err = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
+# Without markup: what is shown was often written by others, and a bracket of theirs is a bracket.
+out = Console(markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+err = Console(markup=False, stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
 
 _COLORS = {"queued": "yellow", "processing": "blue", "completed": "green", "failed": "red"}
 _MARKS = {"success": ("✓", "green"), "failed": ("✗", "red"), "retrying": ("↻", "yellow")}
@@ -34,8 +35,13 @@ _LOOK_SECONDS = 0.1
 
 
 def plain(value: object) -> Text:
-    """What others wrote, to be shown as it is: brackets are no markup, and nothing reaches the terminal's controls."""
+    """What others wrote, to be shown as it is, without what would reach the terminal's controls."""
     return Text("".join(character if character.isprintable() or character == "\n" else " " for character in str(value)))
+
+
+def say(message: str | Text) -> None:
+    """A line of progress; a text is taken to be ours."""
+    err.print(message if isinstance(message, Text) else plain(message))
 
 
 def follow_job(database: Database, job_id: UUID, functions: Sequence[StatsFunction], *, timeout: float) -> Job:

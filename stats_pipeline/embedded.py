@@ -38,6 +38,7 @@ def running(folder: Path) -> Iterator[str]:
     try:
         server = _server(folder)
         server.start()
+        make_private(folder)  # as root, the library has opened it to all for its server's user
     except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
         raise DatabaseUnavailable(f"the embedded PostgreSQL in {folder} did not start: {one_line(error)}") from error
     atexit.unregister(server._cleanup)

@@ -1,20 +1,34 @@
 -- Say on a club's waiting jobs, and on what was set aside for them, why the run of this voided lease did not start. The
--- next claim clears it. Idempotent.
+-- next claim clears it, and may carry over what it could have before. Idempotent.
 create or replace function stats_pipeline.note_failed_start(lease_id uuid, cause text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    voided stats_pipeline.run;
+    changes jsonb[];
+    written uuid[];
 begin
+    select r.* into voided
+    from stats_pipeline.run as r
+    where r.id = lease_id and r.run_id is null and r.outcome = 'expired';
+    if not found then
+        return;
+    end if;
     update stats_pipeline.set_aside as s
     set reason = left('No run has started: ' || cause, 500)
-    from stats_pipeline.run as r
-    where r.id = lease_id and r.run_id is null and r.outcome = 'expired' and s.what = 'start' and s.key = r.tenant_key;
+    where s.what = 'start' and s.key = voided.tenant_key;
 
-    perform stats_pipeline.write_jobs(array(
+    changes := array(
         select jsonb_build_object('id', j.id, 'was', j.xmin::text, 'error_message', 'No run has started yet: ' || cause)
-        from stats_pipeline.run as r
-        join public.background_job_status as j on j.id = any(r.job_ids)
-        where r.id = lease_id and r.run_id is null and r.outcome = 'expired'
-            and j.status = 'queued' and j.job_type = 'stats_update'
-    ));
+        from public.background_job_status as j
+        where j.id = any(voided.job_ids) and j.status = 'queued' and j.job_type = 'stats_update'
+    );
+    written := stats_pipeline.write_jobs(changes);
+    -- Somebody else's change would make everything be computed again; this one is ours.
+    update stats_pipeline.attempt as a
+    set put_back_as = j.xmin::text
+    from unnest(changes) as c (change)
+    join public.background_job_status as j on j.id = (c.change ->> 'id')::uuid
+    where a.job_id = j.id and j.id = any(written) and a.put_back_as = c.change ->> 'was';
 end;
 $$;
 

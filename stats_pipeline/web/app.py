@@ -5,7 +5,7 @@ What an address does belongs to `api.py`, `health.py`, `metrics.py` and `page.py
 
 import inspect
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -32,6 +32,7 @@ from stats_pipeline.web.headers import SecurityHeaders
 from stats_pipeline.web.openapi import Access, Operation
 from stats_pipeline.web.schemas import Alive, CronAnswer, EnqueueRequest, Health, Problem
 from stats_pipeline.web.stream import JobChanges
+from stats_pipeline.web.trial import Trial
 
 OK, ACCEPTED = HTTPStatus.OK, HTTPStatus.ACCEPTED
 MAX_CONNECTIONS = 8
@@ -77,7 +78,7 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
         database=database,
         guard=Guard(settings),
         changes=JobChanges(database),
-        trial=health.Trial(database),
+        trial=Trial(database),
         templates=page.templates(),
         document=openapi.document(OPERATIONS),
     )
@@ -88,6 +89,7 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
             async with web.changes:
                 yield
 
+    out_of_reach = _unavailable("the database is out of reach", retry_after=5)
     app = Starlette(
         routes=[
             *_api_routes(),
@@ -99,9 +101,9 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
         exception_handlers={
             HTTPException: _refused,
             InvalidJob: _invalid,
-            DatabaseUnavailable: _out_of_reach,
-            psycopg.OperationalError: _out_of_reach,
-            psycopg.errors.ReadOnlySqlTransaction: _only_readable,
+            DatabaseUnavailable: out_of_reach,
+            psycopg.OperationalError: out_of_reach,
+            psycopg.errors.ReadOnlySqlTransaction: _unavailable("the database is read-only", retry_after=30),
             Exception: _broken,
         },
         lifespan=lifespan,
@@ -153,16 +155,14 @@ def _invalid(request: Request, error: Exception) -> Response:
     return _problem(request, HTTPStatus.BAD_REQUEST, str(error))
 
 
-def _out_of_reach(request: Request, error: Exception) -> Response:
-    structlog.get_logger().warning("the database is out of reach", path=request.url.path, reason=one_line(error))
-    headers = {"Retry-After": "5"}
-    return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "the database is out of reach", headers)
+def _unavailable(reason: str, *, retry_after: int) -> Callable[[Request, Exception], Response]:
+    """The handler of errors after which a caller may come back, in so many seconds."""
 
+    def handle(request: Request, error: Exception) -> Response:
+        structlog.get_logger().warning(reason, path=request.url.path, reason=one_line(error))
+        return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, reason, {"Retry-After": str(retry_after)})
 
-def _only_readable(request: Request, error: Exception) -> Response:
-    structlog.get_logger().warning("the database is read-only", path=request.url.path, reason=one_line(error))
-    headers = {"Retry-After": "30"}
-    return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "the database is read-only", headers)
+    return handle
 
 
 def _broken(request: Request, _: Exception) -> Response:

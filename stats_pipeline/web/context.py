@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 from psycopg import Connection
@@ -23,9 +23,7 @@ from stats_pipeline.database import Database
 from stats_pipeline.settings import Settings
 from stats_pipeline.web.auth import Guard
 from stats_pipeline.web.stream import JobChanges
-
-if TYPE_CHECKING:
-    from stats_pipeline.web.health import Trial
+from stats_pipeline.web.trial import Trial
 
 MAX_BODY = 65_536  # bytes
 T = TypeVar("T")
@@ -39,7 +37,7 @@ class Web:
     database: Database
     guard: Guard
     changes: JobChanges
-    trial: "Trial"
+    trial: Trial
     templates: Jinja2Templates
     document: dict[str, Any]  # OpenAPI
 

@@ -3,8 +3,6 @@
 Numbers over time are in `metrics.py`.
 """
 
-import threading
-import time
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -14,47 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stats_pipeline import job_status
 from stats_pipeline.cache import route
-from stats_pipeline.database import Database
 from stats_pipeline.doctor import LATE_TICK_SECONDS
-from stats_pipeline.errors import DatabaseUnavailable, StatsPipelineError, one_line
+from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.web.context import Web, answer, web_of
 from stats_pipeline.web.schemas import Alive, AppHealth, DatabaseHealth, Health, QueueHealth, SensorHealth
-
-TRY_SECONDS = 30
-
-
-class Trial:
-    """Whether a job can be enqueued, tried at most every 30 seconds however often somebody asks."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._trying = threading.Lock()
-        self._problem: str | None = None
-        self._tried_at = -float("inf")
-
-    def problem(self) -> str | None:
-        """Why none can be, as far as the last trial knows. Raises when the database does not answer."""
-        with self._trying:
-            if time.monotonic() - self._tried_at >= TRY_SECONDS:
-                self._problem = self._try()
-                self._tried_at = time.monotonic()
-            return self._problem
-
-    def _try(self) -> str | None:
-        try:
-            with self._database.connection() as connection:
-                job_status.try_to_enqueue(connection)
-        except psycopg.OperationalError:
-            raise
-        except (psycopg.Error, StatsPipelineError) as error:
-            if isinstance(error, DatabaseUnavailable):
-                raise
-            problem = one_line(error)
-            structlog.get_logger().warning("no job can be enqueued", reason=problem)
-            return problem
-        return None
 
 
 def health(request: Request) -> Response:

@@ -93,3 +93,11 @@ def test_a_path_too_long_for_a_socket_is_one_line(tmp_path: Path) -> None:
 def test_who_is_not_running_has_no_url(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match="stats-pipeline up"):
         embedded.running_url(tmp_path)
+
+
+def test_the_state_folder_is_for_its_user_alone(tmp_path: Path) -> None:
+    """As root, the server's own user passes through it, without seeing what there is."""
+    folder = tmp_path / "state"
+    for _ in range(2):
+        with embedded.running(folder):
+            assert folder.stat().st_mode & 0o777 == (0o711 if os.geteuid() == 0 else 0o700)

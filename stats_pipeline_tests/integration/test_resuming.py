@@ -11,7 +11,7 @@ from psycopg import Connection
 
 from stats_pipeline import reconcile
 from stats_pipeline.database import Database
-from stats_pipeline.reconcile import AbandonRun
+from stats_pipeline.reconcile import AbandonRun, VoidLease
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration.steps import (
     OTHER_TENANT,
@@ -99,3 +99,20 @@ def test_a_run_of_fewer_functions_counts_only_its_own(
     assert row.status == "completed"
     assert row.results is not None
     assert list(row.results["functions"]) == [OTHER.rpc]
+
+
+def test_a_run_in_between_that_could_not_start_and_said_why(
+    connection: Connected, opened: Database, query: Query, dies: Callable[[str], None]
+) -> None:
+    job_id = enqueue(connection)
+    compute(opened, start(connection, "run-1"), ONE)
+    dies("run-1")
+    [leased] = lease(connection)
+    repair = VoidLease(leased.lease_id, cause="no space left")
+    for _ in range(2):
+        with connection.transaction():
+            reconcile.apply(connection, repair, Settings.model_validate({}), lambda _: None)
+    assert job(connection, job_id).error_message == "No run has started yet: no space left"
+    query("update pgmq.q_stats_update set vt = now()")
+    query("update stats_pipeline.set_aside set next_try_at = now()")
+    assert start(connection, "run-2").carried_over == {ONE.rpc}

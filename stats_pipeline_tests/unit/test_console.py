@@ -48,3 +48,8 @@ def test_what_others_wrote_is_neither_markup_nor_control(table: RenderableType) 
     assert "\x1b" not in shown.get()
     assert "\x07" not in shown.get()
     assert " ".join(HARMLESS.split()) in " ".join(shown.get().split())
+
+
+def test_a_line_of_progress_with_the_words_of_others(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say(NASTY)
+    assert capsys.readouterr().err == f"{HARMLESS}\n"

@@ -11,7 +11,7 @@ from psycopg import Connection
 from stats_pipeline import job_status, retention
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
-from stats_pipeline.web import health as health_module
+from stats_pipeline.web import trial
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import API_KEY, Served
 
@@ -184,7 +184,7 @@ def test_a_database_that_can_only_be_read_is_down_until_it_takes_jobs_again(
     local: Served, ticks: Callable[[str], None], connection: Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks("3 seconds")
-    monkeypatch.setattr(health_module, "TRY_SECONDS", 0)
+    monkeypatch.setattr(trial, "TRY_SECONDS", 0)
     (row,) = connection.execute("select current_database() as name").fetchall()
     everybody_else = (
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()"
@@ -207,17 +207,21 @@ def test_a_database_that_can_only_be_read_is_down_until_it_takes_jobs_again(
     assert (status, found["status"], found["database"]) == (200, "ok", {"status": "ok"})
 
 
-def test_asking_whether_a_job_could_be_enqueued_leaves_none(
-    local: Served, ticks: Callable[[str], None], query: Query, monkeypatch: pytest.MonkeyPatch
+def test_asking_whether_a_job_could_be_enqueued_leaves_none_and_is_done_once_in_a_while(
+    serve: Callable[..., Served], ticks: Callable[[str], None], query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks("3 seconds")
+    try_to_enqueue = job_status.try_to_enqueue
     tried = []
-    monkeypatch.setattr(job_status, "try_to_enqueue", lambda c: tried.append(1) or trial(c))
+
+    def count_and_try(connection: Connection[Any]) -> None:
+        try_to_enqueue(connection)
+        tried.append(connection)
+
+    monkeypatch.setattr(job_status, "try_to_enqueue", count_and_try)
+    served = serve()
     for _ in range(3):
-        assert health(local)[1]["queue"]["waiting"] == 0
-    assert len(tried) <= 1
+        assert health(served)[1]["queue"]["waiting"] == 0
+    assert len(tried) == 1
     for table in ("public.background_job_status", "stats_pipeline.job_request", "pgmq.q_stats_update"):
         assert query(f"select count(*) from {table}") == [{"count": 0}]
-
-
-trial = job_status.try_to_enqueue

@@ -1,0 +1,43 @@
+"""Whether a job could be enqueued, by trying. What `/health` makes of the answer is in `health.py`."""
+
+import threading
+import time
+
+import psycopg
+import structlog
+
+from stats_pipeline import job_status
+from stats_pipeline.database import Database
+from stats_pipeline.errors import DatabaseUnavailable, StatsPipelineError, one_line
+
+TRY_SECONDS = 30
+
+
+class Trial:
+    """One per process: tries at most every 30 seconds, however often somebody asks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._trying = threading.Lock()
+        self._problem: str | None = None
+        self._tried_at = -float("inf")
+
+    def problem(self) -> str | None:
+        """Why none could be, as far as the last trial knows. Raises when the database does not answer."""
+        with self._trying:
+            if time.monotonic() - self._tried_at >= TRY_SECONDS:
+                self._problem = self._try()
+                self._tried_at = time.monotonic()
+            return self._problem
+
+    def _try(self) -> str | None:
+        try:
+            with self._database.connection() as connection:
+                job_status.try_to_enqueue(connection)
+        except (psycopg.OperationalError, DatabaseUnavailable):
+            raise
+        except (psycopg.Error, StatsPipelineError) as error:
+            problem = one_line(error)
+            structlog.get_logger().warning("no job can be enqueued", reason=problem)
+            return problem
+        return None
