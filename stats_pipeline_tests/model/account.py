@@ -82,6 +82,7 @@ class Job:
     asked: int = 0  # the same, before somebody queued it again while it waited or was being worked on
     run_id: str | None = None
     claims: int = 0  # since somebody last wrote the row
+    spent: int = 0  # attempts that he left in it
     may_fail: set[str] = field(default_factory=set)  # why
     may_not_complete: str | None = None  # why
     is_over: bool = False  # because a person wrote so
@@ -173,7 +174,7 @@ class Account:
         """Somebody has written this row: from now on it is what he made of it."""
         job = self.jobs[str(row["id"])]
         job.is_touched = True
-        job.claims = 0
+        job.claims, job.spent = 0, max(row["attempts"] or 0, 0)
         job.club = club_of(row["tenant_id"], row["job_payload"])
         job.payload = row["job_payload"]
         job.run_id = row["run_id"]
@@ -338,7 +339,7 @@ class Account:
         assert told == dict.fromkeys(RPCS, "success"), f"completed: {told}"
 
     def _processing_failed(self, job: Job, row: dict[str, Any]) -> None:
-        if job.claims < MAX_ATTEMPTS:
+        if job.spent + job.claims < MAX_ATTEMPTS:
             self._queued_failed(job, row)
         assert row["error_message"], f"failed and does not say why: {row}"
 
