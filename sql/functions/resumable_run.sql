@@ -1,4 +1,4 @@
--- The dead run that a lease repeats: the club's last one, if it had exactly these jobs and nobody has touched any of
+-- The dead run that a lease repeats: the club's last one, if it had all of these jobs and nobody has touched any of
 -- them since it gave them back. With another job in the set, or one that somebody has queued again, newer data may have
 -- come in, and everything is computed again. Null if there is none.
 create or replace function stats_pipeline.resumable_run(leased_run uuid) returns text
@@ -13,7 +13,6 @@ cross join lateral (
     limit 1
 ) as predecessor
 where successor.id = leased_run and predecessor.outcome = 'died'
-    and cardinality(predecessor.job_ids) = cardinality(successor.job_ids)
     and cardinality(successor.job_ids) = (
         select count(*)
         from stats_pipeline.attempt as a

@@ -10,11 +10,13 @@ from psycopg.types.json import Jsonb
 
 from stats_pipeline_tests.model.account import Job, club_of
 from stats_pipeline_tests.model.base import CLUB, KIND, MALFORMED, PICK, step
-from stats_pipeline_tests.model.upkeep import Upkeep
-from stats_pipeline_tests.model.world import CLUBS, DEFAULT
+from stats_pipeline_tests.model.upkeep import SPANS, Upkeep
+from stats_pipeline_tests.model.world import CLUBS, DEFAULT, FUNCTIONS
 
 STATUS = st.sampled_from(["queued", "processing", "completed", "failed"])
 TRIGGERS = st.sampled_from([True, True, False])
+# To the jobs of a run that has died, before another run takes them.
+MEANWHILE = st.sampled_from(["nothing", "another joins", "done again"])
 ATTEMPTS = st.sampled_from([0, None, -1, 99])
 
 ODD = st.sampled_from(
@@ -60,18 +62,21 @@ class Damage(Upkeep):
         return jobs[pick % len(jobs)] if jobs else None
 
     def _update(self, pick: int, changes: dict[str, Any], triggers: bool) -> None:
-        """Whatever this makes of a row, it does not become the calm club's."""
         if job := self._victim(pick):
-            row = self.world.by_hand(
-                f"update public.background_job_status as j set {', '.join(f'{c} = %s' for c in changes)} "
-                "where id = %s returning to_jsonb(j)",
-                *changes.values(),
-                job.id,
-                triggers=triggers,
-                unless=self._is_the_calm_clubs,
-            )
-            if row:
-                self.account.touch(row)
+            self._write(job, changes, triggers)
+
+    def _write(self, job: Job, changes: dict[str, Any], triggers: bool = True) -> None:
+        """Whatever this makes of a row, it does not become the calm club's."""
+        row = self.world.by_hand(
+            f"update public.background_job_status as j set {', '.join(f'{c} = %s' for c in changes)} "
+            "where id = %s returning to_jsonb(j)",
+            *changes.values(),
+            job.id,
+            triggers=triggers,
+            unless=self._is_the_calm_clubs,
+        )
+        if row:
+            self.account.touch(row)
 
     def _is_the_calm_clubs(self, row: dict[str, Any]) -> bool:
         return self.is_calm(club_of(row["tenant_id"], row["job_payload"]))
@@ -158,6 +163,42 @@ class Damage(Upkeep):
                 job.since = old.asked
                 job.may_fail |= old.may_fail
 
+    # Runs meanwhile.
+
+    @step(pick=PICK, meanwhile=MEANWHILE, steps=st.integers(1, 4))
+    def die_and_be_rescued(self, pick: int, meanwhile: str, steps: int) -> None:
+        if process := self._living(pick, or_calm=False):
+            self.die(pick=pick, is_noticed=True)
+            self.repair(is_twice=False)
+            if meanwhile == "another joins":
+                payload = self.payload(process.club)
+                self.account.accept(self.enqueue_by("a", payload), payload)
+            elif meanwhile == "done again":
+                for job in self._waiting(process.club):
+                    self._write(job, {"status": "failed"})
+                    self._write(job, {"status": "queued"})
+                self.repair(is_twice=False)
+            self._pass(SPANS[1])
+            self.lease(is_launched=True)
+            for rescuer in [p for p in self.account.processes.values() if p.is_alive and p.club == process.club][-1:]:
+                self._go_on(rescuer, steps)
+
+    @step(club=CLUB, status=STATUS)
+    def work_with_one_refused(self, club: int, status: str) -> None:
+        """Of the jobs that one run does together, the app refuses one."""
+        if not self.is_calm(CLUBS[club]):
+            for _ in range(2):
+                payload = self.payload(club)
+                self.account.accept(self.enqueue_by("a", payload), payload)
+            self._refuse(self._waiting(CLUBS[club])[0], status)
+            self.lease(is_launched=True)
+            for process in [p for p in self.account.processes.values() if p.is_alive and p.club == CLUBS[club]][-1:]:
+                self._go_on(process, 2 + 2 * len(FUNCTIONS))
+
+    def _waiting(self, club: str) -> list[Job]:
+        jobs = self.account.jobs.values()
+        return [j for j in jobs if j.club == club and j.status == "queued" and j.id not in self.held()[0]]
+
     # Messages.
 
     def _messages(self) -> list[int]:
@@ -210,9 +251,12 @@ class Damage(Upkeep):
     def refuse(self, pick: int, status: str) -> None:
         """A trigger of the app's refuses every update of a row to this status."""
         if job := self._victim(pick):
-            self.account.refuse(job)
-            self.has_refusals = True
-            self.world.by_hand("insert into public.refusal values (%s, %s) on conflict do nothing", job.id, status)
+            self._refuse(job, status)
+
+    def _refuse(self, job: Job, status: str) -> None:
+        self.account.refuse(job)
+        self.has_refusals = True
+        self.world.by_hand("insert into public.refusal values (%s, %s) on conflict do nothing", job.id, status)
 
     @step()
     def refuse_no_more(self) -> None:

@@ -258,12 +258,13 @@ class Runs(Doors):
         if process := self._living(pick, or_calm=True):
             self._beat(process)
 
-    def _beat(self, process: Process) -> None:
+    def _beat(self, process: Process) -> bool:
         with self.world.watched(), self.database.connection() as connection:
             is_open = job_status.heartbeat(connection, run_id=process.run_id, lease_seconds=LEASE_SECONDS)
         if is_open:
             process.seen_at = self.account.now
         assert is_open or not process.is_calm or process.claimed is None or process.is_complete
+        return is_open
 
     def _dagster_says(self, process: Process, state: DagsterState) -> None:
         self.account.dagster[process.run_id] = self.account.dagster[process.key] = state

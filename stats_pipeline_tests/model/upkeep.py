@@ -80,14 +80,24 @@ class Upkeep(Runs):
             assert self.account.seen == before or self.is_disturbed(), "repairing twice does more than once"
 
     @step(pick=PICK, steps=st.integers(1, 4))
-    def die_and_be_rescued(self, pick: int, steps: int) -> None:
+    def be_given_up_and_go_on(self, pick: int, steps: int) -> None:
+        """A process that has been silent for so long that another is given its jobs."""
         if process := self._living(pick, or_calm=False):
-            self.die(pick=pick, is_noticed=True)
-            self.repair(is_twice=False)
             self._pass(SPANS[1])
-            self.lease(is_launched=True)
-            for rescuer in [p for p in self.account.processes.values() if p.is_alive and p.club == process.club][-1:]:
-                self._go_on(rescuer, steps)
+            self.repair(is_twice=False)
+            self._go_on(process, steps)
+
+    @step(pick=PICK)
+    def be_seen_before_being_given_up(self, pick: int) -> None:
+        """Somebody has looked while the process was silent, and acts after it has been heard of again."""
+        process = self._living(pick, or_calm=False)
+        if process is None or process.is_complete:
+            return
+        self._pass(SPANS[1])
+        repairs = self._look()
+        if self._beat(process):
+            self._apply(repairs)
+            assert self._beat(process), f"given up though it had been seen: {process}"
 
     @step()
     def look_and_be_held_up(self) -> None:
