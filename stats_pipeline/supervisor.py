@@ -21,6 +21,7 @@ from stats_pipeline.errors import StatsPipelineError
 
 _READY_SECONDS = 60
 _LOOK_SECONDS = 0.05
+_CHORE_SECONDS = 1
 STOP_SECONDS = 15  # for a child to end after SIGTERM, before SIGKILL
 _BACKOFF = (0.5, 1, 2, 5, 10)  # seconds before a restart, by how often the child has died in a row
 _STEADY_SECONDS = 60  # a child that ran this long starts again from the shortest wait
@@ -33,6 +34,7 @@ class Child:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    folder: Path  # to start it in
     log: Path | None = None  # None: the supervisor's own output
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     started_at: float = field(default=0, init=False)
@@ -45,6 +47,7 @@ class Child:
         self.process = subprocess.Popen(
             self.command,
             env=dict(self.environment),
+            cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
@@ -91,11 +94,18 @@ class Supervisor:
             else:
                 raise StatsPipelineError(f"the {dead.name} ended while it started{_see(dead)}")
 
-    def watch(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Restart what dies, for ever or until the condition, which is looked at several times a second, holds."""
+    def watch(self, until: Callable[[], bool] = lambda: False, *, chore: Callable[[], None] = lambda: None) -> None:
+        """Restart what dies, for ever or until the condition, which is looked at several times a second, holds. The
+        chore is done each second; one that raises `StatsPipelineError` is said once, and done again."""
+        problem, done_at = None, -float("inf")
         while not until():
             with suppress(queue.Empty):
                 self._restart(self._exits.get(timeout=_LOOK_SECONDS))
+            if time.monotonic() - done_at > _CHORE_SECONDS:
+                before, problem = problem, _try(chore)
+                if problem is not None and problem != before:
+                    self._say(problem)
+                done_at = time.monotonic()
 
     def _restart(self, child: Child) -> None:
         assert child.process is not None
@@ -134,6 +144,14 @@ class Supervisor:
         written = self._pid_file.with_suffix(".new")
         written.write_text(json.dumps(pids))
         written.replace(self._pid_file)  # whole at every moment, whoever is killed when
+
+
+def _try(chore: Callable[[], None]) -> str | None:
+    try:
+        chore()
+    except StatsPipelineError as error:
+        return str(error)
+    return None
 
 
 def _see(child: Child) -> str:

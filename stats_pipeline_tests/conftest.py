@@ -28,6 +28,23 @@ def clean_environment() -> None:
             del os.environ[name]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def passable(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As root, the embedded server's user must pass through pytest's folders to the test's own."""
+    if os.geteuid() == 0:
+        base = tmp_path_factory.getbasetemp()
+        for folder in (base, base.parent):
+            folder.chmod(folder.stat().st_mode | 0o011)
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """The same for the test's own folder."""
+    if os.geteuid() == 0:
+        tmp_path.chmod(0o711)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the session's server, whose `postgres` database has the queue but none of our objects."""

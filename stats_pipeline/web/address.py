@@ -3,8 +3,6 @@
 By itself, so that the command line can say it without importing a web server.
 """
 
-import ipaddress
-
 from stats_pipeline.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -12,7 +10,7 @@ LOOPBACK = "127.0.0.1"
 
 def address(settings: Settings) -> str:
     """The host to listen on. Without a password whoever reaches the page is the admin: loopback, then."""
-    return settings.host if settings.admin_password or _is_loopback(settings.host) else LOOPBACK
+    return settings.host if settings.admin_password else settings.loopback_host
 
 
 def url(settings: Settings) -> str:
@@ -28,12 +26,3 @@ def access_note(settings: Settings) -> str | None:
     if settings.admin_password:
         return None
     return f"ADMIN_PASSWORD is not set: the admin page listens on {address(settings)} only and asks for no login"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -117,7 +117,7 @@ def dagster_url(settings: Settings) -> str:
     """Where the admin's browser finds Dagster."""
     if settings.ui_url is not None:
         return str(settings.ui_url).rstrip("/")
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    host = settings.loopback_host
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.ui_port}"
 
 

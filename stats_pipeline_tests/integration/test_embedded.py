@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+import sqlalchemy
 
-from stats_pipeline import embedded
+from stats_pipeline import database, embedded
 from stats_pipeline.errors import DatabaseUnavailable
 
 HOLD = """
@@ -101,3 +102,52 @@ def test_the_state_folder_is_for_its_user_alone(tmp_path: Path) -> None:
     for _ in range(2):
         with embedded.running(folder):
             assert folder.stat().st_mode & 0o777 == (0o711 if os.geteuid() == 0 else 0o700)
+
+
+@pytest.mark.parametrize(
+    "name", ["my projects", "o'brien", 'say "no"', "$HOME `id`", "50% off; a&b", "#1 ?x=y", "Zürich", "@host:1"]
+)
+def test_any_name_of_a_folder_will_do(tmp_path: Path, name: str) -> None:
+    with embedded.running(tmp_path / name / "state") as url:
+        assert answer(url) == 42
+        assert database.describe(url)
+        dagster = sqlalchemy.create_engine(database.sqlalchemy_url(url, schema="public"))
+        with dagster.connect() as connection:
+            assert connection.execute(sqlalchemy.text("select 42")).scalar() == 42
+        dagster.dispose()
+
+
+def test_what_libraries_read_in_the_environment_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "PGPORT": "1",
+        "PGDATA": "/nowhere",
+        "PGSERVER_POSTGRES_VERSION": "9",
+        "LC_ALL": "tr_TR",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with embedded.running(tmp_path) as url, psycopg.connect(url) as connection:
+        assert connection.execute("select lower('IÉ'), 'a' < 'B'").fetchall() == [("ié", False)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could open them")
+def test_folders_above_are_not_opened(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    with pytest.raises(DatabaseUnavailable, match=f"chmod o\\+x {closed}"), embedded.running(closed / "state"):
+        pass
+    assert closed.stat().st_mode & 0o777 == 0o700
+    closed.chmod(0o711)
+    with embedded.running(closed / "state") as url:
+        assert answer(url) == 42
+    assert closed.stat().st_mode & 0o777 == 0o711
+
+
+def test_a_server_that_has_died_is_started_again(tmp_path: Path) -> None:
+    with embedded.running(tmp_path) as url:
+        assert not embedded.restart(tmp_path)
+        server = psutil.Process(int((tmp_path / "postgres" / "postmaster.pid").read_text().split()[0]))
+        server.kill()
+        psutil.wait_procs([server], timeout=30)
+        assert embedded.restart(tmp_path)
+        assert answer(url) == 42
+    assert not embedded.is_running(tmp_path)

