@@ -103,6 +103,14 @@ def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[F
         )
     else:
         yield Finding("Dagster", "ok", f"sensors are at work, {work['waiting']} jobs wait")
+    for kind in ("sensors", "schedules"):
+        if names := work[f"stopped_{kind}"]:
+            yield Finding(
+                "Dagster",
+                "problem" if kind == "sensors" else "warning",
+                f"somebody has stopped the {kind} {', '.join(names)}: start them in Dagster's UI"
+                + (", or start `stats-pipeline up` again" if kind == "sensors" else ""),
+            )
     if work["undelivered_tags"]:
         yield Finding("cache tags", "warning", f"{work['undelivered_tags']} wait for the app to take them")
     for aside in job_status.list_set_aside(connection):

@@ -166,7 +166,7 @@ def dagster_running(
         # Each waiting sensor holds a worker thread; the default leaves too few on a small machine.
         serve = ("dagster", "api", "grpc", "--socket", str(code_socket), "--max-workers", "16")
         code_server = start_dagster("code server", *serve, *module)
-        with _dagster_instance(dagster) as instance:
+        with _dagster_instance(dagster, say) as instance:
             supervisor.wait_until_ready(code_server, lambda: _answers(code_socket))
             say("Starting the daemon and the web server …")
             daemon = start_dagster("daemon", "stats_pipeline.defs.daemon", "run", "-w", str(workspace))
@@ -241,14 +241,29 @@ def _write_workspace(home: Path, code_socket: Path) -> Path:
 
 
 @contextmanager
-def _dagster_instance(environment: Mapping[str, str]) -> "Iterator[DagsterInstance]":
+def _dagster_instance(environment: Mapping[str, str], say: Callable[[str], None]) -> "Iterator[DagsterInstance]":
     """Open Dagster's storage; creates its tables before several processes find them missing at the same time."""
     os.environ.update(dict(environment))
     from dagster import DagsterInstance  # noqa: PLC0415  # a second of imports that no other command needs
 
     with DagsterInstance.get() as instance:
         instance.get_runs(limit=1)
+        _start_stopped_sensors(instance, say)
         yield instance
+
+
+def _start_stopped_sensors(instance: "DagsterInstance", say: Callable[[str], None]) -> None:
+    """Without them no job is ever done, and who has stopped them may be long gone."""
+    from dagster._core.definitions.run_request import InstigatorType  # noqa: PLC0415
+    from dagster._core.scheduler.instigation import InstigatorStatus  # noqa: PLC0415
+
+    stopped = instance.all_instigator_state(
+        instigator_type=InstigatorType.SENSOR, instigator_statuses={InstigatorStatus.STOPPED}
+    )
+    for state in stopped:
+        if state.repository_selector.location_name == LOCATION:
+            instance.update_instigator_state(state.with_status(InstigatorStatus.DECLARED_IN_CODE))
+            say(f"The sensor {state.name} had been stopped: started again")
 
 
 def _let_runs_end(instance: "DagsterInstance", say: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ Numbers over time are in `metrics.py`.
 
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Literal
 
 import psycopg
 import structlog
@@ -42,9 +43,10 @@ def check(web: Web) -> Health:
         return Health(status="down", database=DatabaseHealth(status="down"))
     queue = QueueHealth(status="ok" if row["has_queue"] else "missing", waiting=row["waiting"])
     since = row["seconds_since_tick"]
-    sensor = SensorHealth(
-        status="never" if since is None else "ok" if since <= LATE_TICK_SECONDS else "late", seconds_since_tick=since
-    )
+    ticking: Literal["ok", "late", "never"]
+    ticking = "never" if since is None else "ok" if since <= LATE_TICK_SECONDS else "late"
+    stopped = row["stopped_sensors"]
+    sensor = SensorHealth(status="stopped" if stopped else ticking, seconds_since_tick=since, stopped=stopped)
     app = AppHealth(
         status="not configured" if web.settings.app_url is None else "failing" if row["app_failing_since"] else "ok",
         failing_since=row["app_failing_since"],

@@ -96,8 +96,9 @@ class QueueHealth(BaseModel):
 class SensorHealth(BaseModel):
     """When Dagster's daemon last looked at the queue."""
 
-    status: Literal["ok", "late", "never"]
+    status: Literal["ok", "late", "never", "stopped"]
     seconds_since_tick: float | None
+    stopped: list[str] = []  # by somebody, in Dagster's UI
 
 
 class AppHealth(BaseModel):

@@ -130,8 +130,8 @@ def is_gone(pid: int) -> bool:
 class Pipeline:
     """`stats-pipeline up` as a process, its database, and the app it tells."""
 
-    def __init__(self, home: Path, app: App, settings: Mapping[str, str]) -> None:
-        self.home, self.app = home, app
+    def __init__(self, home: Path, app: App, settings: Mapping[str, str], *, folder: Path = PROJECT_ROOT) -> None:
+        self.home, self.app, self._folder = home, app, folder
         self.log = home / "up.log"
         self._environment = {
             **os.environ,
@@ -149,9 +149,9 @@ class Pipeline:
         home_log = self.log.open("ab")
         with home_log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _UP, "up"],
+                [sys.executable, "-P", "-c", _UP, "up"],
                 env=self._environment,
-                cwd=PROJECT_ROOT,
+                cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=home_log,
                 stderr=subprocess.STDOUT,
@@ -267,10 +267,14 @@ class Pipeline:
         sessions = "select 1 from pg_stat_activity where application_name like 'stats-pipeline run %% pid ' || %s"
         until(lambda: not self.query(sessions, str(pid)), "the end of its sessions")
 
+    def children(self) -> list[psutil.Process]:
+        """The processes that `up` itself has started."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid).children()
+
     def child_pid(self, module: str) -> int | None:
         """The process of `up` that runs this module, for example `DAEMON`."""
-        assert self._process is not None
-        for child in psutil.Process(self._process.pid).children():
+        for child in self.children():
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 if module in child.cmdline():
                     return child.pid

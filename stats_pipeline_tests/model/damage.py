@@ -234,9 +234,9 @@ class Damage(Upkeep):
         jobs = [job.id for job in (*self.account.jobs.values(), *self.account.deleted.values())] or [str(uuid4())]
         self.world.by_hand("select pgmq.send('stats_update', %s::jsonb)", Jsonb({"jobId": jobs[pick % len(jobs)]}))
 
-    @step()
-    def make_queue_anew(self) -> None:
-        """Its message ids start at 1 again."""
+    @step(pick=PICK, requests=st.integers(0, 6))
+    def make_queue_anew(self, pick: int, requests: int) -> None:
+        """Its message ids start at 1 again: raw messages get those of jobs that a run is ending meanwhile."""
         if self.is_held() or len(self._messages()) < len(self.account.seen.messages):
             return
         for message in self.account.raw:
@@ -244,6 +244,10 @@ class Damage(Upkeep):
         self.world.by_hand("delete from pgmq.q_stats_update")
         self.world.by_hand("delete from pgmq.a_stats_update")
         self.world.by_hand("select setval(pg_get_serial_sequence('pgmq.q_stats_update', 'msg_id'), 1, false)")
+        for number in range(requests):
+            self.enqueue_by("c", self.payload(number % len(CLUBS)))
+        if requests and (process := self._living(pick, or_calm=True)):
+            self._go_on(process, 2 + 2 * len(FUNCTIONS))
 
     # The app's trigger.
 

@@ -1,0 +1,225 @@
+"""`stats-pipeline up` where everything around it is odd: the folder's name, what lies in the folder it is started from,
+the environment, other pages of the browser, and a database that dies.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from stats_pipeline_tests.acceptance.app_server import KEY, App, take_all
+from stats_pipeline_tests.acceptance.conftest import run
+from stats_pipeline_tests.acceptance.processes import Pipeline, until
+
+PASSWORD, SECRET, BYPASS = "a password of the admin's", "a secret of the cron's", "a header of the app's"
+HOSTILE_ENVIRONMENT = {
+    "PGPORT": "1",
+    "PGOPTIONS": "-csearch_path=nowhere",
+    "PGSSLMODE": "verify-full",
+    "PGSERVICE": "nobody",
+    "ALL_PROXY": "socks5://127.0.0.1:1",
+    "HTTP_PROXY": "http://127.0.0.1:1",
+    "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "1",
+    "DAGSTER_HOME": "/nowhere",
+    "PYTHONWARNINGS": "error",
+    "FORWARDED_ALLOW_IPS": "*",
+    "LC_ALL": "tr_TR.UTF-8",
+    "A_SECRET_OF_ANOTHER_PROGRAM": "its value",
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    folder = tmp_path_factory.mktemp("surroundings")
+    folder.chmod(0o755)
+    (folder / ".env").write_text("NEXT_PUBLIC_APP_URL=http://127.0.0.1:1\nINTERNAL_API_KEY=the wrong key of somebody\n")
+    for module in ("json", "dagster", "psycopg", "stats_pipeline"):
+        (folder / f"{module}.py").write_text("raise SystemExit('imported from the folder')\n")
+    home = folder / "o'brien & sons" / "my club"
+    home.mkdir(parents=True)
+    app = App()
+    app.start()
+    app.behaviour = take_all
+    settings = {
+        "STATS_HOST": "0.0.0.0",
+        "ADMIN_PASSWORD": PASSWORD,
+        "CRON_SECRET": SECRET,
+        "STATS_APP_HEADERS": json.dumps({"x-bypass": BYPASS}),
+    }
+    started = Pipeline(home, app, HOSTILE_ENVIRONMENT | settings, folder=folder)
+    started.start()
+    started.install_witness()
+    try:
+        yield started
+    finally:
+        started.stop()
+        app.stop()
+
+
+@pytest.fixture(scope="module")
+def ui(pipeline: Pipeline) -> str:
+    return f"127.0.0.1:{pipeline._environment['STATS_UI_PORT']}"
+
+
+def do_a_job(pipeline: Pipeline) -> dict[str, Any]:
+    job_id = pipeline.enqueue()
+    return until(lambda: (job := pipeline.job(job_id))["completed_at"] and job, "the end of the job")
+
+
+def test_a_job_is_done_and_its_tags_reach_the_app(pipeline: Pipeline) -> None:
+    job = do_a_job(pipeline)
+    assert job["status"] == "completed", job
+    assert job["results"]["cache"]["status"] == "delivered", job["results"]["cache"]
+    assert "PGPORT is PostgreSQL's and has no effect" in pipeline.log.read_text()
+
+
+def test_no_process_has_a_variable_that_it_does_not_need(pipeline: Pipeline) -> None:
+    with pipeline.gate("functions"):
+        pipeline.enqueue()
+        until(pipeline.run_pids, "a run")
+        found = {process.pid: process.environ() for process in [*pipeline.children(), *_processes(pipeline.run_pids())]}
+    page = pipeline.child_pid("stats_pipeline.web")
+    for pid, environment in found.items():
+        assert not environment.keys() & HOSTILE_ENVIRONMENT.keys() - {"DAGSTER_HOME", "LC_ALL"}
+        values = " ".join(environment.values())
+        assert (PASSWORD in values, SECRET in values, BYPASS in values) == ((pid == page,) * 2 + (pid != page,))
+    assert len(found) >= 5
+
+
+def _processes(pids: list[int]) -> list[psutil.Process]:
+    return [psutil.Process(pid) for pid in pids]
+
+
+def test_dagsters_ui_listens_on_loopback_only(pipeline: Pipeline, ui: str) -> None:
+    server = psutil.Process(pipeline.child_pid("stats_pipeline.defs.ui"))
+    listening = [c.laddr for c in server.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN]
+    assert [f"{address.ip}:{address.port}" for address in listening] == [ui]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/runs", {}, 200),
+        ("GET", "/runs", {"Host": "evil.example"}, 421),
+        ("GET", "/runs", {"Host": "127.0.0.1:1"}, 421),
+        ("GET", "/runs", {"X-Forwarded-For": "192.0.2.1"}, 403),
+        # A link on another site leads to a page, and to nothing else.
+        (
+            "GET",
+            "/runs",
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
+            200,
+        ),
+        (
+            "GET",
+            "/runs",
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+            403,
+        ),
+        ("GET", "/runs", {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}, 403),
+        (
+            "GET",
+            "/download_debug/1",
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
+            403,
+        ),
+        ("GET", "/graphql?query={version}", {}, 405),
+        ("POST", "/graphql", {}, 200),
+        ("POST", "/graphql", {"Origin": "http://{ui}"}, 200),
+        ("POST", "/graphql", {"Origin": "http://evil.example"}, 403),
+        ("POST", "/graphql", {"Origin": "http://127.0.0.1:8080"}, 403),
+        ("POST", "/graphql", {"Origin": "null"}, 403),
+        ("POST", "/graphql", {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("POST", "/graphql", {"Host": "evil.example"}, 421),
+        ("POST", "/report_asset_materialization/stats", {"Origin": "http://evil.example"}, 403),
+    ],
+)
+def test_dagsters_ui_is_for_its_own_pages(
+    ui: str, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    headers = {name: value.replace("{ui}", ui) for name, value in headers.items()}
+    body = {"json": {"query": "{version}"}} if method == "POST" else {}
+    answer = httpx.request(method, f"http://{ui}{path}", headers=headers, timeout=20, **body)
+    assert answer.status_code == status, answer.text[:300]
+    if status == 200:
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_so_is_its_web_socket(ui: str) -> None:
+    address = f"ws://{ui}/graphql"
+    with connect(address, subprotocols=["graphql-ws"], origin=f"http://{ui}") as own:  # type: ignore[list-item, arg-type]
+        own.send(json.dumps({"type": "connection_init"}))
+        assert json.loads(own.recv(timeout=10))["type"] == "connection_ack"
+    with pytest.raises(InvalidStatus) as refused:
+        connect(address, subprotocols=["graphql-ws"], origin="http://evil.example")  # type: ignore[list-item, arg-type]
+    assert refused.value.response.status_code == 403
+
+
+def test_a_stopped_sensor_is_named_and_the_next_start_starts_it(pipeline: Pipeline, ui: str) -> None:
+    port = pipeline._environment["STATS_WEB_PORT"]
+    sensors = _ask(
+        ui,
+        '{ sensorsOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: '
+        '"stats_pipeline"}) { ... on Sensors { results { name id } } } }',
+    )["sensorsOrError"]["results"]
+    for sensor in sensors:
+        _ask(ui, "mutation($id: String!) { stopSensor(id: $id) { __typename } }", id=sensor["id"])
+    names = sorted(sensor["name"] for sensor in sensors)
+    health = httpx.get(f"http://127.0.0.1:{port}/health", timeout=20).json()
+    assert (health["status"], health["sensor"]["status"]) == ("degraded", "stopped")
+    assert health["sensor"]["stopped"] == names
+    settings = {"NEXT_PUBLIC_APP_URL": pipeline.app.url, "INTERNAL_API_KEY": KEY}
+    said = run(pipeline.home, "doctor", "--json", **settings).stdout
+    assert f"somebody has stopped the sensors {', '.join(names)}" in said
+
+    assert pipeline.stop() in (0, 130)
+    pipeline.log.write_text("")
+    pipeline.start()
+    assert f"The sensor {names[0]} had been stopped: started again" in pipeline.log.read_text()
+    assert do_a_job(pipeline)["status"] == "completed"
+
+
+def _ask(ui: str, query: str, **variables: str) -> Any:
+    answer = httpx.post(f"http://{ui}/graphql", json={"query": query, "variables": variables}, timeout=20).json()
+    assert "errors" not in answer, answer
+    return answer["data"]
+
+
+def _kill_the_server(pipeline: Pipeline) -> None:
+    server = psutil.Process(int((pipeline.home / "postgres" / "postmaster.pid").read_text().split()[0]))
+    server.kill()
+    psutil.wait_procs([server], timeout=30)
+
+
+def test_a_database_that_dies_is_started_again(pipeline: Pipeline) -> None:
+    _kill_the_server(pipeline)
+    assert do_a_job(pipeline)["status"] == "completed"
+    assert "The embedded PostgreSQL had died: started again" in pipeline.log.read_text()
+
+
+def test_without_its_database_it_ends_soon_and_without_a_traceback(tmp_path: Path, create_database: Any) -> None:
+    """A database of the user's own, which `up` cannot start again."""
+    from stats_pipeline import embedded  # noqa: PLC0415
+
+    app = App()
+    app.start()
+    app.behaviour = take_all
+    with embedded.running(tmp_path / "theirs") as url:
+        pipeline = Pipeline(tmp_path, app, {"STATS_DATABASE_URL": url})
+        pipeline.start()
+        try:
+            embedded.control(tmp_path / "theirs", "stop", "-m", "immediate")
+            began = time.monotonic()
+        finally:
+            assert pipeline.stop() in (0, 130)
+            app.stop()
+        assert time.monotonic() - began < 25
+    assert "Traceback" not in pipeline.log.read_text().split("Stopping …")[1]
