@@ -22,7 +22,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from stats_pipeline import console, database, direct, doctor, job_status, migrate, services, settings
+from stats_pipeline import console, database, direct, doctor, job_status, log, migrate, services, settings
 from stats_pipeline.errors import StatsPipelineError, is_permanent, one_line
 from stats_pipeline.models import Enqueued, Job, Payload
 
@@ -33,6 +33,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+LogLevelOption = Annotated[
+    settings.LogLevel | None, typer.Option(help="What to say besides; default: STATS_LOG_LEVEL, which is info.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
@@ -62,8 +65,10 @@ def _fail(problem: str) -> NoReturn:
     raise typer.Exit(1) from None
 
 
-def _load() -> settings.Settings:
-    loaded = settings.load()
+def _load(log_level: settings.LogLevel | None = None, *, serves: bool = False) -> settings.Settings:
+    """The settings, with warnings said. Only a command that serves has a log; of the others an error says all."""
+    loaded = settings.load(**({"STATS_LOG_LEVEL": log_level} if log_level else {}))
+    log.configure(loaded.log_level if serves else "error")
     for warning in settings.warnings():
         console.err.print(Text.assemble(("Warning:", "yellow"), " ", console.plain(warning)), soft_wrap=True)
     return loaded
@@ -74,13 +79,15 @@ def _interrupt() -> NoReturn:
 
 
 @contextmanager
-def _database(*, makes: bool = True) -> Iterator[tuple[settings.Settings, database.Database]]:
+def _database(
+    *, makes: bool = True, log_level: settings.LogLevel | None = None, serves: bool = False
+) -> Iterator[tuple[settings.Settings, database.Database]]:
     """The database for a command that only needs it for a moment; the embedded one is started if it has to be.
 
     A command that `makes` nothing is refused where there is no embedded one yet.
     """
     with one_line_errors():
-        loaded = _load()
+        loaded = _load(log_level, serves=serves)
         if not makes:
             services.check_there_is_a_database(loaded)
         with services.database_for(loaded) as url, database.Database(url) as opened:
@@ -94,10 +101,10 @@ def _print_json(value: Any) -> None:
 
 
 @app.command()
-def up() -> None:
+def up(log_level: LogLevelOption = None) -> None:
     """Run everything until Ctrl-C: the database if it is the embedded one, migrations, Dagster's daemon and UI."""
     with one_line_errors():
-        loaded = _load()
+        loaded = _load(log_level, serves=True)
         say = console.say
         with services.single_instance(loaded):
             services.check_ports(loaded)
@@ -125,6 +132,7 @@ def demo(
         bool, typer.Option("--exit", help="Stop after the job; exit code 0 only if all went well.")
     ] = False,
     as_json: JsonOption = False,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Like `up`, plus a made-up league, one post-match job followed live to its end, and its results.
 
@@ -133,18 +141,20 @@ def demo(
     from stats_pipeline.demo import receiver, story  # noqa: PLC0415  # a server and a generator nobody else needs
 
     with one_line_errors():
-        loaded = _load()
+        loaded = _load(log_level, serves=True)
         today = datetime.now(ZoneInfo(loaded.timezone)).date()
         with services.single_instance(loaded), receiver.receiving() as app_server:
             services.check_ports(loaded)
-            loaded = settings.load(NEXT_PUBLIC_APP_URL=app_server.url, INTERNAL_API_KEY=app_server.key)
+            loaded = settings.load(
+                STATS_LOG_LEVEL=loaded.log_level, NEXT_PUBLIC_APP_URL=app_server.url, INTERNAL_API_KEY=app_server.key
+            )
             say = console.say
             say("Starting the database …")
             with services.database_for(loaded) as url, database.Database(url) as opened:
                 with opened.connection() as connection:
                     migrate.migrate(connection, reference_stats=True)
                     say(story.prepare_league(connection, today))
-                with services.dagster_running(loaded, url, say=say, log_to_files=True) as running:
+                with services.dagster_running(loaded, url, say=say) as running:
                     with opened.connection() as connection:
                         job_id = story.play_and_enqueue(connection, today)
                     job = console.follow_job(opened, job_id, loaded.functions, timeout=story.JOB_TIMEOUT)
@@ -171,11 +181,11 @@ def demo(
 
 
 @app.command()
-def web() -> None:
+def web(log_level: LogLevelOption = None) -> None:
     """Serve the admin's page and the HTTP API until Ctrl-C, for jobs that an `up` elsewhere works on."""
     from stats_pipeline.web import address, server  # noqa: PLC0415  # a web server no other command needs
 
-    with _database() as (loaded, opened):
+    with _database(log_level=log_level, serves=True) as (loaded, opened):
         services.check_port_is_free(address.address(loaded), loaded.web_port, "STATS_WEB_PORT")
         console.err.print(f"Admin page: {address.url(loaded)} · Ctrl-C stops")
         server.serve(loaded, opened.url)

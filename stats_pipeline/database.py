@@ -20,6 +20,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from stats_pipeline import embedded
 from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.log import Outage
 from stats_pipeline.settings import SQL_ROOT, Settings
 
 CONNECT_TIMEOUT = 10  # seconds
@@ -46,6 +47,8 @@ _SESSION = {
     "idle_in_transaction_session_timeout": "60s",
     "lock_timeout": "30s",
 }
+
+_outage = Outage("the database")
 
 
 class Database:
@@ -97,6 +100,7 @@ class Database:
             connection = self._pool.getconn()
         except PoolTimeout:
             raise DatabaseUnavailable(self._why_unreachable()) from None
+        _outage.is_over()
         try:
             yield connection
         finally:
@@ -138,11 +142,13 @@ def connect(url: str, *, autocommit: bool = False, application_name: str = "stat
         )
     except psycopg.OperationalError as error:
         reason = one_line(error).replace(str(conninfo_to_dict(url).get("password") or "\0"), "***")
+        _outage.begins(reason)
         raise DatabaseUnavailable(
             f"STATS_DATABASE_URL: {describe(url)} does not let us in: {reason}. "
             "Check host, port, user, password and sslmode"
         ) from None
     _configure(connection)
+    _outage.is_over()
     return connection
 
 

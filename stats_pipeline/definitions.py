@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from stats_pipeline import log
 from stats_pipeline import settings as settings_module
 from stats_pipeline.defs.assets import build_source_assets, build_stats_assets
 from stats_pipeline.defs.executor import thread_executor
@@ -17,6 +18,7 @@ from stats_pipeline.settings import Settings
 def build_defs(settings: Settings | None = None) -> dg.Definitions:
     """All definitions for the given settings, by default those of the environment. Opens no connection."""
     settings = settings or settings_module.load()
+    log.configure(settings.log_level)
     stats_assets = build_stats_assets(settings.functions)
     return dg.Definitions(
         assets=[*build_source_assets(settings.functions), *stats_assets],

@@ -4,7 +4,6 @@ Each step is one call of one SQL function (`sql/functions/`), which says what is
 `defs/`; delivering tags belongs to `outbox.py`.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
+import structlog
 from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
 
@@ -28,7 +28,7 @@ from stats_pipeline.errors import (
 )
 from stats_pipeline.models import Claim, Enqueued, Job, Lease, Payload, SetAside
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 HEARTBEAT_SECONDS = 1
 
@@ -74,7 +74,7 @@ def enqueue_each(connection: Connection[Any], payloads: Iterable[Payload]) -> li
         key = payload.tenant_id or "default"
         row = run_one(connection, "enqueue_or_put_aside", payload=Jsonb(payload.as_json()), key=key)
         if row["answer"] is None:
-            log.warning("%s for tenant %s could not be enqueued and is set aside", payload.request_id, key)
+            log.warning("a job could not be enqueued and is set aside", request_id=payload.request_id, tenant=key)
         else:
             answers.append(Enqueued.model_validate(row["answer"]))
     return answers
@@ -162,7 +162,7 @@ def beating(database: Database, *, run_id: str, lease_seconds: int) -> Iterator[
                 with database.connection() as connection:
                     heartbeat(connection, run_id=run_id, lease_seconds=lease_seconds)
             except (psycopg.Error, StatsPipelineError) as error:
-                log.warning("run %s could not say that it is alive: %s", run_id, one_line(error))
+                log.warning("a run could not say that it is alive", run_id=run_id, reason=one_line(error))
             ending.wait(HEARTBEAT_SECONDS)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)

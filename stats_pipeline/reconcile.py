@@ -6,7 +6,6 @@ applied twice, and two reconcilers may work side by side. A repair that fails is
 other. The snapshot of Dagster's runs is taken in `defs/`.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import Any, Literal, assert_never
 from uuid import UUID
 
 import psycopg
+import structlog
 from psycopg import Connection
 
 from stats_pipeline import job_status
@@ -22,7 +22,7 @@ from stats_pipeline.errors import is_outage, one_line
 from stats_pipeline.models import Status
 from stats_pipeline.settings import Settings
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 # What Dagster says of a run: "unknown" if it has none, "not asked" where Dagster may be down.
 DagsterState = Literal["live", "finished", "canceled", "unknown", "not asked"]
@@ -232,7 +232,7 @@ def apply_all(
             if is_outage(error):
                 raise
             problems.append(f"{name_of(repair)}: {one_line(error)}")
-            log.warning("set aside: %s", problems[-1])
+            log.warning("a repair is set aside", repair=name_of(repair), reason=one_line(error))
             with opened.connection() as connection:
                 job_status.put_aside(connection, "repair", name_of(repair), error)
     try:

@@ -129,13 +129,7 @@ def _children(settings: Settings) -> Path:
 
 
 @contextmanager
-def dagster_running(
-    settings: Settings,
-    database_url: str,
-    *,
-    say: Callable[[str], None],
-    log_to_files: bool = False,
-) -> Iterator[Running]:
+def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str], None]) -> Iterator[Running]:
     """Code server, daemon, Dagster's web server and the admin's page, up and answering, for the length of the block."""
     web_address = (address.address(settings), settings.web_port)
     ui_host = settings.loopback_host
@@ -147,9 +141,8 @@ def dagster_running(
     workspace = _write_workspace(settings.home, code_socket)
 
     def start(name: str, *arguments: str, environment: dict[str, str]) -> Child:
-        log = logs / f"{name.replace(' ', '-')}.log" if log_to_files else None
-        if log:
-            log.write_bytes(b"")
+        log = logs / f"{name.replace(' ', '-')}.log"
+        log.write_bytes(b"")
         command = [sys.executable, "-P", "-W", "ignore", "-m", *arguments]  # -P: no module of the folder's
         child = Child(name, command, given | environment, settings.home, log)
         supervisor.start(child)

@@ -15,7 +15,7 @@ import zoneinfo
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 from urllib.parse import unquote_plus, urlsplit
 from uuid import UUID
 
@@ -42,7 +42,8 @@ _FOREIGN_PARAMETERS = {
 # Set for a process that was given all of its settings in its environment: it reads no `.env`.
 _COMPLETE = "STATS_SETTINGS_COMPLETE"
 # Written by our own commands for the processes they start, or read by the app.
-_NOT_SETTINGS = {"STATS_DAGSTER_URL", "STATS_PIPELINE_URL", _COMPLETE}
+LOG_FD = "STATS_LOG_FD"  # the standard error of the command that has started this process
+_NOT_SETTINGS = {"STATS_DAGSTER_URL", "STATS_PIPELINE_URL", _COMPLETE, LOG_FD}
 # What libpq, beneath each of our connections, would read behind our back.
 _LIBPQ = {option.envvar.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar} | {
     *("PGSERVICEFILE", "PGSYSCONFDIR", "PGLOCALEDIR"),
@@ -54,6 +55,9 @@ _OUR_HEADERS = {
     *("content-type", "content-length", "content-encoding", "transfer-encoding", "upgrade", "expect"),
     *("proxy-authorization", "proxy-connection"),
 }
+
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Settings(BaseSettings):
@@ -91,6 +95,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, le=20, validation_alias="STATS_MAX_ATTEMPTS")
     lease: int = Field(30, ge=5, le=3600, validation_alias="STATS_LEASE_SECONDS")
     dead_after: float = Field(6.0, ge=2, le=600, validation_alias="STATS_DEAD_AFTER_SECONDS")
+
+    # What is said on standard error.
+    log_level: LogLevel = Field("info", validation_alias="STATS_LOG_LEVEL")
 
     # Days of history to keep; 0 keeps everything.
     retention_days: int = Field(0, ge=0, le=3650, validation_alias="STATS_RETENTION_DAYS")
@@ -330,6 +337,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def log_fd() -> int | None:
+    """The open file that this process was given for its log lines; None: its own standard error."""
+    fd = os.environ.get(LOG_FD)
+    return None if fd is None else int(fd)
+
+
 def warnings() -> list[str]:
     """What in the environment and in `.env` has no effect, a line each. To be asked after `load()`."""
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
@@ -419,6 +432,8 @@ def _must(field: FieldInfo) -> str:
         return f"must be {number} from {limits['ge']:g} to {limits['le']:g}"
     if field.annotation is bool:
         return "must be true or false"
+    if field.validation_alias == "STATS_LOG_LEVEL":
+        return f"must be one of {', '.join(get_args(LogLevel))}"
     if "min_length" in limits:
         return f"must have {limits['min_length']} characters or more"
     if field.annotation == AnyHttpUrl | None:

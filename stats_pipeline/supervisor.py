@@ -6,6 +6,7 @@ It knows nothing of Dagster; `services.py` says which processes there are.
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import threading
@@ -18,10 +19,12 @@ from pathlib import Path
 import psutil
 
 from stats_pipeline.errors import StatsPipelineError
+from stats_pipeline.settings import LOG_FD
 
 _READY_SECONDS = 60
 _LOOK_SECONDS = 0.05
 _CHORE_SECONDS = 1
+_MAX_LOG = 10_000_000  # bytes
 STOP_SECONDS = 15  # for a child to end after SIGTERM, before SIGKILL
 _BACKOFF = (0.5, 1, 2, 5, 10)  # seconds before a restart, by how often the child has died in a row
 _STEADY_SECONDS = 60  # a child that ran this long starts again from the shortest wait
@@ -35,27 +38,39 @@ class Child:
     command: Sequence[str]
     environment: Mapping[str, str]
     folder: Path  # to start it in
-    log: Path | None = None  # None: the supervisor's own output
+    log: Path  # of what it and its libraries print
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     started_at: float = field(default=0, init=False)
     deaths: int = field(default=0, init=False)
 
     def start(self, exits: "queue.Queue[Child]") -> None:
-        """Start it in a session of its own, so that Ctrl-C reaches the supervisor only, and report its exit."""
+        """Start it in a session of its own, so that Ctrl-C reaches the supervisor only, and report its exit.
+
+        Its own log lines go to the supervisor's standard error, by a file descriptor of their own.
+        """
         self.started_at = time.monotonic()
-        output = self.log.open("ab") if self.log else None
-        self.process = subprocess.Popen(
-            self.command,
-            env=dict(self.environment),
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT if output else None,
-            start_new_session=True,
-        )
-        if output:
-            output.close()
+        for_lines = os.dup(2)
+        try:
+            with self.log.open("ab") as output:
+                self.process = subprocess.Popen(
+                    self.command,
+                    env={**self.environment, LOG_FD: str(for_lines)},
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[for_lines],
+                    start_new_session=True,
+                )
+        finally:
+            os.close(for_lines)
         threading.Thread(target=self._report_exit, args=(self.process, exits), daemon=True).start()
+
+    def keep_log_small(self) -> None:
+        """Begin anew, keeping one old file. What is written in between is lost."""
+        if self.log.stat().st_size > _MAX_LOG:
+            shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+            os.truncate(self.log, 0)  # each child appends
 
     def _report_exit(self, process: "subprocess.Popen[bytes]", exits: "queue.Queue[Child]") -> None:
         process.wait()
@@ -102,6 +117,8 @@ class Supervisor:
             with suppress(queue.Empty):
                 self._restart(self._exits.get(timeout=_LOOK_SECONDS))
             if time.monotonic() - done_at > _CHORE_SECONDS:
+                for child in self._children:
+                    child.keep_log_small()
                 before, problem = problem, _try(chore)
                 if problem is not None and problem != before:
                     self._say(problem)
@@ -156,8 +173,6 @@ def _try(chore: Callable[[], None]) -> str | None:
 
 def _see(child: Child) -> str:
     """Where to look, and the last line there, which in a Python traceback is the error."""
-    if child.log is None:
-        return ": see its output above"
     lines = child.log.read_text(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was logged")
     return f": {last[:300]} (see {child.log})"

@@ -35,6 +35,8 @@ from dagster._utils import get_run_crash_explanation
 from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster._utils.interrupts import capture_interrupts
 
+from stats_pipeline.settings import log_fd
+
 # "<pid> <seconds from boot to its start> <host>" of the process that executes the run
 WORKER_TAG = "stats_pipeline/worker"
 
@@ -133,7 +135,7 @@ class _Server:
                     "-c",
                     f"import sys; sys.path = {sys.path!r}; from {__name__} import serve; serve({arguments})",
                 ],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *([fd] if (fd := log_fd()) is not None else [])],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in the launcher's terminal is not meant for the runs
             )

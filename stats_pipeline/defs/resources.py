@@ -4,7 +4,6 @@ Both open connections when they are used, not when Dagster loads the definitions
 of a run. Settings are read here, in the process that runs, so that none of them passes through run config.
 """
 
-import logging
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from uuid import UUID
 
 import dagster as dg
 import psycopg
+import structlog
 from psycopg import Connection
 from pydantic import PrivateAttr
 
@@ -24,7 +24,7 @@ from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.errors import StatsPipelineError, one_line
 from stats_pipeline.models import Claim, Delivery, Payload
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 LEASE_TAG = "stats/lease"
 TENANT_TAG = "stats/tenant"
@@ -91,7 +91,7 @@ class Refresh(dg.ConfigurableResource[Any]):
         try:
             self._database.run("pause_run", run_id=run_id, seconds=self._settings.lease)
         except (psycopg.Error, StatsPipelineError) as error:
-            log.warning("run %s could not say that it goes on: %s", run_id, one_line(error))
+            log.warning("a run could not say that it goes on", run_id=run_id, reason=one_line(error))
 
     def _try_to_claim(self, connection: Connection[Any], run: dg.DagsterRun, functions: list[str]) -> Claim | None:
         # A re-execution copies its parent's tags, but the lease was the parent's.

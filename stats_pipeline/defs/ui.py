@@ -21,6 +21,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from stats_pipeline import log
 from stats_pipeline import settings as settings_module
 from stats_pipeline.settings import Settings
 
@@ -117,6 +118,7 @@ def _dagster_app(workspace: str) -> Iterator[ASGIApp]:
 def main(workspace: str) -> None:
     """Serve until SIGTERM."""
     settings = settings_module.load()
+    log.configure(settings.log_level)
     with _dagster_app(workspace) as app:
         uvicorn.run(
             OwnPagesOnly(app, hosts(settings), may_be_proxied=settings.ui_url is not None),

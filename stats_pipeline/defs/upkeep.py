@@ -20,6 +20,7 @@ from stats_pipeline.cache import CacheClient
 from stats_pipeline.defs.resources import LEASE_TAG
 from stats_pipeline.defs.sensors import POLL_SECONDS, STOP_CHANNEL, TICK_SECONDS
 from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.log import Outage
 from stats_pipeline.outbound import tls
 from stats_pipeline.reconcile import DagsterState, Repair, Snapshot, VoidLease
 from stats_pipeline.settings import Settings
@@ -46,10 +47,16 @@ def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
                 yield from (type(repair).__name__ for repair in repairs)
                 yield from problems
 
+    app = Outage("the app")
+
     def relay(_context: dg.SensorEvaluationContext) -> Iterator[str]:
         with _database(settings) as opened, closing(CacheClient(settings)) as cache:
             for _ in _each_second(opened):
                 delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline)
+                if delivery.route_failed:
+                    app.begins(delivery.problem or "")
+                elif delivery.taken:
+                    app.is_over()
                 yield from ["tag redelivered"] * len(delivery.taken)
                 if delivery.problem:
                     yield delivery.problem

@@ -159,7 +159,7 @@ def _unavailable(reason: str, *, retry_after: int) -> Callable[[Request, Excepti
     """The handler of errors after which a caller may come back, in so many seconds."""
 
     def handle(request: Request, error: Exception) -> Response:
-        structlog.get_logger().warning(reason, path=request.url.path, reason=one_line(error))
+        structlog.get_logger().debug(reason, path=request.url.path, reason=one_line(error))
         return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, reason, {"Retry-After": str(retry_after)})
 
     return handle

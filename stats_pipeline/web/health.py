@@ -39,7 +39,7 @@ def check(web: Web) -> Health:
         (row,) = web.database.run("check_health", route=route(web.settings))
         problem = None if web.settings.read_only or not row["has_queue"] else web.trial.problem()
     except (DatabaseUnavailable, psycopg.Error) as error:
-        structlog.get_logger().warning("the database fails the health check", reason=one_line(error))
+        structlog.get_logger().debug("the database fails the health check", reason=one_line(error))
         return Health(status="down", database=DatabaseHealth(status="down"))
     queue = QueueHealth(status="ok" if row["has_queue"] else "missing", waiting=row["waiting"])
     since = row["seconds_since_tick"]

@@ -65,7 +65,7 @@ def info(request: Request) -> Response:
     try:
         content = _content(request, caller) | {"error": None}
     except (DatabaseUnavailable, psycopg.OperationalError) as error:
-        structlog.get_logger().warning(_SHOWN_ERROR, path=request.url.path, reason=one_line(error))
+        structlog.get_logger().debug(_SHOWN_ERROR, path=request.url.path, reason=one_line(error))
         content = _frame(request, caller) | {"error": _SHOWN_ERROR, "jobs": []}
         status = HTTPStatus.SERVICE_UNAVAILABLE
     return _render(request, "info.html", **content, status_code=status)

@@ -8,6 +8,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
+from stats_pipeline import log
 from stats_pipeline.settings import Settings
 from stats_pipeline.web.address import access_note, address
 from stats_pipeline.web.app import build_app
@@ -17,14 +18,7 @@ _GRACE = 3  # seconds for answers under way when the process is told to stop
 
 def serve(settings: Settings, database_url: str) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.JSONRenderer(),
-        ],
-        cache_logger_on_first_use=True,
-    )
+    log.configure(settings.log_level)
     if note := access_note(settings):
         structlog.get_logger().warning(note)
     app = build_app(settings, database_url)

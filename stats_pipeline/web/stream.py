@@ -96,7 +96,7 @@ class JobChanges:
                     self._poll(self._database.run("list_job_states"))
                     self._stopping.wait(POLL_ALONE_SECONDS)
             except (DatabaseUnavailable, psycopg.OperationalError) as error:
-                structlog.get_logger().warning("the database is out of reach", reason=one_line(error))
+                structlog.get_logger().debug("the database is out of reach", reason=one_line(error))
                 self._stopping.wait(POLL_ALONE_SECONDS)
 
     def _listen(self) -> None:

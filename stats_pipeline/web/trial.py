@@ -38,6 +38,7 @@ class Trial:
             raise
         except (psycopg.Error, StatsPipelineError) as error:
             problem = one_line(error)
-            structlog.get_logger().warning("no job can be enqueued", reason=problem)
+            if problem != self._problem:
+                structlog.get_logger().warning("no job can be enqueued", reason=problem)
             return problem
         return None

@@ -14,6 +14,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from stats_pipeline import embedded
 from stats_pipeline_tests.acceptance.app_server import KEY, App, take_all
 from stats_pipeline_tests.acceptance.conftest import run
 from stats_pipeline_tests.acceptance.processes import Pipeline, until
@@ -193,6 +194,14 @@ def _ask(ui: str, query: str, **variables: str) -> Any:
     return answer["data"]
 
 
+def test_what_it_says_is_short(pipeline: Pipeline) -> None:
+    """After some jobs and some seconds: its own few lines, and nothing of Dagster's, which is in a file."""
+    do_a_job(pipeline)
+    said = pipeline.log.read_text().split("Up.")[1].splitlines()
+    assert len(said) < 5, said
+    assert "dagster.daemon" in (pipeline.home / "logs" / "daemon.log").read_text()
+
+
 def _kill_the_server(pipeline: Pipeline) -> None:
     server = psutil.Process(int((pipeline.home / "postgres" / "postmaster.pid").read_text().split()[0]))
     server.kill()
@@ -201,25 +210,40 @@ def _kill_the_server(pipeline: Pipeline) -> None:
 
 def test_a_database_that_dies_is_started_again(pipeline: Pipeline) -> None:
     _kill_the_server(pipeline)
+    until(lambda: pipeline.query("select 1"), "a database")
     assert do_a_job(pipeline)["status"] == "completed"
     assert "The embedded PostgreSQL had died: started again" in pipeline.log.read_text()
 
 
-def test_without_its_database_it_ends_soon_and_without_a_traceback(tmp_path: Path, create_database: Any) -> None:
-    """A database of the user's own, which `up` cannot start again."""
-    from stats_pipeline import embedded  # noqa: PLC0415
-
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Pipeline]:
+    """Beside a database of the user's own, which `up` cannot start again."""
     app = App()
     app.start()
     app.behaviour = take_all
     with embedded.running(tmp_path / "theirs") as url:
         pipeline = Pipeline(tmp_path, app, {"STATS_DATABASE_URL": url})
         pipeline.start()
-        try:
-            embedded.control(tmp_path / "theirs", "stop", "-m", "immediate")
-            began = time.monotonic()
-        finally:
-            assert pipeline.stop() in (0, 130)
-            app.stop()
-        assert time.monotonic() - began < 25
-    assert "Traceback" not in pipeline.log.read_text().split("Stopping …")[1]
+        yield pipeline
+        app.stop()
+
+
+def test_a_database_that_goes_is_a_line_for_each_process_and_one_when_it_is_back(theirs: Pipeline) -> None:
+    embedded.control(theirs.home / "theirs", "stop", "-m", "immediate")
+    until(lambda: theirs.log.read_text().count("the database is out of reach") >= 2, "two lines")
+    began = time.monotonic()
+    while time.monotonic() - began < 10:  # an outage of some length
+        httpx.get(f"http://127.0.0.1:{theirs._environment['STATS_WEB_PORT']}/health", timeout=20)
+    embedded.control(theirs.home / "theirs", "start")
+    until(lambda: theirs.log.read_text().count("the database is back") >= 2, "two lines")
+    said = theirs.log.read_text().split("Up.")[1].splitlines()[2:]
+    assert len(said) == 4, said
+    assert theirs.stop() in (0, 130)
+
+
+def test_without_its_database_it_ends_soon_and_without_a_traceback(theirs: Pipeline) -> None:
+    embedded.control(theirs.home / "theirs", "stop", "-m", "immediate")
+    began = time.monotonic()
+    assert theirs.stop() in (0, 130)
+    assert time.monotonic() - began < 25
+    assert "Traceback" not in theirs.log.read_text()

@@ -108,6 +108,8 @@ def test_an_example_value_is_empty_only_where_the_default_is_none_or_depends_on_
         ("STATS_DATABASE_URL", "postgresql://me:hush%zz@localhost/app", "must be a URL such as"),
         ("STATS_DATABASE_URL", "postgresql://me:hush@localhost/app?pool=1&connect_timeout=3", "the parameter pool,"),
         ("STATS_READ_ONLY", "perhaps", "must be true or false"),
+        ("STATS_LOG_LEVEL", "loud", "must be one of debug, info, warning, error"),
+        *(("STATS_HOME", f"/tmp/a{character}b", "choose a folder without") for character in ",#?%"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_variable(
@@ -137,7 +139,7 @@ def test_every_variable_that_can_be_wrong_has_a_case_above() -> None:
         mark.args[1]
         for mark in test_a_bad_value_is_one_line_that_names_the_variable.pytestmark  # type: ignore[attr-defined]
     )
-    any_text = {"STATS_HOME", "STATS_HOST"}
+    any_text = {"STATS_HOST"}
     assert {variable for variable, *_ in cases} == VARIABLES.keys() - any_text
 
 
@@ -180,7 +182,7 @@ def test_nothing_else_reads_the_environment() -> None:
         for file in (settings.PROJECT_ROOT / "stats_pipeline").rglob("*.py")
         if re.search(r"os\.(environ\[|environ\.get|getenv)", file.read_text())
     }
-    assert readers == set()
+    assert readers == {"stats_pipeline/settings.py"}
 
 
 @pytest.mark.parametrize("variable", ["INTERNAL_API_KEY", "CRON_SECRET", "ADMIN_PASSWORD"])
@@ -269,3 +271,39 @@ def test_the_command_line_warns_on_standard_error_once(tmp_path: Path) -> None:
     )
     assert ran.stderr.count("Warning: STATS_CRONN is not known and has no effect: did you mean STATS_CRON?\n") == 1
     assert ran.stdout == ""
+
+
+def test_a_child_is_given_all_settings_but_those_that_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, env_file: Path
+) -> None:
+    env_file.write_text("STATS_CRON=0 3 * * *\nADMIN_PASSWORD=from the file\nCRON_SECRET=a secret of the file's\n")
+    for name, value in {
+        "STATS_TENANTS": f"{TENANT}, {TENANT}",
+        "STATS_READ_ONLY": "true",
+        "STATS_HOME": "a home",
+    }.items():
+        monkeypatch.setenv(name, value)
+    loaded = settings.load()
+    given = loaded.environment(without=["CRON_SECRET"])
+    assert given.keys() == {
+        *("STATS_CRON", "ADMIN_PASSWORD", "STATS_TENANTS", "STATS_READ_ONLY", "STATS_HOME", "STATS_SETTINGS_COMPLETE")
+    }
+    for name in ("STATS_TENANTS", "STATS_READ_ONLY", "STATS_HOME"):
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert settings.load() == loaded.model_copy(update={"cron_secret": None})  # though the file has one
+
+
+def test_what_libpq_would_read_is_taken_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGOPTIONS", "PGSERVICEFILE", "PGHOSTADDR", "PGAPPNAME"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setattr(settings, "_taken_out", set())
+    settings.load()
+    assert not [name for name in os.environ if name.startswith("PG")]
+    assert [said.split()[0] for said in settings.warnings()] == [
+        "PGAPPNAME",
+        "PGHOSTADDR",
+        "PGOPTIONS",
+        "PGSERVICEFILE",
+    ]

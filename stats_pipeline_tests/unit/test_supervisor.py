@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from stats_pipeline import supervisor as module
+from stats_pipeline.errors import StatsPipelineError
 from stats_pipeline.supervisor import Child, Supervisor, end_leftovers
 
 PATIENCE = 30  # seconds until something that must happen counts as not happening
@@ -134,7 +135,8 @@ def test_the_next_supervisor_ends_what_a_killed_one_left(tmp_path: Path) -> None
     code = (
         "from pathlib import Path; from stats_pipeline.supervisor import Child, Supervisor\n"
         f"supervisor = Supervisor(Path({str(tmp_path / 'children.json')!r}), print)\n"
-        f"supervisor.start(Child('worker', {child(tmp_path, SLEEP).command!r}, {{}}, Path({str(tmp_path)!r})))\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"supervisor.start(Child('worker', {child(tmp_path, SLEEP).command!r}, {{}}, folder, folder / 'worker.log'))\n"
         "supervisor.watch()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as killed:
@@ -171,9 +173,54 @@ def test_the_pid_file_is_whole_at_every_moment(tmp_path: Path, supervisor: Super
 def test_a_child_gets_only_the_environment_it_is_given(tmp_path: Path, supervisor: Supervisor) -> None:
     out = tmp_path / "environment"
     command = [sys.executable, "-c", f"import os; open({str(out)!r}, 'w').write(os.environ['GIVEN']); {SLEEP}"]
-    supervisor.start(Child("worker", command, {"GIVEN": "value"}))
+    supervisor.start(Child("worker", command, {"GIVEN": "value"}, tmp_path, tmp_path / "worker.log"))
     supervisor.watch(until=within(lambda: out.exists() and out.read_text()))
     assert out.read_text() == "value"
+
+
+def test_what_a_child_prints_goes_to_its_file_and_its_lines_to_ours(
+    tmp_path: Path, supervisor: Supervisor, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = "import os, sys; print('chatter', flush=True); os.write(int(os.environ['STATS_LOG_FD']), b'a line of ours')"
+    started = child(tmp_path, f"{code}; {SLEEP}", "talker")
+    supervisor.start(started)
+    supervisor.watch(until=within(lambda: "chatter" in started.log.read_text()))
+    said = ""
+
+    def is_said() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return "a line of ours" in said
+
+    supervisor.watch(until=within(is_said))
+    assert "chatter" not in said
+
+
+def test_the_file_of_what_a_child_prints_stays_small(tmp_path: Path, supervisor: Supervisor) -> None:
+    writing = (
+        "import itertools, sys, time\nfor n in itertools.count(): print('x' * 999_999, flush=True); time.sleep(0.02)"
+    )
+    started = child(tmp_path, writing, "talker")
+    supervisor.start(started)
+    old = started.log.with_suffix(".log.1")
+    supervisor.watch(until=within(lambda: old.exists() and started.log.stat().st_size < old.stat().st_size))
+    assert old.stat().st_size > 10_000_000
+
+
+def test_a_chore_that_fails_is_said_once_and_done_again(
+    supervisor: Supervisor, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHORE_SECONDS", 0)
+    done = 0
+
+    def chore() -> None:
+        nonlocal done
+        done += 1
+        if done < 4:
+            raise StatsPipelineError("the kettle is cold")
+
+    supervisor.watch(until=within(lambda: done == 4), chore=chore)
+    assert said == ["the kettle is cold"]
 
 
 def _wait(condition: Callable[[], bool]) -> None:

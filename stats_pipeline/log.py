@@ -1,0 +1,53 @@
+"""How our own log lines look, and where they go: one line each, to the standard error of the command that was started.
+
+What Dagster and other libraries say goes to the files of `logs/`, which `supervisor.py` keeps. A line that a person
+waits for, such as a command's result, is no log line: see `console.py`.
+"""
+
+import logging
+import os
+import sys
+import threading
+
+import structlog
+
+from stats_pipeline.settings import LogLevel, log_fd
+
+
+def configure(level: LogLevel) -> None:
+    """To be called once, by each process that serves or works."""
+    fd = log_fd()
+    stream = sys.stderr if fd is None else os.fdopen(fd, "w", buffering=1, errors="replace", closefd=False)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ", utc=True),
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_level=False, repr_native_str=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+    )
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # says each failed try; `Outage` says it once
+
+
+class Outage:
+    """Something that our work needs and that may go: says once that it has gone, and once that it is back."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._lock = threading.Lock()
+        self._is_on = False
+
+    def begins(self, reason: str) -> None:
+        with self._lock:
+            if not self._is_on:
+                structlog.get_logger().warning(f"{self._what} is out of reach", reason=reason)
+            self._is_on = True
+
+    def is_over(self) -> None:
+        if self._is_on:
+            with self._lock:
+                if self._is_on:
+                    structlog.get_logger().info(f"{self._what} is back")
+                self._is_on = False
