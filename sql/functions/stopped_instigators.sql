@@ -1,5 +1,5 @@
--- The names of our sensors, or schedules, that somebody has stopped in Dagster: nothing of theirs is done until they are
--- started again. `kind` is Dagster's word, SENSOR or SCHEDULE; none in a database without Dagster's storage.
+-- The names of our sensors, or schedules, that somebody has stopped in Dagster: nothing of theirs is done until they
+-- are started again. `kind` is Dagster's word, SENSOR or SCHEDULE; none in a database without Dagster's storage.
 create or replace function stats_pipeline.stopped_instigators(kind text) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin

@@ -19,6 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -37,11 +38,55 @@ from dagster._utils.interrupts import capture_interrupts
 
 from stats_pipeline.settings import log_fd
 
-# "<pid> <seconds from boot to its start> <host>" of the process that executes the run
-WORKER_TAG = "stats_pipeline/worker"
-
+_STARTED = "Started the run's process"
 # Importing everything takes 1.5 s on a quiet machine; a server that has not answered after this many is given up.
 ANSWER_TIMEOUT = 60
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The process that executes a run, as it has recorded itself: in the run's event log, where nobody else writes. A
+    tag would be anybody's who may launch a run."""
+
+    pid: int
+    started: float  # seconds from the boot
+    host: str
+
+    @classmethod
+    def this(cls) -> Self:
+        """This process."""
+        process = psutil.Process()
+        return cls(process.pid, _seconds_from_boot(process), _host())
+
+    def record(self, instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+        """Write into the run's event log."""
+        data = EngineEventData({name: dg.MetadataValue.text(str(value)) for name, value in asdict(self).items()})
+        instance.report_engine_event(_STARTED, run, data)
+
+    @classmethod
+    def of_run(cls, instance: dg.DagsterInstance, run_id: str) -> Self | None:
+        """What was recorded last, if anything."""
+        for entry in reversed(instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)):
+            event = entry.get_dagster_event()
+            if event.message == _STARTED:
+                said = {name: str(value.value) for name, value in event.engine_event_data.metadata.items()}
+                # One of version 0.1.0 has no host, and so is of none that could be judged from here.
+                return cls(int(said["pid"]), float(said.get("started", 0)), said.get("host", ""))
+        return None
+
+    @property
+    def is_of_this_host(self) -> bool:
+        """Whether its process id says anything here."""
+        return self.host == _host()
+
+    def process(self) -> psutil.Process | None:
+        """The live process, if there is one."""
+        with suppress(psutil.NoSuchProcess):
+            found = psutil.Process(self.pid)
+            # The start tells it from a later process with the same id; the boot time is known to the second.
+            if abs(_seconds_from_boot(found) - self.started) < 2 and found.status() != psutil.STATUS_ZOMBIE:
+                return found
+        return None
 
 
 class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
@@ -95,15 +140,15 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
-        # Read the tag only now: a worker that has not set it yet will see the new status, and not start.
-        run = self._instance.get_run_by_id(run_id)
-        if run is not None and WORKER_TAG in run.tags and _is_of_this_host(run):
-            worker = _find_worker(run)
-            if worker is None:
+        # Read only now: a worker that has not recorded itself yet will see the new status, and not start.
+        worker = Worker.of_run(self._instance, run_id)
+        if worker is not None and worker.is_of_this_host:
+            process = worker.process()
+            if process is None:
                 self._instance.report_run_canceled(run, message="The run's process was already gone.")
             else:
                 with suppress(psutil.NoSuchProcess):  # it ended just now, which its server sees and reports
-                    worker.terminate()
+                    process.terminate()
         return True
 
     @property
@@ -111,11 +156,12 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        if WORKER_TAG not in run.tags:
+        worker = Worker.of_run(self._instance, run.run_id)
+        if worker is None:
             return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "The run never recorded its process.")
-        if not _is_of_this_host(run):
+        if not worker.is_of_this_host:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "The run's process is on another host.")
-        if _find_worker(run) is None:
+        if worker.process() is None:
             return CheckRunHealthResult(WorkerStatus.FAILED, "The run's process is gone.")
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
@@ -191,22 +237,6 @@ def _host() -> str:
         return platform.node()
 
 
-def _is_of_this_host(run: dg.DagsterRun) -> bool:
-    worker = run.tags[WORKER_TAG].split()
-    return len(worker) < 3 or worker[2] == _host()  # a run of an older version does not say
-
-
-def _find_worker(run: dg.DagsterRun) -> psutil.Process | None:
-    """The live process that executes the run, if there is one."""
-    pid, started, *_ = run.tags[WORKER_TAG].split()
-    with suppress(psutil.NoSuchProcess):
-        worker = psutil.Process(int(pid))
-        # The start tells it from a later process with the same id; the boot time is known to the second.
-        if abs(_seconds_from_boot(worker) - float(started)) < 2 and worker.status() != psutil.STATUS_ZOMBIE:
-            return worker
-    return None
-
-
 def _seconds_from_boot(process: psutil.Process) -> float:
     # The start as a time of day would move whenever the clock is set.
     return process.create_time() - psutil.boot_time()
@@ -279,14 +309,13 @@ def _fork(launcher: Connection, body: Callable[..., None], *args: object) -> tup
 
 def _execute_run(instance_ref: InstanceRef, run_id: str) -> None:
     with capture_interrupts(), dg.DagsterInstance.from_ref(instance_ref) as instance:
-        worker = psutil.Process()
-        instance.add_run_tags(run_id, {WORKER_TAG: f"{worker.pid} {_seconds_from_boot(worker)} {_host()}"})
         run = instance.get_run_by_id(run_id)
         if run is None or run.job_code_origin is None:
             raise RuntimeError(f"Run {run_id} was deleted before it could start, or its job cannot be loaded by name")
+        Worker.this().record(instance, run)
+        recon_job = recon_job_from_origin(run.job_code_origin)
+        run = instance.get_run_by_id(run_id) or run
         if run.status != dg.DagsterRunStatus.CANCELING:  # terminated before its process was recorded
-            instance.report_engine_event("Started the run's process", run, EngineEventData.in_process(worker.pid))
-            recon_job = recon_job_from_origin(run.job_code_origin)
             with suppress(Exception):  # the event log has it already
                 for _ in core_execute_run(recon_job, run, instance, inject_env_vars=True):
                     pass

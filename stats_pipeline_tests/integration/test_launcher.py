@@ -13,7 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import pytest
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
-from stats_pipeline.defs.launcher import WORKER_TAG, ForkserverRunLauncher
+from stats_pipeline.defs.launcher import ForkserverRunLauncher, Worker
 from stats_pipeline_tests.integration import toy_jobs
 
 pytestmark = pytest.mark.timeout(60)
@@ -134,7 +134,7 @@ def test_run_is_forked_from_preloaded_code(instance: dg.DagsterInstance, hold: C
     held.release()
     assert final_status(instance, held.run_id) == dg.DagsterRunStatus.SUCCESS
     held.worker.wait(PATIENCE)
-    assert get_run(instance, held.run_id).tags[WORKER_TAG].startswith(f"{held.worker.pid} ")
+    assert worker_of(instance, held.run_id).pid == held.worker.pid
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "postgres"])
@@ -240,12 +240,30 @@ def test_terminating_a_run_without_a_process_cancels_it(
     assert get_run(instance, held.run_id).status == dg.DagsterRunStatus.CANCELED
 
 
+def worker_of(instance: dg.DagsterInstance, run_id: str) -> Worker:
+    worker = Worker.of_run(instance, run_id)
+    assert worker is not None
+    return worker
+
+
+def test_a_process_that_a_caller_names_is_left_alone(instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:
+    """Whoever may launch a run may give it any tags, and then terminate it."""
+    held = hold()
+    worker = worker_of(instance, held.run_id)
+    other = create_run(instance, toy_jobs.steady_and_flaky)
+    instance.add_run_tags(other, {"stats_pipeline/worker": f"{worker.pid} {worker.started} {worker.host}"})
+    assert instance.run_launcher.terminate(other)
+    assert held.worker.is_running()
+    held.release()
+    held.worker.wait(PATIENCE)
+
+
 def test_recycled_process_id_is_not_the_worker(instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:
     held = hold()
-    pid, started, _ = get_run(instance, held.run_id).tags[WORKER_TAG].split()
+    worker = worker_of(instance, held.run_id)
     launcher = instance.run_launcher
     assert launcher.check_run_worker_health(get_run(instance, held.run_id)).status == WorkerStatus.RUNNING
-    instance.add_run_tags(held.run_id, {WORKER_TAG: f"{pid} {float(started) - 100}"})
+    replace(worker, started=worker.started - 100).record(instance, get_run(instance, held.run_id))
     assert launcher.check_run_worker_health(get_run(instance, held.run_id)).status == WorkerStatus.FAILED
     assert launcher.terminate(held.run_id)
     assert held.worker.is_running(), "a stranger's process must not be signalled"
@@ -257,8 +275,9 @@ def test_a_worker_of_another_host_is_neither_judged_nor_ended_from_here(
     instance: dg.DagsterInstance, hold: Callable[..., Held]
 ) -> None:
     held = hold()
-    pid, started, host = get_run(instance, held.run_id).tags[WORKER_TAG].split()
-    instance.add_run_tags(held.run_id, {WORKER_TAG: f"{int(pid) + 1} {started} another-{host}"})
+    worker = worker_of(instance, held.run_id)
+    elsewhere = replace(worker, pid=worker.pid + 1, host=f"another-{worker.host}")
+    elsewhere.record(instance, get_run(instance, held.run_id))
     launcher = instance.run_launcher
     assert launcher.check_run_worker_health(get_run(instance, held.run_id)).status == WorkerStatus.RUNNING
     assert launcher.terminate(held.run_id)
