@@ -41,12 +41,17 @@ _SESSION = {
     "TimeZone": "UTC",
     "DateStyle": "ISO",
     "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "row_security": "on",
     "statement_timeout": "0",  # each stats function has its own
     # A client that dies takes its statement with it: the server looks each second whether it is still there.
     "client_connection_check_interval": "1s",
     "idle_in_transaction_session_timeout": "60s",
     "lock_timeout": "30s",
 }
+PIN_SESSION = "select " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
 
 _outage = Outage("the database")
 
@@ -164,9 +169,7 @@ def _arguments(*, application_name: str, autocommit: bool) -> dict[str, Any]:
 
 def _configure(connection: Connection[Any]) -> None:
     set_json_loads(_read_json, connection)
-    connection.execute(
-        "select " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
-    )
+    connection.execute(PIN_SESSION.encode())
     if not connection.autocommit:
         connection.commit()
     # Said at each `begin` as well: a transaction pooler does not keep a session's settings.

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -34,6 +35,23 @@ HOSTILE_ENVIRONMENT = {
     "LC_ALL": "tr_TR.UTF-8",
     "A_SECRET_OF_ANOTHER_PROGRAM": "its value",
 }
+
+
+# What a session inherits from its role.
+ODD_DEFAULTS = (
+    "timezone = 'Pacific/Auckland'",
+    "datestyle = 'SQL, DMY'",
+    "intervalstyle = 'sql_standard'",
+    "default_transaction_isolation = 'serializable'",
+    "search_path = 'nowhere'",
+    "statement_timeout = '300ms'",
+    "lock_timeout = '1ms'",
+    "bytea_output = 'escape'",
+    "extra_float_digits = 0",
+    "standard_conforming_strings = off",
+    "row_security = off",
+    "client_min_messages = 'debug5'",
+)
 
 
 @pytest.fixture(scope="module")
@@ -222,10 +240,25 @@ def theirs(tmp_path: Path) -> Iterator[Pipeline]:
     app.start()
     app.behaviour = take_all
     with embedded.running(tmp_path / "theirs") as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            for setting in ODD_DEFAULTS:
+                connection.execute(f"alter role postgres set {setting}".encode())
         pipeline = Pipeline(tmp_path, app, {"STATS_DATABASE_URL": url})
         pipeline.start()
         yield pipeline
         app.stop()
+
+
+def test_what_its_sessions_inherit_has_no_effect(theirs: Pipeline) -> None:
+    with psycopg.connect(theirs._environment["STATS_DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("set statement_timeout = 0")
+        payload = '{"triggeredBy": "admin", "requestId": "1"}'
+        connection.execute("select public.enqueue_stats_job(%s::jsonb)", [payload])
+        over = "select status, error_message from public.background_job_status where completed_at is not null"
+        assert until(lambda: connection.execute(over).fetchall(), "its end") == [("completed", None)]
+    health = httpx.get(f"http://127.0.0.1:{theirs._environment['STATS_WEB_PORT']}/health", timeout=20).json()
+    assert health["status"] == "ok", health
+    assert theirs.stop() in (0, 130)
 
 
 def test_a_database_that_goes_is_a_line_for_each_process_and_one_when_it_is_back(theirs: Pipeline) -> None:
