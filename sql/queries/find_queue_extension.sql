@@ -1,2 +1,9 @@
--- Whether pgmq is there, as an extension or as plain SQL.
-select to_regprocedure('pgmq.create(text)') is not null as installed;
+-- Which functions of pgmq that we call are not there; as an extension or as plain SQL, it has them all.
+select array(
+    select f.signature
+    from unnest(array[
+        'pgmq.create(text)', 'pgmq.send(text,jsonb,integer)', 'pgmq.archive(text,bigint[])',
+        'pgmq.set_vt(text,bigint,integer)'
+    ]) as f (signature)
+    where to_regprocedure(f.signature) is null
+) as missing;
