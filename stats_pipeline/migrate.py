@@ -52,7 +52,9 @@ def migrate(connection: Connection[Any], *, reference_stats: bool = False) -> Ap
             run(connection, "ensure_migration_ledger")
             _ensure_queue_extension(connection)
             _refuse_foreign_columns(connection)
+            ledger = _restore_ledger(connection)
             migrations = _apply_migrations(connection)
+            run(connection, "limit_lock_wait")
             parts = schema.repair(connection)
             functions, objects = _apply_functions(connection)
             stats = _apply_reference_stats(connection) if reference_stats else ()
@@ -64,7 +66,7 @@ def migrate(connection: Connection[Any], *, reference_stats: bool = False) -> Ap
         ) from error
     except psycopg.Error as error:
         raise MigrationError(f"migrating failed and nothing was changed: {one_line(error)}") from error
-    return Applied(migrations, functions, stats, (*parts, *objects))
+    return Applied(migrations, functions, stats, (*ledger, *parts, *objects))
 
 
 def pending(connection: Connection[Any]) -> list[str]:
@@ -78,8 +80,7 @@ def differences(connection: Connection[Any]) -> Iterator[str]:
     """What somebody has dropped or altered since a database was migrated, with what to do; changes nothing."""
     if columns := run(connection, "list_foreign_columns"):
         yield _foreign_columns(columns)
-    if missing := _missing_queue_functions(connection):
-        yield f"pgmq has no {', '.join(missing)}: alter extension pgmq update;"
+    yield from _old_queue_extension(connection)
     for difference in schema.differences(connection):
         yield f"{difference.problem}: " + ("run `stats-pipeline migrate`" if difference.is_safe else difference.sql)
     for _, name in _altered_functions(_ledger(connection, "functions"), _made(connection)):
@@ -111,6 +112,15 @@ def _apply(connection: Connection[Any], kind: str, file: Path) -> None:
 
 def _record(connection: Connection[Any], kind: str, file: Path, made: dict[str, str] | None = None) -> None:
     run(connection, "record_migration", kind=kind, name=file.name, checksum=_checksum(file), made=made and Jsonb(made))
+
+
+def _restore_ledger(connection: Connection[Any]) -> tuple[str, ...]:
+    """Where the list of applied files was lost and all that they make is there, they are applied."""
+    if _ledger(connection, "migrations") or any(schema.differences(connection)):
+        return ()
+    for file in _files("migrations"):
+        _record(connection, "migrations", file)
+    return ("the rows of stats_pipeline.migration",)
 
 
 def _apply_migrations(connection: Connection[Any]) -> tuple[str, ...]:
@@ -235,19 +245,19 @@ def _foreign_columns(columns: Sequence[Any]) -> str:
 
 
 def _ensure_queue_extension(connection: Connection[Any]) -> None:
-    if not (missing := _missing_queue_functions(connection)):
-        return
-    try:
-        with connection.transaction():
-            connection.execute("create extension if not exists pgmq")
-    except psycopg.Error as error:
-        raise MigrationError(
-            f"this database has no pgmq ({one_line(error)}): enable Queues in the Supabase dashboard, or install the "
-            "extension, and migrate again"
-        ) from error
-    if missing := _missing_queue_functions(connection):
-        raise MigrationError(schema.by_hand([f"pgmq has no {', '.join(missing)}: alter extension pgmq update;"]))
+    if not run_one(connection, "find_queue_extension")["installed"]:
+        try:
+            with connection.transaction():
+                connection.execute("create extension if not exists pgmq")
+        except psycopg.Error as error:
+            raise MigrationError(
+                f"this database has no pgmq ({one_line(error)}): enable Queues in the Supabase dashboard, or install "
+                "the extension, and migrate again"
+            ) from error
+    if old := list(_old_queue_extension(connection)):
+        raise MigrationError(schema.by_hand(old))
 
 
-def _missing_queue_functions(connection: Connection[Any]) -> list[str]:
-    return list(run_one(connection, "find_queue_extension")["missing"])
+def _old_queue_extension(connection: Connection[Any]) -> Iterator[str]:
+    if missing := run_one(connection, "find_queue_extension")["missing"]:
+        yield f"pgmq has no {', '.join(missing)} and is too old, or not whole: alter extension pgmq update;"

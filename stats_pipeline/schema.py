@@ -69,7 +69,6 @@ def repair(connection: Connection[Any]) -> tuple[str, ...]:
     """
     repaired: dict[str, Difference] = {}
     while todo := [difference for difference in differences(connection) if difference.what not in repaired]:
-        run(connection, "limit_lock_wait")
         tried = [(difference, _put_right(connection, difference)) for difference in todo]
         if blocked := [f"{difference.problem} ({why}): {difference.sql};" for difference, why in tried if why]:
             raise MigrationError(by_hand(blocked))

@@ -3,7 +3,7 @@
 -- this is `sql/schema.json`, of any other what to compare with that. The app's part in its job table counts as far as
 -- the pipeline needs it: names, expressions and whatever it has besides are its own.
 with tables as (
-    select c.oid, c.oid::regclass::text as name, c.relpersistence, c.relrowsecurity, c.relacl, c.relowner,
+    select c.oid, c.oid::regclass::text as name, c.relpersistence, c.relacl,
         c.relnamespace = to_regnamespace('public') as is_apps
     from pg_catalog.pg_class as c
     where c.relkind = 'r'
@@ -30,8 +30,7 @@ texts as (
     from columns
 ),
 constraints as (
-    select t.name as table_name, t.is_apps, c.contype, c.conname, c.conrelid, c.conkey,
-        pg_get_constraintdef(c.oid) as definition,
+    select t.name as table_name, t.is_apps, c.contype, c.conname, c.conrelid, pg_get_constraintdef(c.oid) as definition,
         'constraint ' || quote_ident(c.conname) || ' ' || pg_get_constraintdef(c.oid) as text,
         (
             select string_agg(a.attname, ', ' order by a.attnum) from pg_catalog.pg_attribute as a

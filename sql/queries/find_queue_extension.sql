@@ -1,9 +1,10 @@
--- Which functions of pgmq that we call are not there; as an extension or as plain SQL, it has them all.
-select array(
-    select f.signature
-    from unnest(array[
-        'pgmq.create(text)', 'pgmq.send(text,jsonb,integer)', 'pgmq.archive(text,bigint[])',
-        'pgmq.set_vt(text,bigint,integer)'
-    ]) as f (signature)
-    where to_regprocedure(f.signature) is null
-) as missing;
+-- Whether pgmq is there, as an extension or as plain SQL, and which of its functions that we call are not.
+select
+    to_regprocedure('pgmq.create(text)') is not null as installed,
+    array(
+        select f.signature
+        from unnest(array[
+            'pgmq.send(text,jsonb,integer)', 'pgmq.archive(text,bigint[])', 'pgmq.set_vt(text,bigint,integer)'
+        ]) as f (signature)
+        where to_regprocedure(f.signature) is null
+    ) as missing;

@@ -1,5 +1,6 @@
 """What somebody drops or alters after migrating: `migrate` makes it again or names the SQL, `doctor` sees it."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -141,6 +142,16 @@ def test_the_job_table_is_made_again_with_all_that_stands_on_it(connection: Conn
     assert [leased.jobs for leased in steps.lease(connection)] == [1]
 
 
+@pytest.mark.parametrize("loss", ["drop table stats_pipeline.migration", "delete from stats_pipeline.migration"])
+def test_a_lost_list_of_applied_files_is_written_anew(connection: Connected, loss: str) -> None:
+    job_id = steps.enqueue(connection, requestId="1")
+    connection.execute(loss.encode())
+    applied = migrate.migrate(connection)
+    assert (applied.migrations, applied.repaired) == ((), ("the rows of stats_pipeline.migration",))
+    assert migrate.migrate(connection) == NOTHING
+    assert steps.enqueue(connection, requestId="1") == job_id
+
+
 def test_a_column_made_again_has_its_default_in_rows_that_there_are(connection: Connected) -> None:
     connection.execute("insert into stats_pipeline.outbox (run_id, rpc, tag) values ('r', 'f', 't')")
     connection.execute("alter table stats_pipeline.outbox drop column tries")
@@ -208,6 +219,12 @@ def test_an_owner_who_may_not_touch_the_jobs_is_named_with_the_sql(connection: C
         connection.execute(f"drop owned by {owner}; drop role {owner}".encode())
 
 
+def test_a_queue_extension_that_lacks_what_we_call_is_named(connection: Connected) -> None:
+    connection.execute("drop function pgmq.set_vt(text, bigint, integer)")
+    assert "pgmq has no pgmq.set_vt(text,bigint,integer)" in refused(connection)
+    assert any("pgmq.set_vt" in line for line in migrate.differences(connection))
+
+
 def test_what_the_app_has_besides_is_left_alone(connection: Connected) -> None:
     connection.execute(
         f"alter table {JOBS} add club text not null default 'x', add constraint apps check (club <> ''), "
@@ -222,12 +239,23 @@ def test_what_the_app_has_besides_is_left_alone(connection: Connected) -> None:
     assert migrate.migrate(connection) == NOTHING
 
 
-def test_nobody_waits_long_for_a_repair(connection: Connected, first: Connected) -> None:
-    connection.execute(f"alter table {JOBS} alter id drop default")
+@pytest.mark.parametrize(
+    ("change", "repaired"),
+    [
+        (f"alter table {JOBS} alter id drop default", f"the default of {JOBS}.id"),
+        (f"drop trigger stats_pipeline_job_changed on {JOBS}", "trigger stats_pipeline_job_changed"),
+    ],
+)
+def test_nobody_waits_long_for_a_repair(connection: Connected, first: Connected, change: str, repaired: str) -> None:
+    connection.execute(change.encode())
     with first.transaction():
-        first.execute(f"insert into {JOBS} (id, job_payload, status) values (gen_random_uuid(), '{{}}', 'failed')")
+        first.execute(
+            f"insert into {JOBS} (id, job_payload, status) values (gen_random_uuid(), '{{}}', 'failed')".encode()
+        )
+        began = time.monotonic()
         assert "lock timeout" in refused(connection)
-    assert migrate.migrate(connection).repaired == (f"the default of {JOBS}.id",)
+        assert time.monotonic() - began < 10
+    assert migrate.migrate(connection).repaired == (repaired,)
 
 
 def test_looking_takes_no_lock_that_a_worker_waits_for(connection: Connected, first: Connected) -> None:
