@@ -111,7 +111,8 @@ def _apply(connection: Connection[Any], kind: str, file: Path) -> None:
 
 
 def _record(connection: Connection[Any], kind: str, file: Path, made: dict[str, str] | None = None) -> None:
-    run(connection, "record_migration", kind=kind, name=file.name, checksum=_checksum(file), made=made and Jsonb(made))
+    as_json = None if made is None else Jsonb(made)
+    run(connection, "record_migration", kind=kind, name=file.name, checksum=_checksum(file), made=as_json)
 
 
 def _restore_ledger(connection: Connection[Any]) -> tuple[str, ...]:
@@ -177,7 +178,7 @@ def _apply_functions(connection: Connection[Any]) -> tuple[tuple[str, ...], tupl
     """Apply the files that are new or changed, and those whose work somebody has altered; both in name order."""
     ledger = _ledger(connection, "functions")
     changed = _changed_functions(ledger)
-    altered = [(name, each) for name, each in _altered_functions(ledger, _made(connection))]
+    altered = list(_altered_functions(ledger, _made(connection)))
     again = {name for name, _ in altered} | {file.name for file in changed}
     connection.execute("set local check_function_bodies = off")  # they call each other; name order is not call order
     for file in _files("functions"):

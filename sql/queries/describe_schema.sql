@@ -46,7 +46,7 @@ parts (rank, what, part_of, definition, make, change, is_safe) as (
             (
                 select string_agg(c.text, ', ' order by c.contype = 'c', c.conname) from constraints as c
                 where c.conrelid = t.oid and c.contype <> 'f'
-            )) || ')',
+            )) || '); revoke all on ' || t.name || ' from public, anon, authenticated',
         'alter table ' || t.name || ' set logged', true
     from tables as t
     union all

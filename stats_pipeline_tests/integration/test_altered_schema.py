@@ -133,6 +133,7 @@ def test_what_was_dropped_or_altered_is_made_again_and_said(connection: Connecte
 
 def test_the_job_table_is_made_again_with_all_that_stands_on_it(connection: Connected) -> None:
     before = parts(connection)
+    connection.execute("alter default privileges in schema public grant all on tables to anon")  # as Supabase has it
     connection.execute(f"drop table {JOBS} cascade".encode())
     repaired = migrate.migrate(connection).repaired
     assert {f"the table {JOBS}", "trigger zz_stats_pipeline_job_queued"} <= set(repaired)
