@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras --group install
 
-.PHONY: help demo up test model model-breaks check clean requirements
+.PHONY: help demo up test model model-breaks check clean requirements schema
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/sqlfluff lint --disable-progress-bar sql
+
+schema: $(VENV)/.dev ## Write sql/schema.json anew, after a new migration
+	@$(BIN)/python -m stats_pipeline_tests.write_schema
 
 requirements: ## Pin every dependency again, with hashes (needs uv in the venv)
 	$(COMPILE) pyproject.toml -o requirements/run.txt

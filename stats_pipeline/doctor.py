@@ -75,7 +75,10 @@ def _examine_database(connection: Connection[Any], url: str, settings: Settings)
     if pending:
         yield Finding("schema", "problem", f"{', '.join(pending)} to apply: run `stats-pipeline migrate`")
         return
-    yield Finding("schema", "ok", "at this version")
+    different = list(migrate.differences(connection))
+    yield from (Finding("schema", "problem", difference) for difference in different)
+    if not different:
+        yield Finding("schema", "ok", "at this version, and all there")
     yield _rehearse(connection, rpcs)
     yield from _examine_work(connection, settings)
 

@@ -1,18 +1,22 @@
 """Brings a database to this version: numbered migrations, re-appliable functions, the optional reference set.
 
-Everything happens in one transaction under one advisory lock: a migration that fails leaves nothing behind, and twenty
-processes that migrate at once do the work of one. Migrations go forward only. The SQL itself lives in `sql/`.
+What was applied is looked at each time, and made again where somebody has dropped or altered it. Everything happens in
+one transaction under one advisory lock: a migration that fails leaves nothing behind, and twenty processes that migrate
+at once do the work of one. Migrations go forward only. The SQL itself lives in `sql/`.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import Connection
+from psycopg.types.json import Jsonb
 
+from stats_pipeline import schema
 from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, STATS_FUNCTIONS
 from stats_pipeline.database import run, run_one
 from stats_pipeline.errors import MigrationError, one_line
@@ -21,10 +25,12 @@ from stats_pipeline.settings import SQL_ROOT
 # Dagster's tables live here; Dagster creates them itself, but not their schema.
 DAGSTER_SCHEMA = "dagster"
 
+_SIGNATURE = re.compile(r"revoke all on function (\S+?\(.*?\))")  # every file of `sql/functions` has one
+
 
 @dataclass(frozen=True)
 class Applied:
-    """What one call changed: names of files, and of what somebody had removed."""
+    """What one call changed: names of files, and of what somebody had removed or altered."""
 
     migrations: tuple[str, ...]
     functions: tuple[str, ...]
@@ -36,9 +42,9 @@ def migrate(connection: Connection[Any], *, reference_stats: bool = False) -> Ap
     """Apply what is missing or changed, in one transaction of its own.
 
     `reference_stats` also installs the reference tables and stats functions, for a database that has none; on one
-    where an app's own exist it raises. A queue that somebody has dropped is made again. Raises `MigrationError` also
-    when an applied migration's file has changed, when the queue extension is missing, when a column of the app's job
-    table has a type that cannot be worked with, and when the role may not create what is needed.
+    where an app's own exist it raises. Raises `MigrationError` also when an applied migration's file has changed, when
+    the queue extension is missing, when a column of the app's job table has a type that cannot be worked with, when
+    something that was dropped or altered cannot be repaired, and when the role may not create what is needed.
     """
     try:
         with connection.transaction():
@@ -46,9 +52,11 @@ def migrate(connection: Connection[Any], *, reference_stats: bool = False) -> Ap
             run(connection, "ensure_migration_ledger")
             _ensure_queue_extension(connection)
             _refuse_foreign_columns(connection)
+            ledger = _restore_ledger(connection)
             migrations = _apply_migrations(connection)
-            functions = _apply_repeatable(connection, "functions")
-            repaired = ("the queue stats_update",) if run_one(connection, "ensure_queue")["made"] else ()
+            run(connection, "limit_lock_wait")
+            parts = schema.repair(connection)
+            functions, objects = _apply_functions(connection)
             stats = _apply_reference_stats(connection) if reference_stats else ()
             connection.execute(f"create schema if not exists {DAGSTER_SCHEMA}".encode())
     except psycopg.errors.InsufficientPrivilege as error:
@@ -58,16 +66,27 @@ def migrate(connection: Connection[Any], *, reference_stats: bool = False) -> Ap
         ) from error
     except psycopg.Error as error:
         raise MigrationError(f"migrating failed and nothing was changed: {one_line(error)}") from error
-    return Applied(migrations, functions, stats, repaired)
+    return Applied(migrations, functions, stats, (*ledger, *parts, *objects))
 
 
 def pending(connection: Connection[Any]) -> list[str]:
     """The files that `migrate` would apply to a migrated database; changes nothing."""
-    names = []
-    for kind in ("migrations", "functions"):
-        applied = _ledger(connection, kind)
-        names += [file.name for file in _files(kind) if applied.get(file.name) != _checksum(file)]
-    return names
+    applied = _checksums(connection, "migrations")
+    names = [file.name for file in _files("migrations") if applied.get(file.name) != _checksum(file)]
+    return names + [file.name for file in _changed_functions(_ledger(connection, "functions"))]
+
+
+def differences(connection: Connection[Any]) -> Iterator[str]:
+    """What somebody has dropped or altered since a database was migrated, with what to do; changes nothing."""
+    if columns := run(connection, "list_foreign_columns"):
+        yield _foreign_columns(columns)
+    yield from _old_queue_extension(connection)
+    for difference in schema.differences(connection):
+        yield f"{difference.problem}: " + ("run `stats-pipeline migrate`" if difference.is_safe else difference.sql)
+    for _, name in _altered_functions(_ledger(connection, "functions"), _made(connection)):
+        yield f"{name} is missing or was altered: run `stats-pipeline migrate`"
+    for problem, sql in _strange_functions(connection):
+        yield f"{problem}: {sql};"
 
 
 def _files(folder: str) -> Sequence[Path]:
@@ -78,17 +97,35 @@ def _checksum(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _ledger(connection: Connection[Any], kind: str) -> dict[str, str]:
-    return {row["name"]: row["checksum"] for row in run(connection, "list_migrations", kind=kind)}
+def _ledger(connection: Connection[Any], kind: str) -> dict[str, Any]:
+    return {row["name"]: row for row in run(connection, "list_migrations", kind=kind)}
+
+
+def _checksums(connection: Connection[Any], kind: str) -> dict[str, str]:
+    return {name: row["checksum"] for name, row in _ledger(connection, kind).items()}
 
 
 def _apply(connection: Connection[Any], kind: str, file: Path) -> None:
     connection.execute(file.read_bytes())
-    run(connection, "record_migration", kind=kind, name=file.name, checksum=_checksum(file))
+    _record(connection, kind, file)
+
+
+def _record(connection: Connection[Any], kind: str, file: Path, made: dict[str, str] | None = None) -> None:
+    as_json = None if made is None else Jsonb(made)
+    run(connection, "record_migration", kind=kind, name=file.name, checksum=_checksum(file), made=as_json)
+
+
+def _restore_ledger(connection: Connection[Any]) -> tuple[str, ...]:
+    """Where the list of applied files was lost and all that they make is there, they are applied."""
+    if _ledger(connection, "migrations") or any(schema.differences(connection)):
+        return ()
+    for file in _files("migrations"):
+        _record(connection, "migrations", file)
+    return ("the rows of stats_pipeline.migration",)
 
 
 def _apply_migrations(connection: Connection[Any]) -> tuple[str, ...]:
-    applied = _ledger(connection, "migrations")
+    applied = _checksums(connection, "migrations")
     missing = []
     for file in _files("migrations"):
         if file.name not in applied:
@@ -102,18 +139,72 @@ def _apply_migrations(connection: Connection[Any]) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def _apply_repeatable(connection: Connection[Any], folder: str) -> tuple[str, ...]:
-    """Apply the folder's files that are new or changed, in name order."""
-    applied = _ledger(connection, folder)
-    changed = [file for file in _files(folder) if applied.get(file.name) != _checksum(file)]
+def _signatures() -> dict[str, str]:
+    """The function that each file makes, and its triggers with it."""
+    return {file.name: _SIGNATURE.findall(file.read_text())[0] for file in _files("functions")}
+
+
+def _made(connection: Connection[Any]) -> dict[str, dict[str, str]]:
+    """What there is of each file: a definition for its function and for each trigger."""
+    made: dict[str, dict[str, str]] = {name: {} for name in _signatures()}
+    names = {signature: name for name, signature in _signatures().items()}
+    for row in schema.describe(connection, "describe_functions", signatures=list(names)):
+        made[names[row["signature"]]][row["object"]] = row["definition"]
+    return made
+
+
+def _changed_functions(ledger: dict[str, Any]) -> list[Path]:
+    """The files that are new, have changed, or were applied by a version that did not look at what they made."""
+    return [
+        file
+        for file in _files("functions")
+        if not (row := ledger.get(file.name)) or row["checksum"] != _checksum(file) or row["made"] is None
+    ]
+
+
+def _altered_functions(ledger: dict[str, Any], there_is: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
+    """File and object of everything that is not as its file had made it."""
+    for name, there in there_is.items():
+        as_made = (ledger.get(name) or {}).get("made") or {}
+        yield from ((name, each) for each, definition in as_made.items() if there.get(each) != definition)
+
+
+def _strange_functions(connection: Connection[Any]) -> Iterator[tuple[str, str]]:
+    for row in schema.describe(connection, "list_strange_functions", signatures=list(_signatures().values())):
+        yield row["problem"], row["sql"]
+
+
+def _apply_functions(connection: Connection[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Apply the files that are new or changed, and those whose work somebody has altered; both in name order."""
+    ledger = _ledger(connection, "functions")
+    changed = _changed_functions(ledger)
+    altered = list(_altered_functions(ledger, _made(connection)))
+    again = {name for name, _ in altered} | {file.name for file in changed}
     connection.execute("set local check_function_bodies = off")  # they call each other; name order is not call order
-    for file in changed:
-        _apply(connection, folder, file)
-    return tuple(file.name for file in changed)
+    for file in _files("functions"):
+        if file.name in again:
+            _make_function(connection, file)
+    if strange := [f"{problem}: {sql};" for problem, sql in _strange_functions(connection)]:
+        raise MigrationError(schema.by_hand(strange))
+    made = _made(connection) if again else {}
+    for file in _files("functions"):
+        if file.name in again:
+            _record(connection, "functions", file, made[file.name])
+    names = tuple(file.name for file in changed)
+    return names, tuple(each for name, each in altered if name not in names)
+
+
+def _make_function(connection: Connection[Any], file: Path) -> None:
+    try:
+        connection.execute(file.read_bytes())
+    except psycopg.errors.InvalidFunctionDefinition as error:
+        signature = _signatures()[file.name]
+        problem = f"the function {signature} was altered ({one_line(error)}): drop function {signature};"
+        raise MigrationError(schema.by_hand([problem])) from error
 
 
 def _apply_reference_stats(connection: Connection[Any]) -> tuple[str, ...]:
-    ours = _ledger(connection, "stats")
+    ours = _checksums(connection, "stats")
     if not ours:
         catalog = (*STATS_FUNCTIONS, *OPTIONAL_STATS_FUNCTIONS)
         rows = run(
@@ -137,28 +228,37 @@ def _apply_reference_stats(connection: Connection[Any]) -> tuple[str, ...]:
 
 def _refuse_foreign_columns(connection: Connection[Any]) -> None:
     """Any other type would be found out by the first job, which then never ends."""
-    if not (columns := run(connection, "list_foreign_columns")):
-        return
+    if columns := run(connection, "list_foreign_columns"):
+        raise MigrationError(_foreign_columns(columns))
+
+
+def _foreign_columns(columns: Sequence[Any]) -> str:
     found = ", ".join(f"{column['name']} is {column['type']}, not {column['needed']}" for column in columns)
     changes = ", ".join(
         f"alter column {column['name']} drop default, "
         f"alter column {column['name']} type {column['needed']} using {column['conversion']}"
         for column in columns
     )
-    raise MigrationError(
-        f"public.background_job_status has columns that the pipeline cannot work with ({found}): change them, set "
-        f"their defaults again, and migrate again: alter table public.background_job_status {changes};"
+    return (
+        f"public.background_job_status has columns that the pipeline cannot work with ({found}): change them, and "
+        f"migrate again: alter table public.background_job_status {changes};"
     )
 
 
 def _ensure_queue_extension(connection: Connection[Any]) -> None:
-    if run_one(connection, "find_queue_extension")["installed"]:
-        return
-    try:
-        with connection.transaction():
-            connection.execute("create extension if not exists pgmq")
-    except psycopg.Error as error:
-        raise MigrationError(
-            f"this database has no pgmq ({one_line(error)}): enable Queues in the Supabase dashboard, or install the "
-            "extension, and migrate again"
-        ) from error
+    if not run_one(connection, "find_queue_extension")["installed"]:
+        try:
+            with connection.transaction():
+                connection.execute("create extension if not exists pgmq")
+        except psycopg.Error as error:
+            raise MigrationError(
+                f"this database has no pgmq ({one_line(error)}): enable Queues in the Supabase dashboard, or install "
+                "the extension, and migrate again"
+            ) from error
+    if old := list(_old_queue_extension(connection)):
+        raise MigrationError(schema.by_hand(old))
+
+
+def _old_queue_extension(connection: Connection[Any]) -> Iterator[str]:
+    if missing := run_one(connection, "find_queue_extension")["missing"]:
+        yield f"pgmq has no {', '.join(missing)} and is too old, or not whole: alter extension pgmq update;"

@@ -7,4 +7,6 @@ create table if not exists stats_pipeline.migration (
     applied_at timestamptz not null default now(),
     primary key (kind, name)
 );
-alter table stats_pipeline.migration enable row level security;
+alter table stats_pipeline.migration
+    add column if not exists made jsonb, -- what a file of functions made, as the server told it then
+    enable row level security;

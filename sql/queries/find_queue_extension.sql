@@ -1,2 +1,10 @@
--- Whether pgmq is there, as an extension or as plain SQL.
-select to_regprocedure('pgmq.create(text)') is not null as installed;
+-- Whether pgmq is there, as an extension or as plain SQL, and which of its functions that we call are not.
+select
+    to_regprocedure('pgmq.create(text)') is not null as installed,
+    array(
+        select f.signature
+        from unnest(array[
+            'pgmq.send(text,jsonb,integer)', 'pgmq.archive(text,bigint[])', 'pgmq.set_vt(text,bigint,integer)'
+        ]) as f (signature)
+        where to_regprocedure(f.signature) is null
+    ) as missing;

@@ -58,7 +58,7 @@ def prepare_league(connection: Connection[Any], today: date) -> str:
         run(connection, "clear_demo_league")
         made = league.generate(last_match=today)
         league.load(connection, made)
-        run(connection, "record_migration", kind="demo", name="league", checksum=today.isoformat())
+        run(connection, "record_migration", kind="demo", name="league", checksum=today.isoformat(), made=None)
         return f"Made a league of {len(made.players)} players and {len(made.matches)} matches"
 
 

@@ -66,6 +66,22 @@ def test_a_database_of_an_older_version_is_told_to_migrate(doctor: Doctor, query
     assert doctor()["schema"] == ("problem", "settle_run.sql to apply: run `stats-pipeline migrate`")
 
 
+def test_what_somebody_has_dropped_is_named_and_left(doctor: Doctor, query: Callable[..., Any]) -> None:
+    trigger = "select tgenabled from pg_trigger where tgname = 'zz_stats_pipeline_job_queued'"
+    query("alter table public.background_job_status disable trigger zz_stats_pipeline_job_queued")
+    assert doctor()["schema"] == (
+        "problem",
+        "trigger zz_stats_pipeline_job_queued is missing or was altered: run `stats-pipeline migrate`",
+    )
+    assert query(trigger) == [{"tgenabled": "D"}]
+    query("alter table public.background_job_status enable trigger zz_stats_pipeline_job_queued")
+    query("drop index stats_pipeline.run_one_open_per_tenant")
+    assert doctor()["schema"] == (
+        "problem",
+        "the index stats_pipeline.run_one_open_per_tenant is missing: run `stats-pipeline migrate`",
+    )
+
+
 def test_a_database_without_anything_of_ours(doctor: Doctor, create_database: Callable[..., str]) -> None:
     found = doctor(STATS_DATABASE_URL=create_database("template0"))
     assert found["queue"] == ("problem", "pgmq is missing: enable Queues in the Supabase dashboard, then migrate")

@@ -40,6 +40,14 @@ create trigger update_background_job_status_updated_at before update on public.b
 for each row execute function public.update_updated_at_column();
 """
 
+APPS_BARE_TABLE = """
+create table public.background_job_status (
+    id uuid unique default gen_random_uuid(), job_type varchar(40), job_payload jsonb, status text,
+    started_at timestamptz(3), completed_at timestamptz, error_message text, results jsonb,
+    created_at timestamptz, updated_at timestamptz
+);
+"""
+
 
 @pytest.fixture
 def empty_url(create_database: Callable[..., str]) -> str:
@@ -111,9 +119,22 @@ def test_a_new_database_with_the_reference_stats(empty: Connected) -> None:
     assert migrate.migrate(empty, reference_stats=True) == migrate.Applied((), (), (), ())
 
 
-def test_the_second_time_nothing_is_left_to_do(empty: Connected) -> None:
+@pytest.mark.parametrize("before", ["select", APPS_TABLE, APPS_BARE_TABLE], ids=["new", "app's", "app's bare one"])
+def test_the_second_time_nothing_is_left_to_do(empty: Connected, before: str) -> None:
+    empty.execute(before.encode())
     migrate.migrate(empty)
+    assert list(migrate.differences(empty)) == []
     assert migrate.migrate(empty) == migrate.Applied((), (), (), ())
+    works(empty)
+
+
+def test_what_the_apps_table_lacks_is_added_and_said(empty: Connected) -> None:
+    empty.execute(APPS_BARE_TABLE.encode())
+    assert set(migrate.migrate(empty).repaired) == {
+        "not null of public.background_job_status.status",
+        "a check on status of public.background_job_status",
+        *(f"the default of public.background_job_status.{name}" for name in ("created_at", "job_type", "updated_at")),
+    }
 
 
 def test_twenty_at_once_do_the_work_of_one(empty_url: str, at_once: Callable[..., list[Any]]) -> None:
