@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from stats_pipeline import embedded
+from stats_pipeline import database, embedded, migrate
 from stats_pipeline_tests.acceptance.app_server import KEY, App, take_all
 from stats_pipeline_tests.acceptance.conftest import run
 from stats_pipeline_tests.acceptance.processes import Pipeline, until
@@ -44,13 +44,12 @@ ODD_DEFAULTS = (
     "intervalstyle = 'sql_standard'",
     "default_transaction_isolation = 'serializable'",
     "search_path = 'nowhere'",
-    "statement_timeout = '300ms'",
-    "lock_timeout = '1ms'",
+    "statement_timeout = '3s'",
+    "lock_timeout = '2s'",
     "bytea_output = 'escape'",
     "extra_float_digits = 0",
     "standard_conforming_strings = off",
     "row_security = off",
-    "client_min_messages = 'debug5'",
 )
 
 
@@ -240,7 +239,8 @@ def theirs(tmp_path: Path) -> Iterator[Pipeline]:
     app.start()
     app.behaviour = take_all
     with embedded.running(tmp_path / "theirs") as url:
-        with psycopg.connect(url, autocommit=True) as connection:
+        with database.connect(url, autocommit=True) as connection:
+            migrate.migrate(connection, reference_stats=True)
             for setting in ODD_DEFAULTS:
                 connection.execute(f"alter role postgres set {setting}".encode())
         pipeline = Pipeline(tmp_path, app, {"STATS_DATABASE_URL": url})
