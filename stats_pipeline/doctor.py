@@ -77,6 +77,7 @@ def _examine_database(connection: Connection[Any], url: str, settings: Settings)
         return
     yield Finding("schema", "ok", "at this version")
     yield _rehearse(connection, rpcs)
+    yield from _examine_clubs(connection, settings)
     yield from _examine_work(connection, settings)
 
 
@@ -88,6 +89,26 @@ def _rehearse(connection: Connection[Any], rpcs: Sequence[str]) -> Finding:
     if failed["state"] == _FOREIGN_KEY_SQLSTATE:
         return Finding("jobs", "warning", f"could not be tried with a made-up club, which the app refuses at {where}")
     return Finding("jobs", "problem", f"none would be done, as it fails at {where}")
+
+
+def _examine_clubs(connection: Connection[Any], settings: Settings) -> Iterator[Finding]:
+    found = run_one(connection, "examine_clubs", tenants=list(settings.tenants))
+    if found["are_known"] is None:
+        return
+    if not found["are_known"]:
+        yield Finding(
+            "clubs",
+            "warning",
+            "this role does not see every row of public.tenants (grant select, row security): "
+            "a job of a club that does not exist is not refused",
+        )
+    elif found["unknown"]:
+        unknown = ", ".join(str(tenant) for tenant in found["unknown"])
+        yield Finding(
+            "clubs", "problem", f"STATS_TENANTS: {unknown} is not in public.tenants: its nightly job is refused"
+        )
+    else:
+        yield Finding("clubs", "ok", "a job of a club that is not in public.tenants is refused")
 
 
 def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[Finding]:

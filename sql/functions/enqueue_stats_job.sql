@@ -1,6 +1,6 @@
 -- Door a: `supabase.rpc('enqueue_stats_job', { payload })`. Row and message are created together or not at all. A
 -- requestId the club has used before, or a job that is being retried already, returns that job and enqueues nothing.
--- Raises 22023 with a message that names the field.
+-- Raises 22023 with a message that names the field, also for a club that does not exist.
 create or replace function public.enqueue_stats_job(payload jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -22,6 +22,10 @@ begin
     end if;
 
     if job.id is null then
+        problem := stats_pipeline.tenant_problem(stats_pipeline.club(null, payload, stats_pipeline.default_tenant()));
+        if problem is not null then
+            raise exception using errcode = 'invalid_parameter_value', message = problem;
+        end if;
         insert into public.background_job_status (job_payload, status)
         values (jsonb_build_object('timestamp', now()) || jsonb_strip_nulls(payload), 'queued')
         on conflict (id) do nothing

@@ -11,6 +11,7 @@ declare
     refused text;
 begin
     begin
+        perform set_config('stats_pipeline.made_up_club', club::text, true);
         step := 'enqueue by public.enqueue_stats_job';
         perform public.enqueue_stats_job(payload || jsonb_build_object('requestId', 'by function'));
         step := 'enqueue by insert';

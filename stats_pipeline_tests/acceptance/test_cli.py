@@ -142,6 +142,15 @@ def test_bad_input_is_one_line_that_names_the_field(
     assert pipeline.value("select count(*) from public.background_job_status") == before
 
 
+def test_a_club_that_does_not_exist_is_refused_in_one_line(cli: Cli, pipeline: Pipeline) -> None:
+    pipeline.query("create table public.tenants (id uuid primary key)")
+    try:
+        message = refusal(cli("enqueue", "--tenant-id", NO_JOB))
+    finally:
+        pipeline.query("drop table public.tenants")
+    assert message == f"tenantId must be the id of a row of public.tenants; {NO_JOB} is none"
+
+
 def test_jobs_are_listed_newest_first_with_all_columns(cli: Cli) -> None:
     ids = [json.loads(cli("enqueue", "--wait", "--json").stdout)["jobId"] for _ in range(2)]
     listed = json.loads(cli("jobs", "--json", "--limit", "2").stdout)

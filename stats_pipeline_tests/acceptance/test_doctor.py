@@ -15,6 +15,7 @@ from stats_pipeline_tests.acceptance.processes import Pipeline
 
 Doctor = Callable[..., dict[str, tuple[str, str]]]
 HALL_OF_FAME = STATS_FUNCTIONS[2].rpc
+CLUB = "8f14e45f-ceea-467f-9d0c-3a1b2c3d4e5f"
 
 
 def findings(finished: Result) -> dict[str, tuple[str, str]]:
@@ -119,6 +120,38 @@ NO_MADE_UP_CLUB = """
 create table public.clubs (id uuid primary key);
 alter table public.background_job_status add foreign key (tenant_id) references public.clubs;
 """
+
+
+def test_a_made_up_club_is_tried_also_where_the_clubs_are_known(doctor: Doctor, query: Callable[..., Any]) -> None:
+    query("create table public.tenants (id uuid primary key)")
+    found = doctor()
+    assert found["jobs"][0] == "ok"
+    assert found["clubs"] == ("ok", "a job of a club that is not in public.tenants is refused")
+
+
+def test_a_club_of_the_settings_that_does_not_exist_is_named(doctor: Doctor, query: Callable[..., Any]) -> None:
+    query("create table public.tenants (id uuid primary key)")
+    query("insert into public.tenants values (%s)", CLUB)
+    assert doctor(STATS_TENANTS=CLUB)["clubs"][0] == "ok"
+    other = CLUB.replace("8", "9")
+    state, said = doctor(STATS_TENANTS=f"{CLUB},{other}")["clubs"]
+    assert state == "problem"
+    assert said.startswith(f"STATS_TENANTS: {other} is not in public.tenants")
+
+
+def test_clubs_that_cannot_all_be_seen_are_not_refused_and_that_is_said(
+    doctor: Doctor, query: Callable[..., Any], database_url: str
+) -> None:
+    query("create table public.tenants (id uuid primary key)")
+    query("create role worker bypassrls; grant usage on schema stats_pipeline, pgmq to worker")
+    query("grant select on all tables in schema stats_pipeline to worker")
+    query("grant execute on all functions in schema stats_pipeline to worker")
+    try:
+        state, said = doctor(STATS_DATABASE_URL=f"{database_url}&options=-crole%3Dworker")["clubs"]
+    finally:
+        query("drop owned by worker; drop role worker")
+    assert state == "warning"
+    assert said.startswith("this role does not see every row of public.tenants")
 
 
 @pytest.mark.parametrize(

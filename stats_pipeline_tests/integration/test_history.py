@@ -23,6 +23,7 @@ NOT_OF_THE_PROTOCOL = {
     "count_rows",
     "ensure_migration_ledger",
     "ensure_queue",
+    "examine_clubs",
     "examine_database",
     "find_queue_extension",
     "list_app_objects",

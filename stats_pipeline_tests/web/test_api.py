@@ -86,6 +86,17 @@ def test_a_bad_payload_is_refused_and_the_answer_names_the_field(
     assert counts(query) == (0, 0)
 
 
+def test_a_club_that_does_not_exist_is_refused(server: httpx.Client, query: Query) -> None:
+    query("create table public.tenants (id uuid primary key)")
+    try:
+        response = server.post(ENQUEUE, json={"triggeredBy": "admin", "requestId": "1", "tenantId": str(steps.TENANT)})
+    finally:
+        query("drop table public.tenants")
+    assert response.status_code == 400
+    assert response.json()["error"] == f"tenantId must be the id of a row of public.tenants; {steps.TENANT} is none"
+    assert counts(query) == (0, 0)
+
+
 def test_the_list_is_newest_first_in_the_shape_of_the_table(server: httpx.Client) -> None:
     ids = [
         server.post(ENQUEUE, json={"triggeredBy": "cron", "requestId": str(number)}).json()["jobId"]
