@@ -92,10 +92,9 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
     for column in ("Job", "Trigger", "Status", "Started", "Duration", "Tries", "Error"):
         table.add_column(column, overflow="fold", no_wrap=column in ("Job", "Status"))
     for job in jobs:
-        match = job.job_payload.get("matchId")
         table.add_row(
             str(job.id),
-            plain(f"{job.job_payload.get('triggeredBy', '?')}{f' (Match {match})' if match else ''}"),
+            plain(f"{job.job_payload.get('triggeredBy', '?')}{f' ({job.match})' if job.match else ''}"),
             Text(job.status, style=_COLORS[job.status]),
             _clock(job.started_at),
             duration(job),

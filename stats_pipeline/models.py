@@ -82,6 +82,13 @@ class Job(BaseModel):
         """Whether nothing more will happen to it by itself."""
         return self.status in ("completed", "failed")
 
+    @property
+    def match(self) -> str | None:
+        """Its match, in words. An app may enqueue before the match has an id."""
+        if (match := self.job_payload.get("matchId")) is not None:
+            return f"Match {match}"
+        return "match not named" if self.job_payload.get("triggeredBy") == "post-match" else None
+
 
 @dataclass(frozen=True)
 class SetAside:

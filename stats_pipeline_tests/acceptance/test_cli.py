@@ -115,6 +115,9 @@ def test_enqueue_takes_the_whole_payload(cli: Cli, pipeline: Pipeline) -> None:
     ("arguments", "named"),
     [
         (("--trigger", "boredom"), "triggeredBy"),
+        (("--trigger", "post-match"), "--trigger"),
+        (("--payload", '{"triggeredBy": "admin", "requestId": "1"}', "--match-id", "7"), "--payload"),
+        (("--payload", '{"triggeredBy": "admin", "requestId": "1"}', "--trigger", "admin"), "--payload"),
         (("--match-id", "0"), "matchId"),
         (("--match-id", "-7"), "matchId"),
         (("--tenant-id", "the-other-club"), "tenantId"),

@@ -27,6 +27,7 @@ ARCHIVE = "pgmq.a_stats_update"
 NO_JOB = UUID("00000000-0000-4000-8000-000000000000")
 
 GOOD = [
+    {"triggeredBy": "post-match"},  # the app's own call, while the match has no id
     {"triggeredBy": "post-match", "matchId": 7},
     {"triggeredBy": "post-match", "matchId": 7, "timestamp": "2025-06-26T21:00:00.123Z"},
     {"triggeredBy": "admin", "userId": "admin", "timestamp": "2025-06-26T21:00:00+02:00"},
