@@ -284,8 +284,10 @@ def _show_enqueued(
         shown = answer if job is None else answer.model_copy(update={"status": job.status})
         _print_json(shown.model_dump(mode="json", by_alias=True))
     elif job is None:
-        console.out.print(f"{answer.message}: {answer.job_id} ({answer.status})")
+        console.out.print(console.enqueued(answer))
     else:
+        if answer.repeated:
+            console.out.print(console.enqueued(answer))
         console.out.print(f"Job {job.id} {job.status}, {console.duration(job)}")
     if job is not None and job.status != "completed":
         reason = job.error_message if job.is_over else f"still {job.status} after {timeout:g} seconds; is `up` running?"

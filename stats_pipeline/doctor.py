@@ -14,7 +14,7 @@ from psycopg import Connection
 
 from stats_pipeline import database, job_status, migrate
 from stats_pipeline.cache import CacheClient, route
-from stats_pipeline.database import run_one
+from stats_pipeline.database import run, run_one
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.settings import Settings
 
@@ -126,6 +126,15 @@ def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[F
         yield Finding("Dagster", "ok", f"sensors are at work, {work['waiting']} jobs wait")
     if work["undelivered_tags"]:
         yield Finding("cache tags", "warning", f"{work['undelivered_tags']} wait for the app to take them")
+    for repeated in run(connection, "list_repeated_requests"):
+        yield Finding(
+            "requests",
+            "warning",
+            f"requestId {repeated['request_id']!r} of club {repeated['club']} was used again on {repeated['times']} "
+            f"days of the last week, most recently at {repeated['last_at']:%Y-%m-%d %H:%M} UTC: each time the answer "
+            f"was its old job {repeated['job_id']}, and nothing was computed. Give each call a requestId of its own, "
+            "such as gen_random_uuid()",
+        )
     for aside in job_status.list_set_aside(connection):
         tried = f"tried {aside.tries} times since {aside.since:%Y-%m-%d %H:%M:%S} UTC"
         yield Finding(

@@ -17,7 +17,7 @@ begin
     if job.id is null and retried is not null then
         job := stats_pipeline.open_retry(retried);
         if job.id is not null then
-            return stats_pipeline.enqueue_answer(job, 'This job is being retried already');
+            return stats_pipeline.enqueue_answer(job, 'This job is being retried already', true);
         end if;
     end if;
 
@@ -31,14 +31,15 @@ begin
         on conflict (id) do nothing
         returning * into job;
         if found then
-            return stats_pipeline.enqueue_answer(job, 'Stats job enqueued');
+            return stats_pipeline.enqueue_answer(job, 'Stats job enqueued', false);
         end if;
         job := stats_pipeline.requested_job(payload); -- another caller was quicker with the same requestId
         if job.id is null then
             raise exception 'A trigger of the app''s has left the row out: nothing was enqueued';
         end if;
     end if;
-    return stats_pipeline.enqueue_answer(job, 'This request has been enqueued before');
+    perform stats_pipeline.note_repeat(job);
+    return stats_pipeline.enqueue_answer(job, 'This request has been enqueued before', true);
 end;
 $$;
 

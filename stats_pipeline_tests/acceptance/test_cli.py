@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -89,12 +90,17 @@ def test_enqueue_prints_the_jobs_id(cli: Cli, pipeline: Pipeline) -> None:
     first = cli(*arguments)
     assert first.returncode == 0
     answer = json.loads(first.stdout)
-    assert answer.keys() == {"success", "jobId", "status", "message"}
-    assert (answer["success"], answer["status"]) == (True, "queued")
+    assert answer.keys() == {"success", "jobId", "status", "message", "repeated", "createdAt", "completedAt"}
+    assert (answer["success"], answer["status"], answer["repeated"]) == (True, "queued", False)
     payload = pipeline.job(UUID(answer["jobId"]))["job_payload"]
     assert {"triggeredBy": "post-match", "matchId": 7, "requestId": request}.items() <= payload.items()
 
-    assert json.loads(cli(*arguments).stdout)["jobId"] == answer["jobId"]
+    second = json.loads(cli(*arguments).stdout)
+    assert (second["jobId"], second["repeated"]) == (answer["jobId"], True)
+    assert second["createdAt"] == answer["createdAt"]
+    said = cli(*arguments[:-1], "--wait").stdout
+    assert said.startswith(f"This request has been enqueued before: {answer['jobId']} (")
+    assert f", enqueued {datetime.fromisoformat(answer['createdAt']).astimezone():%Y-%m-%d %H:%M:%S}" in said
 
 
 def test_enqueue_and_wait_shows_every_function(cli: Cli) -> None:

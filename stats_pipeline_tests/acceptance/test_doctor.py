@@ -122,6 +122,19 @@ alter table public.background_job_status add foreign key (tenant_id) references 
 """
 
 
+def test_a_request_id_that_is_a_constant_is_noticed(doctor: Doctor, query: Callable[..., Any]) -> None:
+    nightly = 'select public.enqueue_stats_job(\'{"triggeredBy": "cron", "requestId": "nightly"}\')'
+    query(nightly)
+    query("update public.background_job_status set status = 'completed', completed_at = now()")
+    query(nightly)
+    assert "requests" not in doctor()
+    query("update public.background_job_status set completed_at = now() - interval '1 day'")
+    query(nightly)
+    state, said = doctor()["requests"]
+    assert state == "warning"
+    assert said.startswith("requestId 'nightly' of club default was used again on 1 days of the last week")
+
+
 def test_a_made_up_club_is_tried_also_where_the_clubs_are_known(doctor: Doctor, query: Callable[..., Any]) -> None:
     query("create table public.tenants (id uuid primary key)")
     found = doctor()

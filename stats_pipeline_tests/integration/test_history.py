@@ -29,6 +29,7 @@ NOT_OF_THE_PROTOCOL = {
     "list_app_objects",
     "list_foreign_columns",
     "list_migrations",
+    "list_repeated_requests",
     "lock_migrations",
     "note_failed_start",
     "read_demo_state",

@@ -40,7 +40,13 @@ def test_enqueue_answers_at_once_with_the_job_and_its_row_and_message_are_there(
         "jobId": answer["jobId"],
         "status": "queued",
         "message": "Stats job enqueued",
+        "repeated": False,
+        "createdAt": answer["createdAt"],
+        "completedAt": None,
     }
+    again = server.post(ENQUEUE, json=payload).json()
+    assert again == answer | {"message": "This request has been enqueued before", "repeated": True}
+    assert datetime.fromisoformat(again["createdAt"]) <= datetime.now(UTC)
     assert counts(query) == (1, 1)
     job = server.get(f"{JOBS}/{answer['jobId']}").json()
     assert payload.items() <= job["job_payload"].items()
