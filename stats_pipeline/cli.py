@@ -350,13 +350,19 @@ def run_direct(as_json: JsonOption = False) -> None:
 
 
 @app.command("doctor")
-def doctor_command(as_json: JsonOption = False) -> None:
+def doctor_command(
+    functions: Annotated[
+        bool,
+        typer.Option("--functions", help="Also call each stats function for each tenant, and take it back."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check settings, database, queue, stats functions, schema, Dagster and the app, and say what to do.
 
     Changes nothing. Exit code 0 only if there is no problem; a warning is none.
     """
     with one_line_errors():
-        findings = list(doctor.examine(_load()))
+        findings = list(doctor.examine(_load(), trying=console.say if functions else None))
         if as_json:
             _print_json([asdict(finding) for finding in findings])
         else:

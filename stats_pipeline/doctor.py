@@ -4,7 +4,8 @@ It leaves nothing behind, and asks once, from outside. What happens over time is
 `web/metrics.py`.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,13 +33,16 @@ class Finding:
     said: str
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Every finding, the first ones first to be put right; never raises."""
+def examine(settings: Settings, *, trying: Callable[[str], None] | None = None) -> Iterator[Finding]:
+    """Every finding, the first ones first to be put right; never raises.
+
+    With `trying`, which is told the progress, each stats function is called for each club too, and taken back.
+    """
     try:
         url = database.database_url(settings)
         with database.connect(url, autocommit=True) as connection:
             yield Finding("database", "ok", f"{database.describe(url)} lets us in")
-            yield from _examine_database(connection, url, settings)
+            yield from _examine_database(connection, url, settings, trying)
     except DatabaseUnavailable as error:
         yield Finding("database", "problem", str(error))
     except psycopg.Error as error:
@@ -46,7 +50,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _examine_app(settings)
 
 
-def _examine_database(connection: Connection[Any], url: str, settings: Settings) -> Iterator[Finding]:
+def _examine_database(
+    connection: Connection[Any], url: str, settings: Settings, trying: Callable[[str], None] | None
+) -> Iterator[Finding]:
     rpcs = [function.rpc for function in settings.functions]
     found = run_one(connection, "examine_database", rpcs=rpcs, with_tenant=bool(settings.tenants))
     if found["server_version"] < OLDEST_SERVER * 10_000:
@@ -78,6 +84,8 @@ def _examine_database(connection: Connection[Any], url: str, settings: Settings)
     yield Finding("schema", "ok", "at this version")
     yield _rehearse(connection, rpcs)
     yield from _examine_clubs(connection, settings)
+    if trying:
+        yield from _try_functions(connection, settings, trying)
     yield from _examine_work(connection, settings)
 
 
@@ -89,6 +97,35 @@ def _rehearse(connection: Connection[Any], rpcs: Sequence[str]) -> Finding:
     if failed["state"] == _FOREIGN_KEY_SQLSTATE:
         return Finding("jobs", "warning", f"could not be tried with a made-up club, which the app refuses at {where}")
     return Finding("jobs", "problem", f"none would be done, as it fails at {where}")
+
+
+def _try_functions(connection: Connection[Any], settings: Settings, say: Callable[[str], None]) -> Iterator[Finding]:
+    for tenant in settings.tenants or (None,):
+        club = f"club {tenant or 'default'}"
+        began = time.monotonic()
+        broken = 0
+        for function in settings.functions:
+            say(f"Trying {function.rpc} for {club} …")
+            called = time.monotonic()
+            try:
+                milliseconds = job_status.try_function(connection, function, tenant, timezone=settings.timezone)
+            except psycopg.Error as error:
+                if connection.closed:
+                    raise
+                broken += 1
+                took = f"{time.monotonic() - called:.1f} s"
+                yield Finding("trial", "problem", f"{function.rpc} fails for {club} after {took}: {one_line(error)}")
+                continue
+            if milliseconds is None:
+                yield Finding("trial", "warning", f"{club} has an open run: {function.rpc} and the rest were not tried")
+                break
+        else:
+            yield Finding(
+                "trial",
+                "problem" if broken else "ok",
+                f"{len(settings.functions) - broken} of {len(settings.functions)} functions work for {club}: "
+                f"tried in {time.monotonic() - began:.1f} s, nothing was kept",
+            )
 
 
 def _examine_clubs(connection: Connection[Any], settings: Settings) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ MOST_OF_A_BATCH = 5 * retention.BATCH
 # Of the tables of the app, of migrating, of the demo.
 NOT_OF_THE_PROTOCOL = {
     "begin_computing",
+    "begin_trying",
     "clear_demo_league",
     "count_rows",
     "ensure_migration_ledger",
