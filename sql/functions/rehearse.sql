@@ -1,6 +1,6 @@
 -- Go through the life of a job once, for a club that is made up for it, and take everything back: enqueue by each door,
 -- lease, claim, results, settle. Null if all of it works, else what was being done and why it failed. No row or lock of
--- another club is touched.
+-- another club is touched. What stays are gaps in two sequences: the ids of messages and of measurements.
 create or replace function stats_pipeline.rehearse(functions text[], out step text, out problem text, out state text)
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
