@@ -21,6 +21,7 @@ from stats_pipeline.settings import Settings
 
 OLDEST_SERVER = 15
 _FOREIGN_KEY_SQLSTATE = "23503"
+_KEEP_VISITORS_OUT = "revoke select on public.background_job_status from anon"
 LATE_TICK_SECONDS = 90  # a tick waits up to 20 s for work, and the next one follows within a few
 
 
@@ -84,6 +85,7 @@ def _examine_database(
     yield Finding("schema", "ok", "at this version")
     yield _rehearse(connection, rpcs)
     yield from _examine_clubs(connection, settings)
+    yield from _examine_visitors(connection)
     if trying:
         yield from _try_functions(connection, settings, trying)
     yield from _examine_work(connection, settings)
@@ -146,6 +148,18 @@ def _examine_clubs(connection: Connection[Any], settings: Settings) -> Iterator[
         )
     else:
         yield Finding("clubs", "ok", "a job of a club that is not in public.tenants is refused")
+
+
+def _examine_visitors(connection: Connection[Any]) -> Iterator[Finding]:
+    for found in run(connection, "examine_visitors"):
+        whose = f"of rows where {found['conditions']}" if found["conditions"] else "of every club"
+        yield Finding(
+            "visitors",
+            "warning",
+            f"anybody with the app's public key (role anon) may read {' and '.join(found['columns'])} {whose} in "
+            "background_job_status, with userId, requestId and the text of errors. If no page of the app needs that: "
+            + _KEEP_VISITORS_OUT,
+        )
 
 
 def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from psycopg import Connection
 
@@ -46,9 +47,10 @@ def doctor(tmp_path: Path, database_url: str, app: App) -> Doctor:
 def test_a_pipeline_that_is_up_is_well(pipeline: Pipeline, app: App) -> None:
     settings = {"NEXT_PUBLIC_APP_URL": app.url, "INTERNAL_API_KEY": KEY}
     found = findings(run(pipeline.home, "doctor", "--json", **settings))
-    assert {subject: state for subject, (state, _) in found.items()} == dict.fromkeys(
-        ("database", "functions", "schema", "jobs", "Dagster", "app"), "ok"
-    )
+    assert {subject: state for subject, (state, _) in found.items()} == {
+        **dict.fromkeys(("database", "functions", "schema", "jobs", "Dagster", "app"), "ok"),
+        "visitors": "warning",
+    }
     shown = run(pipeline.home, "doctor", **settings)
     assert shown.returncode == 0
     assert "sensors are at work" in shown.stdout
@@ -126,6 +128,67 @@ NO_MADE_UP_CLUB = """
 create table public.clubs (id uuid primary key);
 alter table public.background_job_status add foreign key (tenant_id) references public.clubs;
 """
+
+
+def visitor_reads(query: Callable[..., Any]) -> bool:
+    """Whether anon reads a job's error, tried with one."""
+    query("insert into public.background_job_status (job_payload, status) values ('{}', 'completed')")
+    query("set role anon")
+    try:
+        return bool(query("select error_message from public.background_job_status"))
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    finally:
+        query("reset role")
+
+
+POLICY = "alter policy background_job_status_read on public.background_job_status"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("select", "error_message and job_payload of every club"),
+        (f"{POLICY} using (status = 'completed')", "of rows where (status = 'completed'::text) in"),
+        ("alter table public.background_job_status disable row level security", "of every club"),
+        (
+            "create policy strict on public.background_job_status as restrictive using (tenant_id is null)",
+            "of rows where (tenant_id IS NULL) in",
+        ),
+        (f"{POLICY} to public", "of every club"),
+        (
+            "revoke select on public.background_job_status from anon; "
+            "grant select (id, error_message) on public.background_job_status to anon",
+            "may read error_message of every club",
+        ),
+    ],
+    ids=["as planned", "a condition", "no row security", "a restriction", "everybody", "one column"],
+)
+def test_what_visitors_may_read_is_said(doctor: Doctor, query: Callable[..., Any], change: str, said: str) -> None:
+    query(change)
+    assert visitor_reads(query)
+    found = doctor()["visitors"]
+    assert found[0] == "warning"
+    assert said in found[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "revoke select on public.background_job_status from anon",
+        "revoke select on public.background_job_status from anon; "
+        "grant select (id, status) on public.background_job_status to anon",
+        f"{POLICY} to authenticated",
+        f"{POLICY} using (false)",
+        "create policy nobody on public.background_job_status as restrictive using (false)",
+        "drop policy background_job_status_read on public.background_job_status",
+        "revoke usage on schema public from public, anon",
+    ],
+)
+def test_visitors_who_may_not_read_are_no_warning(doctor: Doctor, query: Callable[..., Any], change: str) -> None:
+    query(change)
+    assert not visitor_reads(query)
+    assert "visitors" not in doctor()
 
 
 def test_a_request_id_that_is_a_constant_is_noticed(doctor: Doctor, query: Callable[..., Any]) -> None:

@@ -26,6 +26,7 @@ NOT_OF_THE_PROTOCOL = {
     "ensure_queue",
     "examine_clubs",
     "examine_database",
+    "examine_visitors",
     "find_queue_extension",
     "list_app_objects",
     "list_foreign_columns",
