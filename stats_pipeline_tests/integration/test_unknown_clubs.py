@@ -113,6 +113,14 @@ def test_a_request_that_was_taken_is_known_whatever_became_of_the_club(
 
 
 @pytest.mark.usefixtures("tenants")
+def test_a_run_by_hand_for_it_makes_no_job(connection: Connected, count: Count) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=REASON):
+        steps.claim(connection, None, "by hand", tenant=OTHER_TENANT)
+    assert (count(JOBS), count("stats_pipeline.run")) == (0, 0)
+    assert steps.claim(connection, None, "by hand too", tenant=TENANT) is not None
+
+
+@pytest.mark.usefixtures("tenants")
 def test_the_default_club_is_never_refused(connection: Connected, query: Query) -> None:
     [default] = query("select stats_pipeline.default_tenant() as club")
     assert default["club"] is not None
@@ -183,6 +191,19 @@ def test_a_look_at_the_clubs_is_one_look_into_an_index(connection: Connected, qu
         [before] = query(counted)
         steps.enqueue(connection, TENANT)
         assert query(counted) == [before | {"looks": before["looks"] + 1}]
+
+
+@pytest.mark.usefixtures("tenants")
+def test_a_table_that_somebody_holds_delays_the_clubs_in_it_alone(
+    connection: Connected, first: Connected, query: Query
+) -> None:
+    steps.enqueue(connection, TENANT)
+    steps.enqueue(connection)
+    with first.transaction():
+        first.execute("lock table public.tenants")
+        assert leased_clubs(connection) == {None}
+    query("update stats_pipeline.set_aside set next_try_at = now()")
+    assert leased_clubs(connection) == {TENANT}
 
 
 def test_a_club_and_its_first_job_in_one_transaction(connection: Connected, query: Query) -> None:
