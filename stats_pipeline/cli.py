@@ -213,36 +213,53 @@ def migrate_command(
 
 @app.command()
 def enqueue(
-    trigger: Annotated[str, typer.Option(help="post-match, admin or cron.")] = "admin",
-    match_id: Annotated[int | None, typer.Option(help="The match, for post-match.")] = None,
+    trigger: Annotated[str | None, typer.Option(help="post-match, admin or cron. Default: admin.")] = None,
+    match_id: Annotated[int | None, typer.Option(help="The match; post-match needs one.")] = None,
     request_id: Annotated[str | None, typer.Option(help="Repeating one enqueues nothing. Default: a new UUID.")] = None,
     user_id: Annotated[str | None, typer.Option(help="Who asked, for the audit trail.")] = None,
     tenant_id: Annotated[str | None, typer.Option(help="The club; default: the database's default tenant.")] = None,
-    payload: Annotated[str | None, typer.Option(help="The whole payload as JSON, in place of the options.")] = None,
+    payload: Annotated[
+        str | None, typer.Option(help="The whole payload as JSON, in place of the options above.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end; exit code 1 if it fails.")] = False,
     timeout: Annotated[float, typer.Option(help="With --wait: give up after so many seconds.", min=1)] = 300,
     as_json: JsonOption = False,
 ) -> None:
     """Enqueue a refresh and print its job id. Something must be `up` to work on it."""
+    fields = {
+        "--trigger": trigger,
+        "--match-id": match_id,
+        "--request-id": request_id,
+        "--user-id": user_id,
+        "--tenant-id": tenant_id,
+    }
+    with one_line_errors():
+        given = _payload_of(fields) if payload is None else _parse_payload(payload, fields)
     with _database() as (loaded, opened):
-        given = (
-            _parse_payload(payload)
-            if payload is not None
-            else Payload(
-                triggered_by=trigger,
-                request_id=request_id if request_id is not None else str(uuid4()),
-                match_id=match_id,
-                user_id=user_id,
-                tenant_id=tenant_id,
-                timestamp=datetime.now(UTC),
-            ).as_json()
-        )
         with opened.connection() as connection:
             answer = job_status.enqueue(connection, given)
         _show_enqueued(loaded, opened, answer, wait=wait, timeout=timeout, as_json=as_json)
 
 
-def _parse_payload(text: str) -> Any:
+def _payload_of(fields: dict[str, Any]) -> dict[str, Any]:
+    trigger = "admin" if fields["--trigger"] is None else fields["--trigger"]
+    if trigger == "post-match" and fields["--match-id"] is None:
+        raise StatsPipelineError(
+            "--trigger post-match needs the match: add --match-id, or leave --trigger out to refresh without one"
+        )
+    return Payload(
+        triggered_by=trigger,
+        request_id=str(uuid4()) if fields["--request-id"] is None else fields["--request-id"],
+        match_id=fields["--match-id"],
+        user_id=fields["--user-id"],
+        tenant_id=fields["--tenant-id"],
+        timestamp=datetime.now(UTC),
+    ).as_json()
+
+
+def _parse_payload(text: str, fields: dict[str, Any]) -> Any:
+    if given := [option for option, value in fields.items() if value is not None]:
+        raise StatsPipelineError(f"--payload is the whole payload: put {', '.join(given)} into it, or leave it out")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -275,8 +292,10 @@ def _show_enqueued(
         shown = answer if job is None else answer.model_copy(update={"status": job.status})
         _print_json(shown.model_dump(mode="json", by_alias=True))
     elif job is None:
-        console.out.print(f"{answer.message}: {answer.job_id} ({answer.status})")
+        console.out.print(console.enqueued(answer))
     else:
+        if answer.repeated:
+            console.out.print(console.enqueued(answer))
         console.out.print(f"Job {job.id} {job.status}, {console.duration(job)}")
     if job is not None and job.status != "completed":
         reason = job.error_message if job.is_over else f"still {job.status} after {timeout:g} seconds; is `up` running?"
@@ -339,13 +358,19 @@ def run_direct(as_json: JsonOption = False) -> None:
 
 
 @app.command("doctor")
-def doctor_command(as_json: JsonOption = False) -> None:
+def doctor_command(
+    functions: Annotated[
+        bool,
+        typer.Option("--functions", help="Also call each stats function for each tenant, and take it back."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check settings, database, queue, stats functions, schema, Dagster and the app, and say what to do.
 
     Changes nothing. Exit code 0 only if there is no problem; a warning is none.
     """
     with one_line_errors():
-        findings = list(doctor.examine(_load()))
+        findings = list(doctor.examine(_load(), trying=console.say if functions else None))
         if as_json:
             _print_json([asdict(finding) for finding in findings])
         else:

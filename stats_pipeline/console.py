@@ -19,7 +19,7 @@ from stats_pipeline import job_status
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.doctor import Finding
-from stats_pipeline.models import Job, SetAside
+from stats_pipeline.models import Enqueued, Job, SetAside
 
 # Where there is no terminal there is no width to keep to: tables are cut for people, logs and pipes take them whole.
 _PIPE_WIDTH = 160
@@ -86,16 +86,22 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def enqueued(answer: Enqueued) -> str:
+    """What became of a request; of one that was made before, when that was."""
+    times = {"enqueued": answer.created_at, "ended": answer.completed_at} if answer.repeated else {}
+    shown = ", ".join([answer.status, *(f"{what} {_clock(moment)}" for what, moment in times.items() if moment)])
+    return f"{answer.message}: {answer.job_id} ({shown})"
+
+
 def jobs_table(jobs: Iterable[Job]) -> Table:
     """The job table, with the columns of the app's admin page."""
     table = Table()
     for column in ("Job", "Trigger", "Status", "Started", "Duration", "Tries", "Error"):
         table.add_column(column, overflow="fold", no_wrap=column in ("Job", "Status"))
     for job in jobs:
-        match = job.job_payload.get("matchId")
         table.add_row(
             str(job.id),
-            plain(f"{job.job_payload.get('triggeredBy', '?')}{f' (Match {match})' if match else ''}"),
+            plain(f"{job.job_payload.get('triggeredBy', '?')}{f' ({job.match})' if job.match else ''}"),
             Text(job.status, style=_COLORS[job.status]),
             _clock(job.started_at),
             duration(job),

@@ -18,7 +18,7 @@ from stats_pipeline import database, job_status, outbox, reconcile
 from stats_pipeline.cache import CacheClient
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database, run
-from stats_pipeline.errors import LeaseLost, StatsPipelineError, one_line
+from stats_pipeline.errors import InvalidJob, LeaseLost, StatsPipelineError, one_line
 from stats_pipeline.models import Claim, Lease, Payload
 from stats_pipeline.settings import Settings
 
@@ -27,7 +27,7 @@ def run_direct(opened: Database, settings: Settings, say: Callable[[str], None])
     """Do every job that waits, or refresh every tenant if none does; the ids of the jobs that were worked on.
 
     First gives back the jobs of runs that are dead. A tenant whose run is alive is left to that run. If this process
-    dies, its jobs are rescued like those of any run.
+    dies, its jobs are rescued like those of any run. Raises `InvalidJob` in the end if a tenant is refused.
     """
     _repair(opened, settings, say)
     opened.run("make_jobs_visible")
@@ -36,9 +36,17 @@ def run_direct(opened: Database, settings: Settings, say: Callable[[str], None])
         for lease in leases:
             done += _work_on(lease, opened.url, settings, say)
     if not done:
+        refused: list[InvalidJob] = []
         for tenant in settings.tenants or (None,):
-            for lease in _enqueue_and_lease(opened, tenant, settings):
+            try:
+                leases = _enqueue_and_lease(opened, tenant, settings)
+            except InvalidJob as error:  # a club that does not exist keeps no other from its refresh
+                refused.append(error)
+                continue
+            for lease in leases:
                 done += _work_on(lease, opened.url, settings, say)
+        if refused:
+            raise refused[0]
     return done
 
 

@@ -4,7 +4,8 @@ It leaves nothing behind, and asks once, from outside. What happens over time is
 `web/metrics.py`.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,12 +15,13 @@ from psycopg import Connection
 
 from stats_pipeline import database, job_status, migrate
 from stats_pipeline.cache import CacheClient, route
-from stats_pipeline.database import run_one
+from stats_pipeline.database import run, run_one
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.settings import Settings
 
 OLDEST_SERVER = 15
 _FOREIGN_KEY_SQLSTATE = "23503"
+_KEEP_VISITORS_OUT = "revoke select on public.background_job_status from anon"
 LATE_TICK_SECONDS = 90  # a tick waits up to 20 s for work, and the next one follows within a few
 
 
@@ -32,13 +34,16 @@ class Finding:
     said: str
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Every finding, the first ones first to be put right; never raises."""
+def examine(settings: Settings, *, trying: Callable[[str], None] | None = None) -> Iterator[Finding]:
+    """Every finding, the first ones first to be put right; never raises.
+
+    With `trying`, which is told the progress, each stats function is called for each club too, and taken back.
+    """
     try:
         url = database.database_url(settings)
         with database.connect(url, autocommit=True) as connection:
             yield Finding("database", "ok", f"{database.describe(url)} lets us in")
-            yield from _examine_database(connection, url, settings)
+            yield from _examine_database(connection, url, settings, trying)
     except DatabaseUnavailable as error:
         yield Finding("database", "problem", str(error))
     except psycopg.Error as error:
@@ -46,7 +51,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _examine_app(settings)
 
 
-def _examine_database(connection: Connection[Any], url: str, settings: Settings) -> Iterator[Finding]:
+def _examine_database(
+    connection: Connection[Any], url: str, settings: Settings, trying: Callable[[str], None] | None
+) -> Iterator[Finding]:
     rpcs = [function.rpc for function in settings.functions]
     found = run_one(connection, "examine_database", rpcs=rpcs, with_tenant=bool(settings.tenants))
     if found["server_version"] < OLDEST_SERVER * 10_000:
@@ -80,6 +87,10 @@ def _examine_database(connection: Connection[Any], url: str, settings: Settings)
     if not different:
         yield Finding("schema", "ok", "at this version, and all there")
     yield _rehearse(connection, rpcs)
+    yield from _examine_clubs(connection, settings)
+    yield from _examine_visitors(connection)
+    if trying:
+        yield from _try_functions(connection, settings, trying)
     yield from _examine_work(connection, settings)
 
 
@@ -91,6 +102,67 @@ def _rehearse(connection: Connection[Any], rpcs: Sequence[str]) -> Finding:
     if failed["state"] == _FOREIGN_KEY_SQLSTATE:
         return Finding("jobs", "warning", f"could not be tried with a made-up club, which the app refuses at {where}")
     return Finding("jobs", "problem", f"none would be done, as it fails at {where}")
+
+
+def _try_functions(connection: Connection[Any], settings: Settings, say: Callable[[str], None]) -> Iterator[Finding]:
+    for tenant in settings.tenants or (None,):
+        club = f"club {tenant or 'default'}"
+        began = time.monotonic()
+        broken = 0
+        for function in settings.functions:
+            say(f"Trying {function.rpc} for {club} …")
+            called = time.monotonic()
+            try:
+                milliseconds = job_status.try_function(connection, function, tenant, timezone=settings.timezone)
+            except psycopg.Error as error:
+                if connection.closed:
+                    raise
+                broken += 1
+                took = f"{time.monotonic() - called:.1f} s"
+                yield Finding("trial", "problem", f"{function.rpc} fails for {club} after {took}: {one_line(error)}")
+                continue
+            if milliseconds is None:
+                yield Finding("trial", "warning", f"{club} has an open run: {function.rpc} and the rest were not tried")
+                break
+        else:
+            yield Finding(
+                "trial",
+                "problem" if broken else "ok",
+                f"{len(settings.functions) - broken} of {len(settings.functions)} functions work for {club}: "
+                f"tried in {time.monotonic() - began:.1f} s, nothing was kept",
+            )
+
+
+def _examine_clubs(connection: Connection[Any], settings: Settings) -> Iterator[Finding]:
+    found = run_one(connection, "examine_clubs", tenants=list(settings.tenants))
+    if found["are_known"] is None:
+        return
+    if not found["are_known"]:
+        yield Finding(
+            "clubs",
+            "warning",
+            "this role does not see every row of public.tenants (grant select, row security): "
+            "a job of a club that does not exist is not refused",
+        )
+    elif found["unknown"]:
+        unknown = ", ".join(str(tenant) for tenant in found["unknown"])
+        yield Finding(
+            "clubs", "problem", f"STATS_TENANTS: {unknown} is not in public.tenants: its nightly job is refused"
+        )
+    else:
+        yield Finding("clubs", "ok", "a job of a club that is not in public.tenants is refused")
+
+
+def _examine_visitors(connection: Connection[Any]) -> Iterator[Finding]:
+    for found in run(connection, "examine_visitors"):
+        whose = f"of rows where {found['conditions']}" if found["conditions"] else "of every club"
+        yield Finding(
+            "visitors",
+            "warning",
+            f"anybody with the app's public key (role anon) may read {' and '.join(found['columns'])} {whose} in "
+            "background_job_status, with userId, requestId and the text of errors. If no page of the app needs that: "
+            + _KEEP_VISITORS_OUT,
+        )
 
 
 def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[Finding]:
@@ -116,6 +188,15 @@ def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[F
             )
     if work["undelivered_tags"]:
         yield Finding("cache tags", "warning", f"{work['undelivered_tags']} wait for the app to take them")
+    for repeated in run(connection, "list_repeated_requests"):
+        yield Finding(
+            "requests",
+            "warning",
+            f"requestId {repeated['request_id']!r} of club {repeated['club']} was used again on {repeated['times']} "
+            f"days of the last week, most recently at {repeated['last_at']:%Y-%m-%d %H:%M} UTC: each time the answer "
+            f"was its old job {repeated['job_id']}, and nothing was computed. Give each call a requestId of its own, "
+            "such as gen_random_uuid()",
+        )
     for aside in job_status.list_set_aside(connection):
         tried = f"tried {aside.tries} times since {aside.since:%Y-%m-%d %H:%M:%S} UTC"
         yield Finding(

@@ -35,7 +35,7 @@ class Payload(BaseModel):
 
 
 class Enqueued(BaseModel):
-    """The answer of `enqueue_stats_job` and `retry_stats_job`."""
+    """The answer of `enqueue_stats_job` and `retry_stats_job`: a new job, or one that was there already."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
@@ -43,6 +43,9 @@ class Enqueued(BaseModel):
     job_id: UUID
     status: Status
     message: str
+    repeated: bool = Field(False, description="Nothing was enqueued: this is the job of an earlier request.")
+    created_at: datetime | None = None
+    completed_at: datetime | None = None
 
 
 def _as_object(value: Any) -> Any:
@@ -81,6 +84,13 @@ class Job(BaseModel):
     def is_over(self) -> bool:
         """Whether nothing more will happen to it by itself."""
         return self.status in ("completed", "failed")
+
+    @property
+    def match(self) -> str | None:
+        """Its match, in words. An app may enqueue before the match has an id."""
+        if (match := self.job_payload.get("matchId")) is not None:
+            return f"Match {match}"
+        return "match not named" if self.job_payload.get("triggeredBy") == "post-match" else None
 
 
 @dataclass(frozen=True)

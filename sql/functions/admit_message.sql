@@ -1,8 +1,14 @@
--- Make a well-formed raw message a job, unless its request has one. Raises what the app's constraints and triggers
--- raise, deferred ones too, and P0001 if a trigger leaves the row out without a word.
+-- Make a well-formed raw message a job, unless its request has one. Raises 22023 for a club that does not exist, what
+-- the app's constraints and triggers raise, deferred ones too, and P0001 if a trigger leaves the row out in silence.
 create or replace function stats_pipeline.admit_message(message jsonb, sent_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    problem text := stats_pipeline.tenant_problem(
+        stats_pipeline.club(null, message, stats_pipeline.default_tenant()));
 begin
+    if problem is not null and (stats_pipeline.requested_job(message)).id is null then
+        raise exception using errcode = 'invalid_parameter_value', message = problem;
+    end if;
     insert into public.background_job_status (job_payload, status, created_at)
     values (jsonb_build_object('timestamp', sent_at) || jsonb_strip_nulls(message), 'queued', sent_at)
     on conflict (id) do nothing;

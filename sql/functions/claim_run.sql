@@ -3,7 +3,7 @@
 -- refuses is left to a later run. If none is left the lease is void: the row returned has the outcome 'expired'. A run
 -- without a lease was launched by hand or from the UI: it gets a job of its own, or, while another run of the club is
 -- open, no row at all (wait and call again). Raises SP001 if the lease was void before the run came, or the run has
--- been replaced since.
+-- been replaced since, and 22023 if a run without a lease is for a club that does not exist.
 create or replace function stats_pipeline.claim_run(
     dagster_run_id text,
     leased_run uuid,
@@ -14,6 +14,7 @@ create or replace function stats_pipeline.claim_run(
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     default_tenant uuid;
+    club_problem text;
     claimed stats_pipeline.run;
     leased_jobs integer;
     predecessor text;
@@ -33,6 +34,10 @@ begin
 
     default_tenant := stats_pipeline.default_tenant();
     if leased_run is null then
+        club_problem := stats_pipeline.tenant_problem(nullif(run_tenant, default_tenant));
+        if club_problem is not null then
+            raise exception using errcode = 'invalid_parameter_value', message = club_problem;
+        end if;
         insert into stats_pipeline.run (tenant_id, job_ids, functions, run_id, lease_until, claimed_at, seen_at)
         values (nullif(run_tenant, default_tenant), '{}', run_functions, dagster_run_id, now(), now(), now())
         on conflict (tenant_key) where ended_at is null do nothing

@@ -1,8 +1,15 @@
--- The answer of the public functions, in the shape the app's own routes use.
-create or replace function stats_pipeline.enqueue_answer(job public.background_job_status, message text) returns jsonb
+-- The answer of the public functions, in the shape the app's own routes use. `repeated` says that the job was there
+-- already, and the times when it was enqueued and when it ended.
+create or replace function stats_pipeline.enqueue_answer(
+    job public.background_job_status,
+    message text,
+    is_repeated boolean
+) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp as $$
-select jsonb_build_object('success', true, 'jobId', job.id, 'status', job.status, 'message', message);
+select jsonb_build_object(
+    'success', true, 'jobId', job.id, 'status', job.status, 'message', message, 'repeated', is_repeated,
+    'createdAt', stats_pipeline.readable(job.created_at), 'completedAt', stats_pipeline.readable(job.completed_at));
 $$;
 
-revoke all on function stats_pipeline.enqueue_answer(public.background_job_status, text)
+revoke all on function stats_pipeline.enqueue_answer(public.background_job_status, text, boolean)
 from public, anon, authenticated;

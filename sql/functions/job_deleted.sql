@@ -3,6 +3,7 @@ create or replace function stats_pipeline.job_deleted() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     delete from stats_pipeline.job_request as r where r.job_id = old.id;
+    delete from stats_pipeline.repeated_request as r where r.job_id = old.id;
     return null;
 end;
 $$;

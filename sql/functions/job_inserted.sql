@@ -5,6 +5,7 @@ create or replace function stats_pipeline.job_inserted() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     club uuid;
+    own_id constant uuid := new.id;
 begin
     new.tenant_id := coalesce(new.tenant_id, stats_pipeline.to_uuid(new.job_payload -> 'tenantId'));
     new.retry_of := coalesce(new.retry_of, stats_pipeline.to_uuid(new.job_payload -> 'retryOf'));
@@ -12,6 +13,9 @@ begin
         club := stats_pipeline.club(new.tenant_id, new.job_payload, stats_pipeline.default_tenant());
         new.id := stats_pipeline.register_request(
             stats_pipeline.tenant_key(club), new.job_payload ->> 'requestId', new.id);
+        perform stats_pipeline.note_repeat(j)
+        from public.background_job_status as j
+        where j.id = new.id and new.id <> own_id;
     end if;
     return new;
 end;

@@ -1,5 +1,6 @@
--- Lease a club's waiting jobs together; their messages stay invisible for lease_seconds. Rows that cannot be run fail
--- with the reason. Returns null if nothing can be leased now, or if a run of the club has been opened meanwhile.
+-- Lease a club's waiting jobs together; their messages stay invisible for lease_seconds. Rows that cannot be run, and
+-- all of a club that does not exist (any more), fail with the reason. Returns null if nothing can be leased now, or if
+-- a run of the club has been opened meanwhile.
 create or replace function stats_pipeline.lease_club(club uuid, names text[], lease_seconds integer)
 returns stats_pipeline.run
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' as $$
@@ -7,6 +8,7 @@ declare
     visible uuid[];
     free uuid[];
     malformed uuid[];
+    club_problem constant text := stats_pipeline.tenant_problem(club);
     leased stats_pipeline.run;
 begin
     visible := array(
@@ -32,12 +34,14 @@ begin
     malformed := array(
         select j.id
         from public.background_job_status as j
-        where j.id = any(free) and stats_pipeline.payload_problem(j.job_payload) is not null
+        where j.id = any(free)
+            and coalesce(stats_pipeline.payload_problem(j.job_payload), club_problem) is not null
     );
     if malformed <> '{}' then
         perform stats_pipeline.archive_messages(stats_pipeline.write_jobs(array(
             select jsonb_build_object('id', j.id, 'status', 'failed', 'completed_at', clock_timestamp(),
-                'error_message', 'Rejected: ' || stats_pipeline.payload_problem(j.job_payload))
+                'error_message',
+                'Rejected: ' || coalesce(stats_pipeline.payload_problem(j.job_payload), club_problem))
             from public.background_job_status as j
             where j.id = any(malformed)
         )));

@@ -1,6 +1,6 @@
 -- Go through the life of a job once, for a club that is made up for it, and take everything back: enqueue by each door,
 -- lease, claim, results, settle. Null if all of it works, else what was being done and why it failed. No row or lock of
--- another club is touched.
+-- another club is touched. What stays are gaps in two sequences: the ids of messages and of measurements.
 create or replace function stats_pipeline.rehearse(functions text[], out step text, out problem text, out state text)
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
@@ -11,6 +11,7 @@ declare
     refused text;
 begin
     begin
+        perform set_config('stats_pipeline.made_up_club', club::text, true);
         step := 'enqueue by public.enqueue_stats_job';
         perform public.enqueue_stats_job(payload || jsonb_build_object('requestId', 'by function'));
         step := 'enqueue by insert';

@@ -92,11 +92,10 @@ def job_row(
     results = job.results or {}
     cache = _mapping(results.get("cache"))
     coalesced = _mapping(results.get("coalesced_with"))
-    match = job.job_payload.get("matchId")
     return JobRow(
         job=job,
         trigger=str(job.job_payload.get("triggeredBy") or "unknown"),
-        match=None if match is None else str(match),
+        match=job.match,
         duration=duration(job),
         seconds_left=seconds_left(job, usual, now),
         functions=function_rows(job, functions),

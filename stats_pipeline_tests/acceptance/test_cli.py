@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -89,12 +90,17 @@ def test_enqueue_prints_the_jobs_id(cli: Cli, pipeline: Pipeline) -> None:
     first = cli(*arguments)
     assert first.returncode == 0
     answer = json.loads(first.stdout)
-    assert answer.keys() == {"success", "jobId", "status", "message"}
-    assert (answer["success"], answer["status"]) == (True, "queued")
+    assert answer.keys() == {"success", "jobId", "status", "message", "repeated", "createdAt", "completedAt"}
+    assert (answer["success"], answer["status"], answer["repeated"]) == (True, "queued", False)
     payload = pipeline.job(UUID(answer["jobId"]))["job_payload"]
     assert {"triggeredBy": "post-match", "matchId": 7, "requestId": request}.items() <= payload.items()
 
-    assert json.loads(cli(*arguments).stdout)["jobId"] == answer["jobId"]
+    second = json.loads(cli(*arguments).stdout)
+    assert (second["jobId"], second["repeated"]) == (answer["jobId"], True)
+    assert second["createdAt"] == answer["createdAt"]
+    said = cli(*arguments[:-1], "--wait").stdout
+    assert said.startswith(f"This request has been enqueued before: {answer['jobId']} (")
+    assert f", enqueued {datetime.fromisoformat(answer['createdAt']).astimezone():%Y-%m-%d %H:%M:%S}" in said
 
 
 def test_enqueue_and_wait_shows_every_function(cli: Cli) -> None:
@@ -115,6 +121,9 @@ def test_enqueue_takes_the_whole_payload(cli: Cli, pipeline: Pipeline) -> None:
     ("arguments", "named"),
     [
         (("--trigger", "boredom"), "triggeredBy"),
+        (("--trigger", "post-match"), "--trigger"),
+        (("--payload", '{"triggeredBy": "admin", "requestId": "1"}', "--match-id", "7"), "--payload"),
+        (("--payload", '{"triggeredBy": "admin", "requestId": "1"}', "--trigger", "admin"), "--payload"),
         (("--match-id", "0"), "matchId"),
         (("--match-id", "-7"), "matchId"),
         (("--tenant-id", "the-other-club"), "tenantId"),
@@ -140,6 +149,15 @@ def test_bad_input_is_one_line_that_names_the_field(
     before = pipeline.value("select count(*) from public.background_job_status")
     assert refusal(cli("enqueue", "--json", *arguments)).startswith(f"{named} ")
     assert pipeline.value("select count(*) from public.background_job_status") == before
+
+
+def test_a_club_that_does_not_exist_is_refused_in_one_line(cli: Cli, pipeline: Pipeline) -> None:
+    pipeline.query("create table public.tenants (id uuid primary key)")
+    try:
+        message = refusal(cli("enqueue", "--tenant-id", NO_JOB))
+    finally:
+        pipeline.query("drop table public.tenants")
+    assert message == f"tenantId must be the id of a row of public.tenants; {NO_JOB} is none"
 
 
 def test_jobs_are_listed_newest_first_with_all_columns(cli: Cli) -> None:

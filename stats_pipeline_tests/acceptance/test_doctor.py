@@ -1,20 +1,28 @@
 """`stats-pipeline doctor` as its user meets it: each thing that can be wrong, said with what to do about it."""
 
 import json
+import re
 import socket
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
+from psycopg import Connection
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.demo import league
 from stats_pipeline_tests.acceptance.app_server import KEY, App, take_all
 from stats_pipeline_tests.acceptance.conftest import Result, run
 from stats_pipeline_tests.acceptance.processes import Pipeline
+from stats_pipeline_tests.integration import steps
 
 Doctor = Callable[..., dict[str, tuple[str, str]]]
-HALL_OF_FAME = STATS_FUNCTIONS[2].rpc
+HALL_OF_FAME, RATINGS = STATS_FUNCTIONS[2].rpc, STATS_FUNCTIONS[9].rpc
+CLUB, OTHER_CLUB = str(steps.TENANT), str(steps.OTHER_TENANT)
 
 
 def findings(finished: Result) -> dict[str, tuple[str, str]]:
@@ -39,9 +47,10 @@ def doctor(tmp_path: Path, database_url: str, app: App) -> Doctor:
 def test_a_pipeline_that_is_up_is_well(pipeline: Pipeline, app: App) -> None:
     settings = {"NEXT_PUBLIC_APP_URL": app.url, "INTERNAL_API_KEY": KEY}
     found = findings(run(pipeline.home, "doctor", "--json", **settings))
-    assert {subject: state for subject, (state, _) in found.items()} == dict.fromkeys(
-        ("database", "functions", "schema", "jobs", "Dagster", "app"), "ok"
-    )
+    assert {subject: state for subject, (state, _) in found.items()} == {
+        **dict.fromkeys(("database", "functions", "schema", "jobs", "Dagster", "app"), "ok"),
+        "visitors": "warning",
+    }
     shown = run(pipeline.home, "doctor", **settings)
     assert shown.returncode == 0
     assert "sensors are at work" in shown.stdout
@@ -137,6 +146,111 @@ alter table public.background_job_status add foreign key (tenant_id) references 
 """
 
 
+def visitor_reads(query: Callable[..., Any]) -> bool:
+    """Whether anon reads a job's error, tried with one."""
+    query("insert into public.background_job_status (job_payload, status) values ('{}', 'completed')")
+    query("set role anon")
+    try:
+        return bool(query("select error_message from public.background_job_status"))
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    finally:
+        query("reset role")
+
+
+POLICY = "alter policy background_job_status_read on public.background_job_status"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("select", "error_message and job_payload of every club"),
+        (f"{POLICY} using (status = 'completed')", "of rows where (status = 'completed'::text) in"),
+        ("alter table public.background_job_status disable row level security", "of every club"),
+        (
+            "create policy strict on public.background_job_status as restrictive using (tenant_id is null)",
+            "of rows where (tenant_id IS NULL) in",
+        ),
+        (f"{POLICY} to public", "of every club"),
+        (
+            "revoke select on public.background_job_status from anon; "
+            "grant select (id, error_message) on public.background_job_status to anon",
+            "may read error_message of every club",
+        ),
+    ],
+    ids=["as planned", "a condition", "no row security", "a restriction", "everybody", "one column"],
+)
+def test_what_visitors_may_read_is_said(doctor: Doctor, query: Callable[..., Any], change: str, said: str) -> None:
+    query(change)
+    assert visitor_reads(query)
+    found = doctor()["visitors"]
+    assert found[0] == "warning"
+    assert said in found[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "revoke select on public.background_job_status from anon",
+        "revoke select on public.background_job_status from anon; "
+        "grant select (id, status) on public.background_job_status to anon",
+        f"{POLICY} to authenticated",
+        f"{POLICY} using (false)",
+        "create policy nobody on public.background_job_status as restrictive using (false)",
+        "drop policy background_job_status_read on public.background_job_status",
+        "revoke usage on schema public from public, anon",
+    ],
+)
+def test_visitors_who_may_not_read_are_no_warning(doctor: Doctor, query: Callable[..., Any], change: str) -> None:
+    query(change)
+    assert not visitor_reads(query)
+    assert "visitors" not in doctor()
+
+
+def test_a_request_id_that_is_a_constant_is_noticed(doctor: Doctor, query: Callable[..., Any]) -> None:
+    nightly = 'select public.enqueue_stats_job(\'{"triggeredBy": "cron", "requestId": "nightly"}\')'
+    query(nightly)
+    query("update public.background_job_status set status = 'completed', completed_at = now()")
+    query(nightly)
+    assert "requests" not in doctor()
+    query("update public.background_job_status set completed_at = now() - interval '1 day'")
+    query(nightly)
+    state, said = doctor()["requests"]
+    assert state == "warning"
+    assert said.startswith("requestId 'nightly' of club default was used again on 1 days of the last week")
+
+
+def test_a_made_up_club_is_tried_also_where_the_clubs_are_known(doctor: Doctor, query: Callable[..., Any]) -> None:
+    query("create table public.tenants (id uuid primary key)")
+    found = doctor()
+    assert found["jobs"][0] == "ok"
+    assert found["clubs"] == ("ok", "a job of a club that is not in public.tenants is refused")
+
+
+def test_a_club_of_the_settings_that_does_not_exist_is_named(doctor: Doctor, query: Callable[..., Any]) -> None:
+    query("create table public.tenants (id uuid primary key)")
+    query("insert into public.tenants values (%s)", CLUB)
+    assert doctor(STATS_TENANTS=CLUB)["clubs"][0] == "ok"
+    state, said = doctor(STATS_TENANTS=f"{CLUB},{OTHER_CLUB}")["clubs"]
+    assert state == "problem"
+    assert said.startswith(f"STATS_TENANTS: {OTHER_CLUB} is not in public.tenants")
+
+
+def test_clubs_that_cannot_all_be_seen_are_not_refused_and_that_is_said(
+    doctor: Doctor, query: Callable[..., Any], database_url: str
+) -> None:
+    query("create table public.tenants (id uuid primary key)")
+    query("create role worker bypassrls; grant usage on schema stats_pipeline, pgmq to worker")
+    query("grant select on all tables in schema stats_pipeline to worker")
+    query("grant execute on all functions in schema stats_pipeline to worker")
+    try:
+        state, said = doctor(STATS_DATABASE_URL=f"{database_url}&options=-crole%3Dworker")["clubs"]
+    finally:
+        query("drop owned by worker; drop role worker")
+    assert state == "warning"
+    assert said.startswith("this role does not see every row of public.tenants")
+
+
 @pytest.mark.parametrize(
     ("change", "state", "said"),
     [
@@ -163,3 +277,86 @@ def test_trying_leaves_nothing_and_waits_for_nobody(doctor: Doctor, query: Calla
     assert query("select id, status, xmin::text from public.background_job_status") == before
     for table in ("stats_pipeline.run", "stats_pipeline.set_aside", "stats_pipeline.function_result"):
         assert query(f"select count(*) from {table}") == [{"count": 0}]
+
+
+def tried(home: Path, url: str, **settings: str) -> tuple[list[tuple[str, str]], Result]:
+    """What `--functions` has found, and how the command ended."""
+    finished = run(home, "doctor", "--functions", "--json", STATS_DATABASE_URL=url, **settings)
+    found = [(one["state"], one["said"]) for one in json.loads(finished.stdout) if one["subject"] == "trial"]
+    return found, finished
+
+
+def test_every_function_is_tried_for_every_club_and_nothing_kept(
+    tmp_path: Path, database_url: str, connection: Connection[Any], query: Callable[..., Any]
+) -> None:
+    with connection.transaction():
+        league.load(connection, league.generate(last_match=date.today()))
+    [club] = query("select stats_pipeline.default_tenant()::text as id")
+    query(
+        f"create or replace function public.{HALL_OF_FAME}(target_tenant_id uuid default null) returns void "
+        "language plpgsql as $$ begin insert into public.notes values (1); raise exception 'no\nfame' "
+        "using errcode = 'P7777'; end $$; create table public.notes (n integer)"
+    )
+    before = snapshot(query)
+    found, finished = tried(tmp_path, database_url, STATS_TENANTS=f"{club['id']},{OTHER_CLUB}")
+    assert snapshot(query) == before
+    for name, broken, summary in ((club["id"], found[0], found[1]), (OTHER_CLUB, found[2], found[3])):
+        assert broken[0] == summary[0] == "problem"
+        assert re.fullmatch(
+            rf"{HALL_OF_FAME} fails for club {name} after 0\.\d s: no fame \(SQLSTATE P7777\)", broken[1]
+        )
+        assert re.fullmatch(
+            rf"9 of 10 functions work for club {name}: tried in \d+\.\d s, nothing was kept", summary[1]
+        )
+    assert f"Trying {HALL_OF_FAME} for club {OTHER_CLUB} …" in finished.stderr
+    assert len(found) == 4
+
+
+def test_a_function_that_waits_for_a_lock_or_breaks_a_deferred_constraint_is_named(
+    tmp_path: Path, database_url: str, query: Callable[..., Any], connection: Connection[Any]
+) -> None:
+    query(
+        "create table public.notes (n integer primary key deferrable initially deferred); insert into notes values (1)"
+    )
+    query("create table public.held (n integer)")
+    for rpc, body in ((HALL_OF_FAME, "insert into public.notes values (1)"), (RATINGS, "lock public.held")):
+        query(
+            f"create or replace function public.{rpc}(target_tenant_id uuid default null) returns void "
+            f"language plpgsql as $$ begin {body}; end $$"
+        )
+    with connection.transaction():
+        query("lock public.held")
+        found, _ = tried(tmp_path, database_url)
+    said = [said for state, said in found if state == "problem"]
+    assert re.search(rf"^{HALL_OF_FAME} fails for club default .*\(SQLSTATE 23505\)", said[0])
+    assert re.search(rf"^{RATINGS} fails for club default after 1\.\d s: .*\(SQLSTATE 55P03\)", said[1])
+
+
+def test_a_club_with_an_open_run_is_left_alone(tmp_path: Path, database_url: str, connection: Connection[Any]) -> None:
+    steps.enqueue(connection, UUID(CLUB))
+    steps.lease(connection)
+    found, finished = tried(tmp_path, database_url, STATS_TENANTS=f"{CLUB},{OTHER_CLUB}")
+    assert [state for state, _ in found] == ["warning", "ok"]
+    assert found[0][1].startswith(f"club {CLUB} has an open run: ")
+    assert found[1][1].startswith(f"10 of 10 functions work for club {OTHER_CLUB}")
+    assert f"Trying {HALL_OF_FAME} for club {CLUB}" not in finished.stderr
+
+
+def test_without_being_asked_no_function_is_called(doctor: Doctor, query: Callable[..., Any]) -> None:
+    query("create sequence public.calls")
+    query(
+        f"create or replace function public.{HALL_OF_FAME}(target_tenant_id uuid default null) returns void "
+        "language sql as $$ select nextval('public.calls') $$"
+    )
+    assert "trial" not in doctor()
+    assert query("select is_called from public.calls") == [{"is_called": False}]
+
+
+def snapshot(query: Callable[..., Any]) -> dict[str, int]:
+    """Every table, and a sum of all that is in it: also when each row was written."""
+    tables = query(
+        "select c.oid::regclass::text as name from pg_class as c where c.relkind = 'r' "
+        "and c.relnamespace in ('public'::regnamespace, 'stats_pipeline'::regnamespace, 'pgmq'::regnamespace)"
+    )
+    summed = "select sum(hashtextextended(t.xmin::text || t::text, 0)) as sum from {} as t"
+    return {table["name"]: query(summed.format(table["name"]))[0]["sum"] for table in tables}

@@ -13,6 +13,7 @@ from psycopg import Connection
 from stats_pipeline import direct
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
+from stats_pipeline.errors import InvalidJob
 from stats_pipeline.reconcile import AbandonRun, apply
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO, compute, enqueue, job, start
@@ -50,6 +51,19 @@ def test_a_function_does_not_run_after_one_that_failed(
     assert row.status == "failed"
     assert row.results is not None
     assert row.results["functions"][SECOND.rpc]["error"] == f"Not run, because {FIRST.rpc} failed"
+
+
+def test_a_club_that_does_not_exist_keeps_no_other_from_its_refresh(
+    connection: Connection[Any], opened: Database, settings: Settings, query: Query
+) -> None:
+    query("create table public.tenants (id uuid primary key)")
+    query("insert into public.tenants values (%s)", TENANT)
+    both = settings.model_copy(update={"tenants": (OTHER_TENANT, TENANT)})
+    with pytest.raises(InvalidJob, match=str(OTHER_TENANT)):
+        direct.run_direct(opened, both, print)
+    assert query("select tenant_id, status from public.background_job_status") == [
+        {"tenant_id": TENANT, "status": "completed"}
+    ]
 
 
 def test_a_job_that_waits_for_its_next_attempt_is_done_at_once(

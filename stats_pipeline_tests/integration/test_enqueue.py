@@ -27,6 +27,7 @@ ARCHIVE = "pgmq.a_stats_update"
 NO_JOB = UUID("00000000-0000-4000-8000-000000000000")
 
 GOOD = [
+    {"triggeredBy": "post-match"},  # the app's own call, while the match has no id
     {"triggeredBy": "post-match", "matchId": 7},
     {"triggeredBy": "post-match", "matchId": 7, "timestamp": "2025-06-26T21:00:00.123Z"},
     {"triggeredBy": "admin", "userId": "admin", "timestamp": "2025-06-26T21:00:00+02:00"},
@@ -161,8 +162,15 @@ def test_a_repeated_request_returns_the_first_job(connection: Connected, count: 
 def test_a_repeated_request_shows_what_became_of_the_first(connection: Connected, opened: Database) -> None:
     first = job_status.enqueue(connection, steps.payload(requestId="press"))
     steps.finish(connection, opened)
+    assert (first.repeated, first.completed_at) == (False, None)
+    assert first.created_at is not None
     assert job_status.enqueue(connection, steps.payload(requestId="press")) == first.model_copy(
-        update={"status": "completed", "message": "This request has been enqueued before"}
+        update={
+            "status": "completed",
+            "message": "This request has been enqueued before",
+            "repeated": True,
+            "completed_at": steps.job(connection, first.job_id).completed_at,
+        }
     )
     assert steps.lease(connection) == []
 
@@ -369,7 +377,8 @@ def test_a_retry_is_a_new_job_that_names_the_old_one(connection: Connected, open
 def test_retrying_twice_is_one_retry_until_it_has_ended(connection: Connected, opened: Database) -> None:
     old = failed_job(connection, opened)
     first = job_status.retry(connection, old).job_id
-    assert job_status.retry(connection, old).job_id == first
+    again = job_status.retry(connection, old)
+    assert (again.job_id, again.repeated) == (first, True)
     steps.fail(connection, opened, run_id="again")
     assert job_status.retry(connection, old).job_id != first
 

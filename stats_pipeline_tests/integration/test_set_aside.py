@@ -85,11 +85,11 @@ def claim_all(connection: Connected) -> dict[UUID | None, Any]:
 def test_a_message_of_a_club_that_the_apps_foreign_key_refuses(
     connection: Connected, count: Count, query: Query, deferred: str
 ) -> None:
-    connection.execute("create table public.tenants (id uuid primary key)")
-    connection.execute("insert into public.tenants values (%s)", (TENANT,))
+    connection.execute("create table public.clubs (id uuid primary key)")
+    connection.execute("insert into public.clubs values (%s)", (TENANT,))
     connection.execute(
         "alter table public.background_job_status add constraint of_a_tenant foreign key (tenant_id) "
-        f"references public.tenants (id) {deferred}".encode()
+        f"references public.clubs (id) {deferred}".encode()
     )
     send(connection, steps.payload(tenantId=str(OTHER_TENANT)))
     send(connection, steps.payload(tenantId=str(TENANT)))

@@ -1,6 +1,7 @@
 """What the command line shows of values that anybody may have written."""
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -48,6 +49,21 @@ def test_what_others_wrote_is_neither_markup_nor_control(table: RenderableType) 
     assert "\x1b" not in shown.get()
     assert "\x07" not in shown.get()
     assert " ".join(HARMLESS.split()) in " ".join(shown.get().split())
+
+
+@pytest.mark.parametrize(
+    ("payload", "trigger"),
+    [
+        ({"triggeredBy": "post-match", "matchId": 7}, "post-match (Match 7)"),
+        ({"triggeredBy": "post-match"}, "post-match (match not named)"),
+        ({"triggeredBy": "post-match", "matchId": None}, "post-match (match not named)"),
+        ({"triggeredBy": "admin"}, "admin"),
+    ],
+)
+def test_what_triggered_a_job(payload: dict[str, Any], trigger: str) -> None:
+    table = console.jobs_table([job().model_copy(update={"job_payload": payload})])
+    [shown] = table.columns[1].cells
+    assert str(shown) == trigger
 
 
 def test_a_line_of_progress_with_the_words_of_others(capsys: pytest.CaptureFixture[str]) -> None:

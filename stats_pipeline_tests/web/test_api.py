@@ -40,7 +40,13 @@ def test_enqueue_answers_at_once_with_the_job_and_its_row_and_message_are_there(
         "jobId": answer["jobId"],
         "status": "queued",
         "message": "Stats job enqueued",
+        "repeated": False,
+        "createdAt": answer["createdAt"],
+        "completedAt": None,
     }
+    again = server.post(ENQUEUE, json=payload).json()
+    assert again == answer | {"message": "This request has been enqueued before", "repeated": True}
+    assert datetime.fromisoformat(again["createdAt"]) <= datetime.now(UTC)
     assert counts(query) == (1, 1)
     job = server.get(f"{JOBS}/{answer['jobId']}").json()
     assert payload.items() <= job["job_payload"].items()
@@ -83,6 +89,17 @@ def test_a_bad_payload_is_refused_and_the_answer_names_the_field(
     assert response.status_code == 400
     assert response.json()["success"] is False
     assert field in response.json()["error"]
+    assert counts(query) == (0, 0)
+
+
+def test_a_club_that_does_not_exist_is_refused(server: httpx.Client, query: Query) -> None:
+    query("create table public.tenants (id uuid primary key)")
+    try:
+        response = server.post(ENQUEUE, json={"triggeredBy": "admin", "requestId": "1", "tenantId": str(steps.TENANT)})
+    finally:
+        query("drop table public.tenants")
+    assert response.status_code == 400
+    assert response.json()["error"] == f"tenantId must be the id of a row of public.tenants; {steps.TENANT} is none"
     assert counts(query) == (0, 0)
 
 

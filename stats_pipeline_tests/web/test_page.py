@@ -82,6 +82,11 @@ def test_the_button_and_the_row_follow_the_job_without_a_reload(
     assert page.evaluate("window.isSamePage")
 
 
+def test_a_job_after_a_match_that_has_no_id_yet(page: Page, connection: Connection[Any]) -> None:
+    job = steps.enqueue(connection, triggeredBy="post-match")
+    expect(row(page, job).locator("th")).to_contain_text("(match not named)")
+
+
 def test_a_failed_job_shows_why_and_retry_makes_a_new_one(
     page: Page, query: Query, connection: Connection[Any], database_url: str
 ) -> None:
