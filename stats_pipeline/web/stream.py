@@ -61,12 +61,17 @@ class JobChanges:
         for reader in list(self._readers):
             _end(reader)
 
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._readers)
+
     def events(self) -> AsyncIterator[str] | None:
         """The lines of one stream, until the reader goes away, falls behind, or the process stops.
 
         None if it would be one too many: it counts from this call on.
         """
-        if len(self._readers) >= MAX_STREAMS:
+        if self.streams >= MAX_STREAMS:
             return None
         reader: asyncio.Queue[JobEvent | None] = asyncio.Queue(maxsize=_BACKLOG)
         self._readers.add(reader)

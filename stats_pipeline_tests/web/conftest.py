@@ -12,7 +12,8 @@ import httpx
 import psycopg
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from starlette.applications import Starlette
 
 from stats_pipeline.settings import Settings
 from stats_pipeline.web.app import build_app
@@ -32,6 +33,12 @@ class Served:
 
     url: str
     settings: Settings
+    app: Starlette
+
+    @property
+    def streams(self) -> int:
+        """How many event streams are open."""
+        return self.app.state.web.changes.streams
 
     @property
     def host(self) -> str:
@@ -57,7 +64,7 @@ def serving(chosen: Settings, database_url: str) -> Iterator[Served]:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         try:
             httpx.get(f"{url}/static/icon.svg", timeout=20)
-            yield Served(url, chosen)
+            yield Served(url, chosen, app)
         finally:
             if thread.is_alive() and server.started:
                 app.state.web.changes.close()
@@ -126,15 +133,26 @@ def anyone(guarded: Served, database_url: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, without its sandbox: tests run as root in containers."""
+def chromium() -> str:
+    """The command of Debian's Chromium; it runs without its sandbox, as tests run as root in containers."""
     executable = shutil.which("chromium")
     if executable is None:
         pytest.skip("there is no chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield launched
-        launched.close()
+    return executable
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str, playwright: Playwright) -> Iterator[Browser]:
+    """A browser whose pages are all visible, each as if it were the only one."""
+    launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    yield launched
+    launched.close()
 
 
 @pytest.fixture
