@@ -1,5 +1,7 @@
 """Who a request comes from: a server with a key, the admin with a session, or, without a password, this machine.
 
+A session is a signed cookie; only those that were logged out are in the database, until they would have expired.
+
 Secrets are compared in constant time, and none has a default. What a caller may do is said in `app.py`, per route.
 """
 
@@ -15,11 +17,13 @@ from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, Signer, URLSafeTimedSerializer
 from pydantic import SecretStr
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stats_pipeline.settings import Settings
+from stats_pipeline.database import Database
+from stats_pipeline.settings import MAX_SESSION_HOURS, Settings
 
 COOKIE = "stats_pipeline_session"
 LOGIN_FAILURES = 5  # per address, in LOGIN_WINDOW; after that even the right password is refused
@@ -39,11 +43,12 @@ class Caller:
 class Guard:
     """Checks keys, sessions, form tokens and logins. One per process; failed logins are counted in its memory."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self.password = settings.admin_password
         self._api_key = settings.internal_api_key
         self._cron_secret = settings.cron_secret
         self._lifetime = settings.session_hours * 3600
+        self._database = database
         # From the password, so that all sessions end when it changes and none when the process restarts; slow to
         # derive (about 50 ms), so that a stolen cookie is a bad place to guess passwords at.
         secret = (
@@ -63,20 +68,28 @@ class Guard:
             raise _unauthorized("Authorization: Bearer CRON_SECRET is required")
         return Caller("cron", None)
 
-    def server_or_admin(self, request: Request) -> Caller:
+    async def server_or_admin(self, request: Request) -> Caller:
         """The caller with the API key, or the admin. Raises 401, or 403 if another site's page sent the request."""
         if "authorization" in request.headers:
             if self._api_key is None or not _shows(request, self._api_key):
                 raise _unauthorized("the key is wrong")
             return Caller("server", None)
-        caller = self.admin(request)
+        caller = await self.admin(request)
         if caller is None:
             raise _unauthorized("Authorization: Bearer INTERNAL_API_KEY, or a login at /login, is required")
         self.same_origin(request)
         return caller
 
-    def admin(self, request: Request) -> Caller | None:
-        """The admin, by session; without a password, whoever is on this machine and speaks to it by a local name."""
+    async def admin(self, request: Request) -> Caller | None:
+        """The admin, unless logged out; without a password, any caller on this machine under a local name.
+
+        Raises `DatabaseUnavailable` when nobody can say whether the session was logged out.
+        """
+        caller = self.signed(request)
+        return None if caller is None or await self.is_logged_out(caller) else caller
+
+    def signed(self, request: Request) -> Caller | None:
+        """The admin, perhaps logged out: the cookie alone is looked at."""
         if self.password is None:
             return Caller("admin", "loopback") if _is_local(request) else None
         try:
@@ -84,6 +97,18 @@ class Guard:
         except BadSignature:
             return None
         return Caller("admin", str(session))
+
+    async def is_logged_out(self, caller: Caller) -> bool:
+        """Whether the session was logged out, at whatever web process."""
+        if self.password is None:
+            return False
+        (row,) = await run_in_threadpool(self._database.run, "is_session_ended", session=caller.session)
+        return bool(row["is_ended"])
+
+    async def log_out(self, session: str) -> None:
+        """Refuse the session's cookie from now on."""
+        # For as long as it could be valid, should STATS_SESSION_HOURS be raised meanwhile.
+        await run_in_threadpool(self._database.run, "end_session", session=session, hours=MAX_SESSION_HOURS)
 
     def same_origin(self, request: Request) -> None:
         """Raises 403 if a browser sent this from a page of another origin and it could change something.

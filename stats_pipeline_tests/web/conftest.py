@@ -87,7 +87,8 @@ def database_url(shared_database: str) -> Iterator[str]:
         connection.execute(
             "truncate public.background_job_status, stats_pipeline.job_request, stats_pipeline.run, "
             "stats_pipeline.attempt, stats_pipeline.function_result, stats_pipeline.outbox, stats_pipeline.endpoint, "
-            "stats_pipeline.set_aside, stats_pipeline.measurement, stats_pipeline.counter"
+            "stats_pipeline.set_aside, stats_pipeline.measurement, stats_pipeline.counter, "
+            "stats_pipeline.ended_session"
         )
         connection.execute("select pgmq.purge_queue('stats_update')")
 
