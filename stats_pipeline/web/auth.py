@@ -26,8 +26,8 @@ from stats_pipeline.database import Database
 from stats_pipeline.settings import MAX_SESSION_HOURS, Settings
 
 COOKIE = "stats_pipeline_session"
-LOGIN_FAILURES = 5  # per address, in LOGIN_WINDOW; after that even the right password is refused
-LOGIN_WINDOW = 300  # seconds
+MAX_FAILURES = 5  # wrong passwords or keys per address, in FAILURE_WINDOW
+FAILURE_WINDOW = 300  # seconds
 _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
@@ -41,7 +41,7 @@ class Caller:
 
 
 class Guard:
-    """Checks keys, sessions, form tokens and logins. One per process; failed logins are counted in its memory."""
+    """Checks keys, sessions, form tokens and logins. One per process; wrong tries are counted in its memory."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.password = settings.admin_password
@@ -58,27 +58,42 @@ class Guard:
         )
         self._sessions = URLSafeTimedSerializer(secret, salt="session", signer_kwargs={"digest_method": hashlib.sha256})
         self._forms = Signer(secret, salt="form", digest_method=hashlib.sha256)
-        self._failures: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._wrong_passwords = _WrongTries("passwords")
+        self._wrong_keys = _WrongTries("keys")
 
     def server(self, request: Request) -> Caller:
-        """The caller with the cron secret. Raises 401, and 503 when no secret is set."""
+        """The caller with the cron secret. Raises 401 or 429, and 503 when no secret is set."""
         if self._cron_secret is None:
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "CRON_SECRET is not set: this address is switched off")
-        if not _shows(request, self._cron_secret):
+        if "authorization" not in request.headers:
             raise _unauthorized("Authorization: Bearer CRON_SECRET is required")
+        self._check_key(request, self._cron_secret)
         return Caller("cron", None)
 
     async def server_or_admin(self, request: Request) -> Caller:
-        """The caller with the API key, or the admin. Raises 401, or 403 if another site's page sent the request."""
+        """The caller with the API key, or the admin.
+
+        Raises 401, 403 if another site's page sent the request, and 429 after too many wrong keys.
+        """
         if "authorization" in request.headers:
-            if self._api_key is None or not _shows(request, self._api_key):
-                raise _unauthorized("the key is wrong")
+            self._check_key(request, self._api_key)
             return Caller("server", None)
         caller = await self.admin(request)
         if caller is None:
             raise _unauthorized("Authorization: Bearer INTERNAL_API_KEY, or a login at /login, is required")
         self.same_origin(request)
         return caller
+
+    def _check_key(self, request: Request, key: SecretStr | None) -> None:
+        """Raises 401 if the key is wrong, and 429 after too many wrong ones.
+
+        The right one passes all the same: it is too long to be guessed, and a stranger behind the same address as the
+        app's server could keep the app out.
+        """
+        if key is None or not _shows(request, key):
+            self._wrong_keys.refuse_more(request)
+            self._wrong_keys.add(request)
+            raise _unauthorized("the key is wrong")
 
     async def admin(self, request: Request) -> Caller | None:
         """The admin, unless logged out; without a password, any caller on this machine under a local name.
@@ -138,16 +153,11 @@ class Guard:
 
     def log_in(self, request: Request, response: Response, password: str) -> bool:
         """Give the response a session if the password is right. Raises 429 after too many wrong ones."""
-        failures = self._recent_failures(request)
-        if len(failures) >= LOGIN_FAILURES:
-            wait = round(failures[0] + LOGIN_WINDOW - time.monotonic()) + 1
-            raise HTTPException(
-                HTTPStatus.TOO_MANY_REQUESTS, "too many wrong passwords: wait", {"Retry-After": str(wait)}
-            )
+        self._wrong_passwords.refuse_more(request)
         if self.password is None or not _same(password, self.password):
-            failures.append(time.monotonic())
+            self._wrong_passwords.add(request)
             return False
-        failures.clear()
+        self._wrong_passwords.forget(request)
         response.set_cookie(
             COOKIE,
             self._sessions.dumps(secrets.token_urlsafe(16)),
@@ -158,14 +168,39 @@ class Guard:
         )
         return True
 
-    def _recent_failures(self, request: Request) -> deque[float]:
-        limit = time.monotonic() - LOGIN_WINDOW
-        for network, times in list(self._failures.items()):
+
+class _WrongTries:
+    """The wrong tries of each address in the last FAILURE_WINDOW."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._times: defaultdict[str, deque[float]] = defaultdict(deque)
+
+    def refuse_more(self, request: Request) -> None:
+        """Raises 429 if there were MAX_FAILURES."""
+        times = self._recent(request)
+        if len(times) >= MAX_FAILURES:
+            wait = round(times[0] + FAILURE_WINDOW - time.monotonic()) + 1
+            raise HTTPException(
+                HTTPStatus.TOO_MANY_REQUESTS, f"too many wrong {self._what}: wait", {"Retry-After": str(wait)}
+            )
+
+    def add(self, request: Request) -> None:
+        """Count one more."""
+        self._recent(request).append(time.monotonic())
+
+    def forget(self, request: Request) -> None:
+        """Those of this address."""
+        self._recent(request).clear()
+
+    def _recent(self, request: Request) -> deque[float]:
+        limit = time.monotonic() - FAILURE_WINDOW
+        for network, times in list(self._times.items()):
             while times and times[0] < limit:
                 times.popleft()
             if not times:
-                del self._failures[network]
-        return self._failures[_network(request)]
+                del self._times[network]
+        return self._times[_network(request)]
 
 
 def _unauthorized(reason: str) -> HTTPException:
