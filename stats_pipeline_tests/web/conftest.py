@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 
 from stats_pipeline.settings import Settings
 from stats_pipeline.web.app import build_app
+from stats_pipeline.web.server import configuration
 
 API_KEY = "the-key-of-the-app-0123456789"
 CRON_SECRET = "the-secret-of-the-cron-0123456789"
@@ -58,7 +59,7 @@ def serving(chosen: Settings, database_url: str) -> Iterator[Served]:
         listening.bind(("127.0.0.1", 0))
         listening.listen()  # who comes before the app has started waits for it
         app = build_app(chosen, database_url)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+        server = uvicorn.Server(configuration(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
