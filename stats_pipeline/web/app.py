@@ -108,6 +108,7 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
         },
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # such a redirect would lead to whatever host the request has named
     app.state.web = web
     return app
 
