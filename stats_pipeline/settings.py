@@ -32,6 +32,7 @@ from stats_pipeline.errors import SettingsError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SQL_ROOT = PROJECT_ROOT / "sql"
+MAX_SESSION_HOURS = 720
 
 # What dashboards and other clients add to a database URL, and libpq does not know.
 _FOREIGN_PARAMETERS = {
@@ -111,7 +112,7 @@ class Settings(BaseSettings):
     # Who may use the admin's page and the HTTP API. No secret has a default; without a password, loopback only.
     admin_password: SecretStr | None = Field(None, min_length=8, validation_alias="ADMIN_PASSWORD")
     cron_secret: SecretStr | None = Field(None, min_length=16, validation_alias="CRON_SECRET")
-    session_hours: int = Field(12, ge=1, le=720, validation_alias="STATS_SESSION_HOURS")
+    session_hours: int = Field(12, ge=1, le=MAX_SESSION_HOURS, validation_alias="STATS_SESSION_HOURS")
     read_only: bool = Field(False, validation_alias="STATS_READ_ONLY")
 
     @field_validator("tenants", "optional_functions", mode="before")

@@ -111,9 +111,9 @@ async def retry(request: Request, caller: Caller) -> Response:
     return answer(job, HTTPStatus.ACCEPTED)
 
 
-async def stream(request: Request, _: Caller) -> Response:
-    """One event per change of a job, until the client goes away."""
-    events = web_of(request).changes.events()
+async def stream(request: Request, caller: Caller) -> Response:
+    """One event per change of a job, until the client goes away or logs out."""
+    events = web_of(request).changes.events(caller.session)
     if events is None:
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams are open", {"Retry-After": "10"})
     # A proxy that collected the answer before it passed it on would hold every event back.

@@ -76,7 +76,7 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
     web = Web(
         settings=settings,
         database=database,
-        guard=Guard(settings),
+        guard=Guard(settings, database),
         changes=JobChanges(database),
         trial=Trial(database),
         templates=page.templates(),
@@ -108,6 +108,7 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
         },
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # such a redirect would lead to whatever host the request has named
     app.state.web = web
     return app
 
@@ -130,7 +131,7 @@ def _route(path: str, operations: Sequence[Operation]) -> Route:
         if operation.access is Access.CRON:
             arguments.append(guard.server(request))
         elif operation.access is Access.ADMIN:
-            arguments.append(guard.server_or_admin(request))
+            arguments.append(await guard.server_or_admin(request))
         if inspect.iscoroutinefunction(operation.endpoint):
             response: Response = await operation.endpoint(*arguments)
             return response

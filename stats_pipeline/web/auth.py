@@ -1,5 +1,7 @@
 """Who a request comes from: a server with a key, the admin with a session, or, without a password, this machine.
 
+A session is a signed cookie; only those that were logged out are in the database, until they would have expired.
+
 Secrets are compared in constant time, and none has a default. What a caller may do is said in `app.py`, per route.
 """
 
@@ -15,15 +17,17 @@ from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, Signer, URLSafeTimedSerializer
 from pydantic import SecretStr
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stats_pipeline.settings import Settings
+from stats_pipeline.database import Database
+from stats_pipeline.settings import MAX_SESSION_HOURS, Settings
 
 COOKIE = "stats_pipeline_session"
-LOGIN_FAILURES = 5  # per address, in LOGIN_WINDOW; after that even the right password is refused
-LOGIN_WINDOW = 300  # seconds
+MAX_FAILURES = 5  # wrong passwords or keys per address, in FAILURE_WINDOW
+FAILURE_WINDOW = 300  # seconds
 _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
@@ -37,13 +41,14 @@ class Caller:
 
 
 class Guard:
-    """Checks keys, sessions, form tokens and logins. One per process; failed logins are counted in its memory."""
+    """Checks keys, sessions, form tokens and logins. One per process; wrong tries are counted in its memory."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self.password = settings.admin_password
         self._api_key = settings.internal_api_key
         self._cron_secret = settings.cron_secret
         self._lifetime = settings.session_hours * 3600
+        self._database = database
         # From the password, so that all sessions end when it changes and none when the process restarts; slow to
         # derive (about 50 ms), so that a stolen cookie is a bad place to guess passwords at.
         secret = (
@@ -53,30 +58,50 @@ class Guard:
         )
         self._sessions = URLSafeTimedSerializer(secret, salt="session", signer_kwargs={"digest_method": hashlib.sha256})
         self._forms = Signer(secret, salt="form", digest_method=hashlib.sha256)
-        self._failures: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._wrong_passwords = _WrongTries("passwords")
+        self._wrong_keys = _WrongTries("keys")
 
     def server(self, request: Request) -> Caller:
-        """The caller with the cron secret. Raises 401, and 503 when no secret is set."""
+        """The caller with the cron secret. Raises 401 or 429, and 503 when no secret is set."""
         if self._cron_secret is None:
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "CRON_SECRET is not set: this address is switched off")
-        if not _shows(request, self._cron_secret):
+        if "authorization" not in request.headers:
             raise _unauthorized("Authorization: Bearer CRON_SECRET is required")
+        self._check_key(request, self._cron_secret)
         return Caller("cron", None)
 
-    def server_or_admin(self, request: Request) -> Caller:
-        """The caller with the API key, or the admin. Raises 401, or 403 if another site's page sent the request."""
+    async def server_or_admin(self, request: Request) -> Caller:
+        """The caller with the API key, or the admin.
+
+        Raises 401, 403 if another site's page sent the request, and 429 after too many wrong keys.
+        """
         if "authorization" in request.headers:
-            if self._api_key is None or not _shows(request, self._api_key):
-                raise _unauthorized("the key is wrong")
+            self._check_key(request, self._api_key)
             return Caller("server", None)
-        caller = self.admin(request)
+        caller = await self.admin(request)
         if caller is None:
             raise _unauthorized("Authorization: Bearer INTERNAL_API_KEY, or a login at /login, is required")
         self.same_origin(request)
         return caller
 
-    def admin(self, request: Request) -> Caller | None:
-        """The admin, by session; without a password, whoever is on this machine and speaks to it by a local name."""
+    def _check_key(self, request: Request, key: SecretStr | None) -> None:
+        """Raises 401 if the key is wrong, and 429 after too many wrong ones, then also if it is right."""
+        self._wrong_keys.refuse_more(request)
+        if key is None or not _shows(request, key):
+            self._wrong_keys.add(request)
+            raise _unauthorized("the key is wrong")
+        self._wrong_keys.forget(request)
+
+    async def admin(self, request: Request) -> Caller | None:
+        """The admin, unless logged out; without a password, any caller on this machine under a local name.
+
+        Raises `DatabaseUnavailable` when nobody can say whether the session was logged out.
+        """
+        caller = self.signed(request)
+        return None if caller is None or await self.is_logged_out(caller) else caller
+
+    def signed(self, request: Request) -> Caller | None:
+        """The admin, perhaps logged out: the cookie alone is looked at."""
         if self.password is None:
             return Caller("admin", "loopback") if _is_local(request) else None
         try:
@@ -84,6 +109,18 @@ class Guard:
         except BadSignature:
             return None
         return Caller("admin", str(session))
+
+    async def is_logged_out(self, caller: Caller) -> bool:
+        """Whether the session was logged out, at whatever web process."""
+        if self.password is None:
+            return False
+        (row,) = await run_in_threadpool(self._database.run, "is_session_ended", session=caller.session)
+        return bool(row["is_ended"])
+
+    async def log_out(self, session: str) -> None:
+        """Refuse the session's cookie from now on."""
+        # For as long as it could be valid, should STATS_SESSION_HOURS be raised meanwhile.
+        await run_in_threadpool(self._database.run, "end_session", session=session, hours=MAX_SESSION_HOURS)
 
     def same_origin(self, request: Request) -> None:
         """Raises 403 if a browser sent this from a page of another origin and it could change something.
@@ -113,16 +150,11 @@ class Guard:
 
     def log_in(self, request: Request, response: Response, password: str) -> bool:
         """Give the response a session if the password is right. Raises 429 after too many wrong ones."""
-        failures = self._recent_failures(request)
-        if len(failures) >= LOGIN_FAILURES:
-            wait = round(failures[0] + LOGIN_WINDOW - time.monotonic()) + 1
-            raise HTTPException(
-                HTTPStatus.TOO_MANY_REQUESTS, "too many wrong passwords: wait", {"Retry-After": str(wait)}
-            )
+        self._wrong_passwords.refuse_more(request)
         if self.password is None or not _same(password, self.password):
-            failures.append(time.monotonic())
+            self._wrong_passwords.add(request)
             return False
-        failures.clear()
+        self._wrong_passwords.forget(request)
         response.set_cookie(
             COOKIE,
             self._sessions.dumps(secrets.token_urlsafe(16)),
@@ -133,14 +165,39 @@ class Guard:
         )
         return True
 
-    def _recent_failures(self, request: Request) -> deque[float]:
-        limit = time.monotonic() - LOGIN_WINDOW
-        for network, times in list(self._failures.items()):
+
+class _WrongTries:
+    """The wrong tries of each address in the last FAILURE_WINDOW."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._times: defaultdict[str, deque[float]] = defaultdict(deque)
+
+    def refuse_more(self, request: Request) -> None:
+        """Raises 429 if there were MAX_FAILURES."""
+        times = self._recent(request)
+        if len(times) >= MAX_FAILURES:
+            wait = round(times[0] + FAILURE_WINDOW - time.monotonic()) + 1
+            raise HTTPException(
+                HTTPStatus.TOO_MANY_REQUESTS, f"too many wrong {self._what}: wait", {"Retry-After": str(wait)}
+            )
+
+    def add(self, request: Request) -> None:
+        """Count one more."""
+        self._recent(request).append(time.monotonic())
+
+    def forget(self, request: Request) -> None:
+        """Those of this address."""
+        self._recent(request).clear()
+
+    def _recent(self, request: Request) -> deque[float]:
+        limit = time.monotonic() - FAILURE_WINDOW
+        for network, times in list(self._times.items()):
             while times and times[0] < limit:
                 times.popleft()
             if not times:
-                del self._failures[network]
-        return self._failures[_network(request)]
+                del self._times[network]
+        return self._times[_network(request)]
 
 
 def _unauthorized(reason: str) -> HTTPException:

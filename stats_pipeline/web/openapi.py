@@ -47,7 +47,7 @@ class Operation:
         """How the operation refuses, by what it takes and who may call it."""
         found = {HTTPStatus.SERVICE_UNAVAILABLE}
         if self.access is not Access.OPEN:
-            found.add(HTTPStatus.UNAUTHORIZED)
+            found |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}
         if self.access is not Access.OPEN and (self.method == "POST" or self.access is Access.CRON):
             found.add(HTTPStatus.FORBIDDEN)  # read-only mode, or another site's page
         if self.body is not None:

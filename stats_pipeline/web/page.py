@@ -56,27 +56,32 @@ def problem(request: Request, status: HTTPStatus, reason: str) -> Response:
     return _render(request, "problem.html", status=status, reason=reason, status_code=status)
 
 
-def info(request: Request) -> Response:
+async def info(request: Request) -> Response:
     """The whole page. Without a database it says so, and comes back to life when the database does."""
-    caller = web_of(request).guard.admin(request)
+    guard = web_of(request).guard
+    to_login = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+    caller = guard.signed(request)
     if caller is None:
-        return RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+        return to_login
     status = HTTPStatus.OK
     try:
-        content = _content(request, caller) | {"error": None}
+        if await guard.is_logged_out(caller):
+            return to_login
+        content = await run_in_threadpool(_content, request, caller) | {"error": None}
     except (DatabaseUnavailable, psycopg.OperationalError) as error:
         structlog.get_logger().debug(_SHOWN_ERROR, path=request.url.path, reason=one_line(error))
         content = _frame(request, caller) | {"error": _SHOWN_ERROR, "jobs": []}
         status = HTTPStatus.SERVICE_UNAVAILABLE
-    return _render(request, "info.html", **content, status_code=status)
+    return await run_in_threadpool(_render, request, "info.html", **content, status_code=status)
 
 
-def jobs(request: Request) -> Response:
+async def jobs(request: Request) -> Response:
     """The live part of the page, by itself."""
-    caller = web_of(request).guard.admin(request)
+    caller = await web_of(request).guard.admin(request)
     if caller is None:
         raise HTTPException(HTTPStatus.UNAUTHORIZED, "the session is over: log in again")
-    return _render(request, "jobs.html", **_content(request, caller))
+    content = await run_in_threadpool(_content, request, caller)
+    return await run_in_threadpool(_render, request, "jobs.html", **content)
 
 
 def _frame(request: Request, caller: Caller) -> dict[str, Any]:
@@ -149,7 +154,7 @@ async def retry(request: Request) -> Response:
 
 async def _admin_form(request: Request) -> tuple[Web, dict[str, str]]:
     web = web_of(request)
-    caller = web.guard.admin(request)
+    caller = await web.guard.admin(request)
     if caller is None:
         raise HTTPException(HTTPStatus.UNAUTHORIZED, "the session is over: log in again")
     form = await read_form(request)
@@ -158,10 +163,10 @@ async def _admin_form(request: Request) -> tuple[Web, dict[str, str]]:
     return web, form
 
 
-def login_page(request: Request) -> Response:
+async def login_page(request: Request) -> Response:
     """The login; or the page itself for those who need none."""
     guard = web_of(request).guard
-    if guard.admin(request) is not None:
+    if await guard.admin(request) is not None:
         return RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
     return _render(request, "login.html", is_wrong=False, has_login=guard.password is not None)
 
@@ -181,11 +186,14 @@ async def login(request: Request) -> Response:
 
 
 async def logout(request: Request) -> Response:
-    """Forget the session."""
-    guard = web_of(request).guard
-    caller = guard.admin(request)
+    """End the session, for everyone who has its cookie, and its event streams."""
+    web = web_of(request)
+    caller = await web.guard.admin(request)
     if caller is not None:
-        guard.check_form(request, caller, (await read_form(request)).get("token", ""))
+        web.guard.check_form(request, caller, (await read_form(request)).get("token", ""))
+        if caller.session is not None and web.guard.password is not None:
+            await web.guard.log_out(caller.session)
+            web.changes.end({caller.session})
     response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
     response.delete_cookie(COOKIE)
     return response

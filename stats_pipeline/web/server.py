@@ -1,18 +1,21 @@
-"""Serving the app: what is logged, and how it stops.
+"""Serving the app: what is logged, how long a request's head may be, and how it stops.
 
 What is served is in `app.py`, where in `address.py`.
 """
 
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
+from starlette.applications import Starlette
 
 from stats_pipeline import log
 from stats_pipeline.settings import Settings
 from stats_pipeline.web.address import access_note, address
 from stats_pipeline.web.app import build_app
 
+MAX_HEAD = 32_768  # bytes of a request's URL and headers together
 _GRACE = 3  # seconds for answers under way when the process is told to stop
 
 
@@ -22,15 +25,19 @@ def serve(settings: Settings, database_url: str) -> None:
     if note := access_note(settings):
         structlog.get_logger().warning(note)
     app = build_app(settings, database_url)
-    config = uvicorn.Config(
+    _Server(configuration(app, host=address(settings), port=settings.web_port, server_header=False)).run()
+
+
+def configuration(app: Starlette, **options: Any) -> uvicorn.Config:
+    """How the app is served, wherever that is."""
+    return uvicorn.Config(
         app,
-        host=address(settings),
-        port=settings.web_port,
         log_level="warning",
-        server_header=False,
         timeout_graceful_shutdown=_GRACE,
+        http="h11",  # the one of uvicorn's parsers that has a limit
+        h11_max_incomplete_event_size=MAX_HEAD,
+        **options,
     )
-    _Server(config).run()
 
 
 class _Server(uvicorn.Server):

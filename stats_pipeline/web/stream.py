@@ -10,8 +10,8 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Collection
+from typing import Any, TypeAlias
 
 import psycopg
 import structlog
@@ -31,13 +31,16 @@ _REMEMBERED = 1000  # jobs; more than the poll looks at
 _STOP_SECONDS = 0.2  # how long the listening thread takes to see that it shall stop
 
 
+Reader: TypeAlias = "asyncio.Queue[JobEvent | None]"
+
+
 class JobChanges:
     """The changes of all jobs, for the length of an `async with` block. Outages of the database are waited out."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         # Weak: a stream whose client has gone before its first line is never begun, and so never ends.
-        self._readers: weakref.WeakSet[asyncio.Queue[JobEvent | None]] = weakref.WeakSet()
+        self._readers: weakref.WeakKeyDictionary[Reader, str | None] = weakref.WeakKeyDictionary()  # to their sessions
         self._known: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self._is_primed = False
         self._stopping = threading.Event()
@@ -61,18 +64,29 @@ class JobChanges:
         for reader in list(self._readers):
             _end(reader)
 
-    def events(self) -> AsyncIterator[str] | None:
-        """The lines of one stream, until the reader goes away, falls behind, or the process stops.
+    def end(self, sessions: Collection[str]) -> None:
+        """End the streams of these sessions."""
+        for reader, session in list(self._readers.items()):
+            if session in sessions:
+                _end(reader)
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._readers)
+
+    def events(self, session: str | None) -> AsyncIterator[str] | None:
+        """The lines of one stream, until the reader goes away, falls behind, logs out, or the process stops.
 
         None if it would be one too many: it counts from this call on.
         """
-        if len(self._readers) >= MAX_STREAMS:
+        if self.streams >= MAX_STREAMS:
             return None
-        reader: asyncio.Queue[JobEvent | None] = asyncio.Queue(maxsize=_BACKLOG)
-        self._readers.add(reader)
+        reader: Reader = asyncio.Queue(maxsize=_BACKLOG)
+        self._readers[reader] = session
         return self._lines(reader)
 
-    async def _lines(self, reader: "asyncio.Queue[JobEvent | None]") -> AsyncIterator[str]:
+    async def _lines(self, reader: Reader) -> AsyncIterator[str]:
         try:
             yield "retry: 2000\n: connected\n\n"
             while not self._stopping.is_set():
@@ -85,7 +99,7 @@ class JobChanges:
                     return
                 yield f"event: job\ndata: {event.model_dump_json()}\n\n"
         finally:
-            self._readers.discard(reader)
+            self._readers.pop(reader, None)
 
     def _follow(self) -> None:
         while not self._stopping.is_set():
@@ -93,7 +107,8 @@ class JobChanges:
                 if self._database.can_listen:
                     self._listen()
                 else:
-                    self._poll(self._database.run("list_job_states"))
+                    with self._database.connection() as connection:
+                        self._poll(connection)
                     self._stopping.wait(POLL_ALONE_SECONDS)
             except (DatabaseUnavailable, psycopg.OperationalError) as error:
                 structlog.get_logger().debug("the database is out of reach", reason=one_line(error))
@@ -103,7 +118,7 @@ class JobChanges:
         with self._database.dedicated_connection() as connection:
             connection.execute(f"listen {CHANNEL}".encode())
             while not self._stopping.is_set():
-                self._poll(run(connection, "list_job_states"))
+                self._poll(connection)
                 self._wait_for_notifications(connection)
 
     def _wait_for_notifications(self, connection: Connection[Any]) -> None:
@@ -112,8 +127,11 @@ class JobChanges:
             for notification in connection.notifies(timeout=_STOP_SECONDS):
                 self._tell(json.loads(notification.payload), is_read=False)
 
-    def _poll(self, rows: list[Any]) -> None:
-        for row in reversed(rows):
+    def _poll(self, connection: Connection[Any]) -> None:
+        # Logouts at other web processes on the same database.
+        ended = {row["session"] for row in run(connection, "list_ended_sessions")}
+        self._loop.call_soon_threadsafe(self.end, ended)
+        for row in reversed(run(connection, "list_job_states")):
             self._tell(row, is_read=True)
         self._loop.call_soon_threadsafe(setattr, self, "_is_primed", True)
 
@@ -140,11 +158,11 @@ class JobChanges:
             try:
                 reader.put_nowait(event)
             except asyncio.QueueFull:
-                self._readers.discard(reader)
+                self._readers.pop(reader, None)
                 _end(reader)
 
 
-def _end(reader: "asyncio.Queue[JobEvent | None]") -> None:
+def _end(reader: Reader) -> None:
     """Make the reader's stream end at the next event it takes."""
     while not reader.empty():
         reader.get_nowait()

@@ -12,10 +12,12 @@ import httpx
 import psycopg
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from starlette.applications import Starlette
 
 from stats_pipeline.settings import Settings
 from stats_pipeline.web.app import build_app
+from stats_pipeline.web.server import configuration
 
 API_KEY = "the-key-of-the-app-0123456789"
 CRON_SECRET = "the-secret-of-the-cron-0123456789"
@@ -32,6 +34,12 @@ class Served:
 
     url: str
     settings: Settings
+    app: Starlette
+
+    @property
+    def streams(self) -> int:
+        """How many event streams are open."""
+        return self.app.state.web.changes.streams
 
     @property
     def host(self) -> str:
@@ -51,13 +59,13 @@ def serving(chosen: Settings, database_url: str) -> Iterator[Served]:
         listening.bind(("127.0.0.1", 0))
         listening.listen()  # who comes before the app has started waits for it
         app = build_app(chosen, database_url)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+        server = uvicorn.Server(configuration(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         try:
             httpx.get(f"{url}/static/icon.svg", timeout=20)
-            yield Served(url, chosen)
+            yield Served(url, chosen, app)
         finally:
             if thread.is_alive() and server.started:
                 app.state.web.changes.close()
@@ -81,7 +89,8 @@ def database_url(shared_database: str) -> Iterator[str]:
             "truncate public.background_job_status, stats_pipeline.job_request, stats_pipeline.run, "
             "stats_pipeline.attempt, stats_pipeline.function_result, stats_pipeline.outbox, stats_pipeline.endpoint, "
             "stats_pipeline.set_aside, stats_pipeline.measurement, stats_pipeline.counter, "
-            "stats_pipeline.repeated_request"
+            "stats_pipeline.repeated_request, "
+            "stats_pipeline.ended_session"
         )
         connection.execute("select pgmq.purge_queue('stats_update')")
 
@@ -127,15 +136,26 @@ def anyone(guarded: Served, database_url: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, without its sandbox: tests run as root in containers."""
+def chromium() -> str:
+    """The command of Debian's Chromium; it runs without its sandbox, as tests run as root in containers."""
     executable = shutil.which("chromium")
     if executable is None:
         pytest.skip("there is no chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield launched
-        launched.close()
+    return executable
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str, playwright: Playwright) -> Iterator[Browser]:
+    """A browser whose pages are all visible, each as if it were the only one."""
+    launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    yield launched
+    launched.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Wrong passwords over time: they are forgotten in the end, or at once when the right one comes.
+"""Wrong passwords and keys over time: they are forgotten in the end, passwords at once when the right one comes.
 
 Who gets in with what is in `test_security.py`.
 """
@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from stats_pipeline.web import auth
-from stats_pipeline.web.auth import LOGIN_FAILURES, LOGIN_WINDOW
-from stats_pipeline_tests.web.conftest import PASSWORD, Served
+from stats_pipeline.web.auth import FAILURE_WINDOW, MAX_FAILURES
+from stats_pipeline_tests.web.conftest import API_KEY, CRON, CRON_SECRET, JOBS, PASSWORD, Served
 
 Later = Callable[[float], None]
 
@@ -43,32 +43,86 @@ def log_in(serve: Callable[..., Served]) -> Callable[..., int]:
 
 
 def test_wrong_passwords_are_forgotten_after_the_window(log_in: Callable[..., int], later: Later) -> None:
-    for _ in range(LOGIN_FAILURES):
+    for _ in range(MAX_FAILURES):
         assert log_in("wrong") == 401
-    later(LOGIN_WINDOW - 60)
+    later(FAILURE_WINDOW - 60)
     assert log_in(PASSWORD) == 429
     later(61)
     assert log_in(PASSWORD) == 303
 
 
 def test_only_those_that_are_old_enough_are_forgotten(log_in: Callable[..., int], later: Later) -> None:
-    for _ in range(LOGIN_FAILURES):
+    for _ in range(MAX_FAILURES):
         assert log_in("wrong") == 401
-        later(LOGIN_WINDOW / 10)
-    later(LOGIN_WINDOW / 2 + 1)  # since the first one the window has passed
+        later(FAILURE_WINDOW / 10)
+    later(FAILURE_WINDOW / 2 + 1)  # since the first one the window has passed
     assert log_in("wrong") == 401
     assert log_in(PASSWORD) == 429
 
 
 def test_the_right_password_makes_good_for_the_wrong_ones(log_in: Callable[..., int]) -> None:
     for _ in range(3):
-        for _ in range(LOGIN_FAILURES - 1):
+        for _ in range(MAX_FAILURES - 1):
             assert log_in("wrong") == 401
         assert log_in(PASSWORD) == 303
 
 
 def test_two_addresses_are_counted_apart(log_in: Callable[..., int]) -> None:
-    for number in range(LOGIN_FAILURES):
+    for number in range(MAX_FAILURES):
         assert log_in("wrong", f"192.0.2.{number}") == 401
-    for number in range(LOGIN_FAILURES):
+    for number in range(MAX_FAILURES):
         assert log_in(PASSWORD, f"192.0.2.{number}") == 303
+
+
+DOORS = pytest.mark.parametrize(
+    ("path", "key", "status"), [(JOBS, API_KEY, 200), ("/metrics", API_KEY, 200), (CRON, CRON_SECRET, 202)]
+)
+
+
+@pytest.fixture
+def show(serve: Callable[..., Served]) -> Callable[..., httpx.Response]:
+    """Ask with a key from an address."""
+    url = serve(ADMIN_PASSWORD=PASSWORD, INTERNAL_API_KEY=API_KEY, CRON_SECRET=CRON_SECRET).url
+
+    def get(path: str, key: str | None, address: str = "192.0.2.1") -> httpx.Response:
+        headers = {"X-Forwarded-For": address} | ({} if key is None else {"Authorization": f"Bearer {key}"})
+        return httpx.get(url + path, headers=headers, timeout=20)
+
+    return get
+
+
+@DOORS
+def test_wrong_keys_are_limited_per_address_like_wrong_passwords(
+    show: Callable[..., httpx.Response], later: Later, path: str, key: str, status: int
+) -> None:
+    for number in range(MAX_FAILURES):
+        assert show(path, f"guess {number}").status_code == 401
+    refused = show(path, "one more guess")
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["retry-after"]) <= FAILURE_WINDOW + 1
+    assert show(path, key).status_code == 429
+    assert show(path, key, "192.0.2.2").status_code == status
+    later(FAILURE_WINDOW + 1)
+    assert show(path, "a guess").status_code == 401
+    assert show(path, key).status_code == status
+
+
+def test_guesses_of_both_keys_are_counted_together_and_requests_without_one_are_not(
+    show: Callable[..., httpx.Response],
+) -> None:
+    for path in (JOBS, CRON, "/metrics"):
+        for _ in range(MAX_FAILURES):
+            assert show(path, None).status_code == 401
+    for path in (JOBS, CRON, "/metrics", JOBS, CRON):
+        assert show(path, "a guess").status_code == 401
+    for path in (JOBS, CRON, "/metrics"):
+        assert show(path, "a guess").status_code == 429
+        assert show(path, None).status_code == 401
+
+
+def test_wrong_keys_do_not_close_the_login(serve: Callable[..., Served]) -> None:
+    served = serve(ADMIN_PASSWORD=PASSWORD, INTERNAL_API_KEY=API_KEY)
+    for _ in range(MAX_FAILURES + 1):
+        refused = httpx.get(served.url + JOBS, headers={"Authorization": "Bearer wrong"})
+    assert refused.status_code == 429
+    assert httpx.post(f"{served.url}/login", data={"password": PASSWORD}).status_code == 303

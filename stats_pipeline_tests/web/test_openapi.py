@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from psycopg import Connection
 
 from stats_pipeline.database import Database
+from stats_pipeline.web import auth
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import API_KEY, CRON, CRON_SECRET, ENQUEUE, JOBS, Served
 
@@ -33,9 +35,10 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "410"]
 
 
 def test_no_request_breaks_it_and_no_answer_is_undocumented(
-    guarded: Served, connection: Connection[Any], database_url: str, tmp_path: Path
+    guarded: Served, connection: Connection[Any], database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also: what the document calls valid is accepted, what it calls invalid refused, and nothing without a key."""
+    monkeypatch.setattr(auth, "MAX_FAILURES", 10_000)  # wrong keys, from this one address
     failed = steps.enqueue(connection)
     with Database(database_url) as database:
         steps.fail(connection, database)

@@ -205,6 +205,7 @@ def test_without_the_stream_the_page_asks_every_half_minute_while_jobs_are_activ
 ) -> None:
     job = steps.enqueue(connection)
     page = open_page("about:blank")
+    page.add_init_script("delete window.SharedWorker")
     page.route("**/stream", lambda route: route.abort())
     page.clock.install()
     page.goto(f"{local.url}/admin/info")

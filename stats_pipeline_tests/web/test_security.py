@@ -4,13 +4,14 @@ import http.client
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from ipaddress import ip_network
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
-from stats_pipeline.web.auth import COOKIE, LOGIN_FAILURES
+from stats_pipeline.web.auth import COOKIE, MAX_FAILURES
 from stats_pipeline_tests.web.conftest import (
     API_KEY,
     CRON,
@@ -25,6 +26,7 @@ from stats_pipeline_tests.web.conftest import (
 Query = Callable[..., list[dict[str, Any]]]
 PAYLOAD = {"triggeredBy": "admin", "requestId": "1"}
 HTML = {"Accept": "text/html"}
+addresses = ip_network("198.18.0.0/15").hosts()
 
 
 @pytest.fixture
@@ -52,6 +54,11 @@ def admin(guarded: Served) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=guarded.url, timeout=20) as client:
         assert log_in(client).status_code == 303
         yield client
+
+
+def from_elsewhere(headers: dict[str, str]) -> dict[str, str]:
+    """The headers of a caller at an address of its own, as a proxy on this machine reports it."""
+    return headers | {"X-Forwarded-For": str(next(addresses))}
 
 
 def token(client: httpx.Client) -> str:
@@ -83,12 +90,12 @@ def token(client: httpx.Client) -> str:
 def test_without_the_key_nothing_is_read_or_enqueued(anyone: httpx.Client, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     for response in (
-        anyone.post(ENQUEUE, json=PAYLOAD, headers=headers),
-        anyone.post(f"{JOBS}/{uuid4()}/retry", headers=headers),
-        anyone.get(JOBS, headers=headers),
-        anyone.get(f"{JOBS}/{uuid4()}", headers=headers),
-        anyone.get(f"{JOBS}/stream", headers=headers),
-        anyone.get("/metrics", headers=headers),
+        anyone.post(ENQUEUE, json=PAYLOAD, headers=from_elsewhere(headers)),
+        anyone.post(f"{JOBS}/{uuid4()}/retry", headers=from_elsewhere(headers)),
+        anyone.get(JOBS, headers=from_elsewhere(headers)),
+        anyone.get(f"{JOBS}/{uuid4()}", headers=from_elsewhere(headers)),
+        anyone.get(f"{JOBS}/stream", headers=from_elsewhere(headers)),
+        anyone.get("/metrics", headers=from_elsewhere(headers)),
     ):
         assert response.status_code == 401
         assert response.headers["www-authenticate"] == "Bearer"
@@ -98,7 +105,7 @@ def test_without_the_key_nothing_is_read_or_enqueued(anyone: httpx.Client, autho
 @pytest.mark.parametrize("authorization", [None, "Bearer wrong", f"Bearer {API_KEY}", "Bearer undefined"])
 def test_cron_needs_its_own_secret(anyone: httpx.Client, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
-    assert anyone.get(CRON, headers=headers).status_code == 401
+    assert anyone.get(CRON, headers=from_elsewhere(headers)).status_code == 401
 
 
 @pytest.mark.parametrize("authorization", ["Bearer", "Bearer None", "Bearer undefined"])
@@ -250,7 +257,7 @@ def test_logging_out_forgets_the_session(admin: httpx.Client) -> None:
 def test_too_many_wrong_passwords_close_the_login_for_that_address_only(anyone: httpx.Client) -> None:
     attacker = {"X-Forwarded-For": "2001:db8:1:2::7"}  # as a proxy on this machine reports it
     neighbour = {"X-Forwarded-For": "2001:db8:1:2::8"}
-    for number in range(LOGIN_FAILURES):
+    for number in range(MAX_FAILURES):
         assert log_in(anyone, f"guess {number}", **attacker).status_code == 401
     for headers in (attacker, neighbour):  # one subscriber
         refused = log_in(anyone, PASSWORD, **headers)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -68,9 +68,9 @@ class Reader:
 
 
 @contextmanager
-def reading(served: Served) -> Iterator[Reader]:
+def reading(served: Served, headers: Mapping[str, str] | None = None) -> Iterator[Reader]:
     with (
-        httpx.Client(timeout=httpx.Timeout(PATIENCE, read=None)) as client,
+        httpx.Client(timeout=httpx.Timeout(PATIENCE, read=None), headers=headers) as client,
         client.stream("GET", f"{served.url}{JOBS}/stream") as response,
     ):
         assert response.headers["content-type"].startswith("text/event-stream")

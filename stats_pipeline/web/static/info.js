@@ -1,10 +1,12 @@
 // The admin's page, live: the button follows its job, the table follows the event stream, Retry answers with a toast.
 // What a row looks like is the server's affair (templates/jobs.html): a change fetches the rows again.
 
+import { Stream } from "./stream.js";
+
 const FALLBACK_MS = 30_000; // refresh while jobs are active, should the stream be silent
 const DONE_MS = 6_000; // how long the button shows how its job ended
 const TOAST_MS = 6_000;
-const RECONNECT_MS = 5_000;
+const ANSWER_MS = 3_000; // until a worker that says nothing is replaced
 const LABELS = {
   ready: "Enqueue Stats Job",
   queued: "Job Queued...",
@@ -192,21 +194,54 @@ function toast(text, kind) {
   setTimeout(() => line.remove(), TOAST_MS);
 }
 
-// The stream
+// The stream, watched while this tab is visible: through the browser's one stream, or its own where there is no SharedWorker
 
-function listen() {
-  const stream = new EventSource("/api/admin/background-jobs/stream");
-  stream.addEventListener("open", () => {
-    showLive("Live", "on");
-    refresh(); // what happened since the page was made, or since the stream broke
-  });
-  stream.addEventListener("job", refresh);
-  stream.addEventListener("error", () => {
-    showLive("Reconnecting...", "off");
-    // The browser comes back by itself after a broken connection, but not after a refusal.
-    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, RECONNECT_MS);
-  });
+const own = new Stream(hear);
+let shared = null; // the port of the worker
+let unanswered = null;
+connect();
+
+function connect() {
+  try {
+    const worker = new SharedWorker("/static/shared.js", { type: "module" });
+    worker.addEventListener("error", () => {
+      shared = null;
+      watch();
+    });
+    shared = worker.port;
+    shared.onmessage = ({ data }) => hear(data);
+  } catch {
+    shared = null;
+  }
 }
+
+function watch(isVisible = !document.hidden) {
+  clearTimeout(unanswered);
+  if (shared) {
+    shared.postMessage(isVisible);
+    if (isVisible) unanswered = setTimeout(reconnect, ANSWER_MS);
+  } else if (isVisible) own.open();
+  else own.close();
+}
+
+function reconnect() {
+  shared.postMessage(false); // should it only be slow
+  connect();
+  watch();
+}
+
+function hear(news) {
+  clearTimeout(unanswered);
+  if (news === "here") return;
+  const isLive = news === "open" || news === "job";
+  showLive(isLive ? "Live" : "Reconnecting...", isLive ? "on" : "off");
+  // After "open": what happened since the page was made or was last visible. After "refused": why, perhaps a logout.
+  if (news !== "lost") refresh();
+}
+
+document.addEventListener("visibilitychange", () => watch());
+addEventListener("pageshow", () => watch());
+addEventListener("pagehide", () => watch(false));
 
 function showLive(text, kind) {
   byId("live").hidden = false;
@@ -219,6 +254,8 @@ function hasActiveJobs() {
 }
 
 setInterval(() => {
+  if (document.hidden) return;
+  watch();
   if (hasActiveJobs() || !byId("problem").hidden) refresh();
 }, FALLBACK_MS);
 
@@ -237,4 +274,3 @@ if (!followed) {
 }
 localise(document);
 followJob();
-listen();

@@ -1,0 +1,7 @@
+-- Log a session out, and forget those whose cookies have expired.
+with forgotten as (
+    delete from stats_pipeline.ended_session where expires_at < now()
+)
+insert into stats_pipeline.ended_session (session, expires_at)
+values (%(session)s, now() + make_interval(hours => %(hours)s))
+on conflict do nothing;
