@@ -43,7 +43,6 @@ _SESSION = {
     "IntervalStyle": "postgres",
     "bytea_output": "hex",
     "extra_float_digits": "1",
-    "standard_conforming_strings": "on",
     "row_security": "on",
     "statement_timeout": "0",  # each stats function has its own
     # A client that dies takes its statement with it: the server looks each second whether it is still there.

@@ -172,7 +172,7 @@ class Pipeline:
 
     @property
     def url(self) -> str:
-        return embedded.running_url(self.home)
+        return self._environment.get("STATS_DATABASE_URL") or embedded.running_url(self.home)
 
     def connect(self) -> Connection[DictRow]:
         """Raises `psycopg.OperationalError` also for a server that is between its end and its next start."""
@@ -180,7 +180,8 @@ class Pipeline:
             url = self.url
         except DatabaseUnavailable as error:
             raise psycopg.OperationalError(str(error)) from None
-        return psycopg.connect(url, autocommit=True, row_factory=dict_row, application_name="witness")
+        options = "-c DateStyle=ISO"  # whatever the role's is: psycopg reads no other
+        return psycopg.connect(url, autocommit=True, row_factory=dict_row, application_name="witness", options=options)
 
     def query(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
         with self.connect() as connection:

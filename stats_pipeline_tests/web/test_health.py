@@ -61,7 +61,7 @@ def test_a_daemon_that_has_stopped_is_late(local: Served, ticks: Callable[[str],
 
 def test_a_database_without_a_daemon_has_never_had_a_tick(local: Served, query: Query, database_url: str) -> None:
     query("drop schema if exists dagster cascade")
-    assert health(local)[1]["sensor"] == {"status": "never", "seconds_since_tick": None}
+    assert health(local)[1]["sensor"] == {"status": "never", "seconds_since_tick": None, "stopped": []}
 
 
 def test_an_app_that_takes_no_tags_is_failing(
