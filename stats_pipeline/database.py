@@ -52,7 +52,7 @@ _SESSION = {
 }
 PIN_SESSION = "select " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
 
-_outage = Outage("the database")
+_outage = Outage("the database is out of reach", "the database is back")
 
 
 class Database:

@@ -32,22 +32,23 @@ def configure(level: LogLevel) -> None:
 
 
 class Outage:
-    """Something that our work needs and that may go: says once that it has gone, and once that it is back."""
+    """A condition that may last: logs one line when it begins and one when it is over, however often it is met."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, begun: str, over: str) -> None:
+        self._begun = begun
+        self._over = over
         self._lock = threading.Lock()
         self._is_on = False
 
     def begins(self, reason: str) -> None:
         with self._lock:
             if not self._is_on:
-                structlog.get_logger().warning(f"{self._what} is out of reach", reason=reason)
+                structlog.get_logger().warning(self._begun, reason=reason)
             self._is_on = True
 
     def is_over(self) -> None:
         if self._is_on:
             with self._lock:
                 if self._is_on:
-                    structlog.get_logger().info(f"{self._what} is back")
+                    structlog.get_logger().info(self._over)
                 self._is_on = False

@@ -7,6 +7,7 @@ One process at a time may do this per state folder; a lock says so. What a proce
 import json
 import os
 import re
+import resource
 import socket
 import sys
 import time
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 LOCATION = "stats_pipeline"
 _DRAIN_SECONDS = 10
+_FEWEST_FILES, _ENOUGH_FILES = 256, 4096
 # No secret goes to a process that does not need it.
 _THE_PAGES_OWN = ("ADMIN_PASSWORD", "CRON_SECRET")
 _THE_RUNS_OWN = ("STATS_HTTP_PROXY", "STATS_APP_HEADERS")
@@ -87,6 +89,7 @@ def single_instance(settings: Settings) -> Iterator[None]:
 
     Ends what a killed predecessor has left running. Raises `AlreadyRunning` while there is another one.
     """
+    _raise_limit_of_open_files()
     embedded.make_private(settings.home)
     lock = fasteners.InterProcessLock(settings.home / "up.lock")
     owner = settings.home / "up.pid"
@@ -102,6 +105,16 @@ def single_instance(settings: Settings) -> Iterator[None]:
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def _raise_limit_of_open_files() -> None:
+    """Connections, event streams and logs are open files; children inherit the limit. Raises `SettingsError`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _FEWEST_FILES:
+        raise SettingsError(f"only {hard} files may be open at a time: allow {_FEWEST_FILES} or more (`ulimit -Hn`)")
+    if soft != resource.RLIM_INFINITY and soft < _ENOUGH_FILES:
+        enough = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def stop_all(settings: Settings) -> bool:

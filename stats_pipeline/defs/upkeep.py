@@ -40,14 +40,16 @@ def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     Two, so that an app that hangs holds up no rescue.
     """
 
+    starting = Outage("runs do not start", "runs start again")
+
     def rescue(context: dg.SensorEvaluationContext) -> Iterator[str]:
         with _database(settings) as opened:
             for _ in _each_second(opened):
-                repairs, problems = repair_all(opened, settings, context.instance)
+                repairs, problems = repair_all(opened, settings, context.instance, starting=starting)
                 yield from (type(repair).__name__ for repair in repairs)
                 yield from problems
 
-    app = Outage("the app")
+    app = Outage("the app is out of reach", "the app is back")
 
     def relay(_context: dg.SensorEvaluationContext) -> Iterator[str]:
         with _database(settings) as opened, closing(CacheClient(settings)) as cache:
@@ -107,7 +109,12 @@ def _each_second(opened: database.Database) -> Iterator[None]:
 
 
 def repair_all(
-    opened: database.Database, settings: Settings, instance: dg.DagsterInstance, *, dry_run: bool = False
+    opened: database.Database,
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    *,
+    dry_run: bool = False,
+    starting: Outage | None = None,
 ) -> tuple[list[Repair], list[str]]:
     """One look, and every repair it asks for, with a line for each that failed; with `dry_run` only the list."""
     snapshot = reconcile.read(opened)
@@ -117,6 +124,12 @@ def repair_all(
     ]
     if dry_run:
         return repairs, []
+    if starting is not None:
+        for repair in repairs:
+            if isinstance(repair, VoidLease) and repair.cause is not None:
+                starting.begins(repair.cause)
+        if any(run.run_id is not None for run in snapshot.runs):
+            starting.is_over()
     return repairs, reconcile.apply_all(opened, repairs, settings, lambda run_id: fail_in_dagster(instance, run_id))
 
 

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import dagster as dg
 import pytest
+import structlog
 from dagster._core.events import EngineEventData
 from dagster._utils.error import serializable_error_info_from_exc_info
 from psycopg import Connection
@@ -20,6 +21,7 @@ from stats_pipeline.database import Database
 from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import LEASE_TAG
 from stats_pipeline.defs.upkeep import dagster_states, fail_in_dagster, failure_of_start, repair_all
+from stats_pipeline.log import Outage
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 
@@ -156,6 +158,26 @@ def test_why_no_run_starts_stands_on_the_waiting_job_until_one_does(
     steps.start(connection, "run-2")
     assert steps.job(connection, job_id).error_message is None
     assert job_status.list_set_aside(connection) == []
+
+
+def test_that_runs_do_not_start_is_logged_once_and_once_that_they_do(
+    connection: Connected, opened: Database, instance: dg.DagsterInstance
+) -> None:
+    starting = Outage("runs do not start", "runs start again")
+    steps.enqueue(connection)
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(2):
+            [leased] = steps.lease(connection)
+            launch_in_vain(instance, leased.lease_id)
+            for _ in range(3):
+                repair_all(opened, SETTINGS, instance, starting=starting)
+            connection.execute("update stats_pipeline.set_aside set next_try_at = now()")
+            connection.execute("update pgmq.q_stats_update set vt = now()")
+        steps.start(connection, add_run(instance, STATUS.STARTED))
+        for _ in range(3):
+            repair_all(opened, SETTINGS, instance, starting=starting)
+    assert [line["event"] for line in logged] == ["runs do not start", "runs start again"]
+    assert logged[0]["reason"] == "OSError: no space left on device"
 
 
 def test_a_lease_that_no_run_was_launched_for_has_no_cause(connection: Connected, instance: dg.DagsterInstance) -> None:
