@@ -65,10 +65,10 @@ def _fail(problem: str) -> NoReturn:
     raise typer.Exit(1) from None
 
 
-def _load(log_level: settings.LogLevel | None = None, *, serves: bool = False) -> settings.Settings:
-    """The settings, with warnings said. Only a command that serves has a log; of the others an error says all."""
+def _load(log_level: settings.LogLevel | None = None) -> settings.Settings:
+    """The settings, with warnings said. A command has no log: its error says all. What it starts has one."""
     loaded = settings.load(**({"STATS_LOG_LEVEL": log_level} if log_level else {}))
-    log.configure(loaded.log_level if serves else "error")
+    log.configure("error")
     for warning in settings.warnings():
         console.err.print(Text.assemble(("Warning:", "yellow"), " ", console.plain(warning)), soft_wrap=True)
     return loaded
@@ -80,14 +80,14 @@ def _interrupt() -> NoReturn:
 
 @contextmanager
 def _database(
-    *, makes: bool = True, log_level: settings.LogLevel | None = None, serves: bool = False
+    *, makes: bool = True, log_level: settings.LogLevel | None = None
 ) -> Iterator[tuple[settings.Settings, database.Database]]:
     """The database for a command that only needs it for a moment; the embedded one is started if it has to be.
 
     A command that `makes` nothing is refused where there is no embedded one yet.
     """
     with one_line_errors():
-        loaded = _load(log_level, serves=serves)
+        loaded = _load(log_level)
         if not makes:
             services.check_there_is_a_database(loaded)
         with services.database_for(loaded) as url, database.Database(url) as opened:
@@ -104,7 +104,7 @@ def _print_json(value: Any) -> None:
 def up(log_level: LogLevelOption = None) -> None:
     """Run everything until Ctrl-C: the database if it is the embedded one, migrations, Dagster's daemon and UI."""
     with one_line_errors():
-        loaded = _load(log_level, serves=True)
+        loaded = _load(log_level)
         say = console.say
         with services.single_instance(loaded):
             services.check_ports(loaded)
@@ -141,7 +141,7 @@ def demo(
     from stats_pipeline.demo import receiver, story  # noqa: PLC0415  # a server and a generator nobody else needs
 
     with one_line_errors():
-        loaded = _load(log_level, serves=True)
+        loaded = _load(log_level)
         today = datetime.now(ZoneInfo(loaded.timezone)).date()
         with services.single_instance(loaded), receiver.receiving() as app_server:
             services.check_ports(loaded)
@@ -185,7 +185,7 @@ def web(log_level: LogLevelOption = None) -> None:
     """Serve the admin's page and the HTTP API until Ctrl-C, for jobs that an `up` elsewhere works on."""
     from stats_pipeline.web import address, server  # noqa: PLC0415  # a web server no other command needs
 
-    with _database(log_level=log_level, serves=True) as (loaded, opened):
+    with _database(log_level=log_level) as (loaded, opened):
         services.check_port_is_free(address.address(loaded), loaded.web_port, "STATS_WEB_PORT")
         console.err.print(f"Admin page: {address.url(loaded)} · Ctrl-C stops")
         server.serve(loaded, opened.url)

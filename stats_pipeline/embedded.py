@@ -203,10 +203,11 @@ def _run(data: Path, program: str, *arguments: str) -> None:
     except subprocess.CalledProcessError as error:
         said = " ".join(error.stderr.split())[-300:]
         raise DatabaseUnavailable(
-            f"the embedded PostgreSQL in {data}: {program} failed: {said}{_logged(data)}"
+            f"the embedded PostgreSQL in {data.parent} did not {arguments[0] if program == 'pg_ctl' else 'start'}: "
+            f"{said}{_logged(data)}"
         ) from None
     except (OSError, subprocess.SubprocessError) as error:
-        raise DatabaseUnavailable(f"the embedded PostgreSQL in {data}: {one_line(error)}") from None
+        raise DatabaseUnavailable(f"the embedded PostgreSQL in {data.parent}: {one_line(error)}") from None
 
 
 def _logged(data: Path) -> str:
