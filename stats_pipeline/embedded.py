@@ -47,7 +47,7 @@ def running(folder: Path) -> Iterator[str]:
     """
     make_private(folder)
     with (folder / "postgres.users").open("a") as user:
-        with _sole(folder):
+        with sole(folder):
             fcntl.flock(user, fcntl.LOCK_SH)
             _start(folder)
         try:
@@ -55,7 +55,7 @@ def running(folder: Path) -> Iterator[str]:
             _install_queue(url)
             yield url
         finally:
-            with _sole(folder):
+            with sole(folder):
                 try:
                     fcntl.flock(user, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -68,7 +68,7 @@ def restart(folder: Path) -> bool:
     """Start the server again if it has died; whether it had. Raises `DatabaseUnavailable` if it does not start."""
     if is_running(folder):
         return False
-    with _sole(folder):
+    with sole(folder):
         _start(folder)
     return True
 
@@ -121,7 +121,7 @@ def _url(folder: Path) -> str:
     return f"postgresql://{_SUPERUSER}:@:5432/postgres?host={quote(str(_data(folder)), safe='/')}"
 
 
-def _sole(folder: Path) -> "fasteners.InterProcessLock":
+def sole(folder: Path) -> "fasteners.InterProcessLock":
     """Whoever starts or stops the server, one at a time."""
     return fasteners.InterProcessLock(folder / "postgres.lock")
 

@@ -26,6 +26,7 @@ from stats_pipeline.errors import (
     StatsPipelineError,
     one_line,
 )
+from stats_pipeline.log import Outage
 from stats_pipeline.models import Claim, Enqueued, Job, Lease, Payload, SetAside
 
 log = structlog.get_logger()
@@ -154,6 +155,7 @@ def heartbeat(connection: Connection[Any], *, run_id: str, lease_seconds: int) -
 def beating(database: Database, *, run_id: str, lease_seconds: int) -> Iterator[None]:
     """Beat each second until the end of the block. A beat that cannot be sent is missing: the next may get through."""
     ending = threading.Event()
+    silence = Outage(f"run {run_id} could not say that it is alive", f"run {run_id} is heard again")
 
     def beat() -> None:
         # The first beat at once: a process may do one function of a run, and live for less than a second.
@@ -161,8 +163,9 @@ def beating(database: Database, *, run_id: str, lease_seconds: int) -> Iterator[
             try:
                 with database.connection() as connection:
                     heartbeat(connection, run_id=run_id, lease_seconds=lease_seconds)
+                silence.is_over()
             except (psycopg.Error, StatsPipelineError) as error:
-                log.warning("a run could not say that it is alive", run_id=run_id, reason=one_line(error))
+                silence.begins(one_line(error))
             ending.wait(HEARTBEAT_SECONDS)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)

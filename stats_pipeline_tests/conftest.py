@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow
@@ -26,6 +27,12 @@ def clean_environment() -> None:
     for name in list(os.environ):
         if name.startswith(("STATS_", "DAGSTER_", "NEXT_PUBLIC_", "INTERNAL_API_KEY", "CRON_SECRET", "ADMIN_")):
             del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_another_test() -> None:
+    """Whoever configures the log does so for the process, and for the output that there was then."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session", autouse=True)

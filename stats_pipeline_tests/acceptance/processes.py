@@ -300,7 +300,8 @@ class Pipeline:
 
     def control_server(self, *arguments: str) -> None:
         """`pg_ctl` on the embedded server, for example `restart -m immediate`."""
-        embedded.control(self.home, *arguments)
+        with embedded.sole(self.home):  # or `up` would start it at the same time
+            embedded.control(self.home, *arguments)
 
 
 def _pid_of(application_name: str) -> int:

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from stats_pipeline import embedded
 from stats_pipeline_tests.acceptance.processes import RPCS, Pipeline, running, until
 from stats_pipeline_tests.acceptance.soundness import assert_sound
 
@@ -59,10 +60,8 @@ def test_an_outage_with_jobs_before_during_and_after_it(pipeline: Pipeline, tena
         running_then = pipeline.enqueue(tenant)
         until(pipeline.waiting, "the run")
         waiting_then = pipeline.enqueue(tenant)
-        pipeline.control_server("stop", "-m", "immediate")
-        try:
+        with embedded.sole(pipeline.home):  # so long `up` cannot start it again
+            embedded.control(pipeline.home, "stop", "-m", "immediate")
             time.sleep(OUTAGE)
-        finally:
-            pipeline.control_server("start")
     enqueued_after = until(lambda: pipeline.enqueue(uuid4()), "the database")
     assert_sound(pipeline, [running_then, waiting_then, enqueued_after])

@@ -1,6 +1,5 @@
 """The heartbeat of a run: what it keeps, when it ends, and that it goes on after whatever kept it from beating."""
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow
@@ -25,19 +25,17 @@ HEARTBEAT = "stats_pipeline.heartbeat(text, integer)"
 
 
 @pytest.fixture
-def missing() -> Iterator[threading.Event]:
+def missing() -> threading.Event:
     """Set when a beat could not be sent."""
     missed = threading.Event()
 
-    class Listening(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "could not say that it is alive" in record.getMessage():
-                missed.set()
+    def listen(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
+        if "could not say that it is alive" in event["event"]:
+            missed.set()
+        raise structlog.DropEvent
 
-    handler = Listening()
-    logging.getLogger(job_status.__name__).addHandler(handler)
-    yield missed
-    logging.getLogger(job_status.__name__).removeHandler(handler)
+    structlog.configure(processors=[listen])
+    return missed
 
 
 def last_beat(query: Query) -> datetime:
