@@ -339,9 +339,22 @@ def is_loopback(host: str) -> bool:
 
 
 def log_fd() -> int | None:
-    """The open file that this process was given for its log lines; None: its own standard error."""
-    fd = os.environ.get(LOG_FD)
-    return None if fd is None else int(fd)
+    """The open file that this process was given for its log lines; None: its own standard error.
+
+    A process that a library starts in between may not have inherited the file, or have another one under its number.
+    """
+    given = os.environ.get(LOG_FD, "")
+    try:
+        fd = int(given.partition(":")[0])
+        return fd if given == named_fd(fd) else None
+    except (ValueError, OSError):
+        return None
+
+
+def named_fd(fd: int) -> str:
+    """An open file of this process, so that another process can tell whether it has it."""
+    status = os.fstat(fd)
+    return f"{fd}:{status.st_dev}:{status.st_ino}"
 
 
 def warnings() -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from stats_pipeline.errors import StatsPipelineError
-from stats_pipeline.settings import LOG_FD
+from stats_pipeline.settings import LOG_FD, named_fd
 
 _READY_SECONDS = 60
 _LOOK_SECONDS = 0.05
@@ -54,7 +54,7 @@ class Child:
             with self.log.open("ab") as output:
                 self.process = subprocess.Popen(
                     self.command,
-                    env={**self.environment, LOG_FD: str(for_lines)},
+                    env={**self.environment, LOG_FD: named_fd(for_lines)},
                     cwd=self.folder,
                     stdin=subprocess.DEVNULL,
                     stdout=output,

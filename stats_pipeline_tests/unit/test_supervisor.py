@@ -181,7 +181,8 @@ def test_a_child_gets_only_the_environment_it_is_given(tmp_path: Path, superviso
 def test_what_a_child_prints_goes_to_its_file_and_its_lines_to_ours(
     tmp_path: Path, supervisor: Supervisor, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code = "import os, sys; print('chatter', flush=True); os.write(int(os.environ['STATS_LOG_FD']), b'a line of ours')"
+    code = "import os; print('chatter', flush=True); fd = int(os.environ['STATS_LOG_FD'].split(':')[0])"
+    code += "; os.write(fd, b'a line of ours')"
     started = child(tmp_path, f"{code}; {SLEEP}", "talker")
     supervisor.start(started)
     supervisor.watch(until=within(lambda: "chatter" in started.log.read_text()))
