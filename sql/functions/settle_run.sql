@@ -13,6 +13,7 @@ declare
     outcome_of_run jsonb;
     tags_due boolean;
     is_over boolean;
+    failures text;
     end_of_jobs jsonb := '{}';
     written uuid[];
 begin
@@ -44,14 +45,22 @@ begin
     is_over := settled.ended_at is not null
         and (not tags_due or settled.ended_at < clock_timestamp() - make_interval(secs => deadline_seconds));
     if is_over then
+        -- In the order in which they failed, and why the first one did.
+        select 'Failed functions: ' || string_agg(f.rpc || case when f.place = 1 then f.reason else '' end, ', '
+            order by f.place) into failures
+        from (
+            select
+                fr.rpc,
+                coalesce(' (' || nullif(trim(regexp_replace(fr.error, '\s+', ' ', 'g')), '') || ')', '') as reason,
+                row_number() over (order by fr.recorded_at, fr.rpc) as place
+            from stats_pipeline.function_result as fr
+            where fr.run_id = dagster_run_id and fr.status = 'failed'
+        ) as f;
         end_of_jobs := jsonb_build_object(
             'status', case when settled.outcome = 'succeeded' and not tags_due then 'completed' else 'failed' end,
             'completed_at', clock_timestamp(),
             'error_message', nullif(concat_ws('; ',
-                'Failed functions: ' || (
-                    select string_agg(f.rpc, ', ' order by f.rpc)
-                    from stats_pipeline.function_result as f
-                    where f.run_id = dagster_run_id and f.status = 'failed'),
+                case when length(failures) > 300 then left(failures, 299) || '…' else failures end,
                 case when tags_due then 'Cache tags not delivered: ' || (
                     select string_agg(t.tag, ', ')
                     from jsonb_array_elements_text(outcome_of_run #> '{cache,pending}') as t (tag))

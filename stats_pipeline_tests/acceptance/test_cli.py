@@ -202,7 +202,7 @@ def test_a_failed_job_is_retried_and_the_reason_for_failing_shown(cli: Cli, pipe
     finally:
         pipeline.query(f"alter function public.the_original(uuid) rename to {rpc}")
     assert failed.returncode == 1
-    assert f"Failed functions: {rpc}" in failed.stderr
+    assert f"Failed functions: {rpc} (function public.{rpc}() does not exist" in failed.stderr
     [job] = json.loads(cli("jobs", "--json", "--limit", "1").stdout)
     assert job["status"] == "failed"
 

@@ -131,7 +131,7 @@ def test_a_function_that_fails_for_good_takes_no_other_with_it(pipeline: Pipelin
     with replaced(pipeline, HALL_OF_FAME, "raise exception using errcode = '42501', message = 'no right to fame';"):
         failed = ended(pipeline, enqueue(pipeline, triggeredBy="post-match", matchId=7))
     assert failed["status"] == "failed"
-    assert failed["error_message"] == f"Failed functions: {HALL_OF_FAME.rpc}"
+    assert failed["error_message"] == f"Failed functions: {HALL_OF_FAME.rpc} (no right to fame (SQLSTATE 42501))"
     functions = failed["results"]["functions"]
     assert {rpc for rpc, result in functions.items() if result["status"] == "success"} == RPCS - {HALL_OF_FAME.rpc}
     result = functions[HALL_OF_FAME.rpc]

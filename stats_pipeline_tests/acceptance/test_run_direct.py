@@ -119,7 +119,7 @@ def test_a_function_that_fails_is_named_and_the_others_are_done(
     query(f"alter function public.{HALL_OF_FAME.rpc}(uuid) rename to the_original")
     finished = run_direct()
     assert finished.returncode == 1
-    assert f"Failed functions: {HALL_OF_FAME.rpc}" in finished.stderr
+    assert f"Failed functions: {HALL_OF_FAME.rpc} (" in finished.stderr
     assert told(app) == TAGS - set(HALL_OF_FAME.cache_tags)
 
 

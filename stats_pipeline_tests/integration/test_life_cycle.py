@@ -352,7 +352,7 @@ def test_a_failed_function_fails_the_job_by_name_and_no_other(
     steps.fail(connection, opened)
     job = steps.job(connection, job_id)
     assert job.status == "failed"
-    assert job.error_message == f"Failed functions: {TWO[1].rpc}"
+    assert job.error_message == f"Failed functions: {TWO[1].rpc} (no such table)"
     assert job.results is not None
     assert (job.results["successful_functions"], job.results["failed_functions"]) == (1, 1)
     assert job.results["functions"][TWO[1].rpc]["error"] == "no such table"

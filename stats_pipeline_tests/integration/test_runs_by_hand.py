@@ -62,7 +62,7 @@ def test_a_function_that_the_run_does_not_call_cannot_fail_it(connection: Connec
     job_status.fail(opened, "run-1", first.rpc, [first, later], "no such table")
     steps.settle(connection)
     job = steps.job(connection, claimed.job_ids[0])
-    assert (job.status, job.error_message) == ("failed", f"Failed functions: {first.rpc}")
+    assert (job.status, job.error_message) == ("failed", f"Failed functions: {first.rpc} (no such table)")
     assert job.results is not None
     assert list(job.results["functions"]) == [first.rpc]
 

@@ -50,14 +50,27 @@ def test_what_was_not_computed_is_not_made_good_by_the_app(
     assert steps.job(connection, job_id).status == "failed"
 
 
-def test_all_functions_that_failed_are_named_in_order(connection: Connected, opened: Database) -> None:
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("no such\n table", "{} (no such table), {}"),
+        ("", "{}, {}"),
+        ("long " * 99, "{} (" + "long " * 99),
+    ],
+    ids=["one line", "no reason", "a long one"],
+)
+def test_functions_that_failed_are_named_in_their_order_with_the_first_reason(
+    connection: Connected, opened: Database, reason: str, shown: str
+) -> None:
     job_id = steps.enqueue(connection)
     steps.start(connection)
-    for function in reversed(TWO):
-        opened.run("fail_function", run_id="run-1", rpc=function.rpc, error="no such table")
+    names = [function.rpc for function in reversed(TWO)]
+    for rpc, error in zip(names, (reason, "another reason"), strict=True):
+        opened.run("fail_function", run_id="run-1", rpc=rpc, error=error)
     steps.settle(connection)
-    named = ", ".join(sorted(function.rpc for function in TWO))
-    assert steps.job(connection, job_id).error_message == f"Failed functions: {named}"
+    expected = f"Failed functions: {shown.format(*names)}"
+    message = steps.job(connection, job_id).error_message
+    assert message == (expected if len(expected) <= 300 else f"{expected[:299]}…")
 
 
 @pytest.mark.parametrize("status", ["failed", "completed"])
