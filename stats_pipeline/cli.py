@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any, NoReturn
+from importlib.metadata import version
+from typing import Annotated, Any, Literal, NoReturn
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
@@ -33,10 +34,26 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+Trigger = Literal["post-match", "admin", "cron"]
 LogLevelOption = Annotated[
     settings.LogLevel | None, typer.Option(help="What to say besides; default: STATS_LOG_LEVEL, which is info.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        console.out.print(f"stats-pipeline {version('stats-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Refreshes a football club's player statistics: a queue in front, Dagster behind."""
 
 
 @contextmanager
@@ -213,11 +230,11 @@ def migrate_command(
 
 @app.command()
 def enqueue(
-    trigger: Annotated[str | None, typer.Option(help="post-match, admin or cron. Default: admin.")] = None,
-    match_id: Annotated[int | None, typer.Option(help="The match; post-match needs one.")] = None,
+    trigger: Annotated[Trigger | None, typer.Option(help="Default: admin.")] = None,
+    match_id: Annotated[int | None, typer.Option(help="The match; post-match needs one.", min=1)] = None,
     request_id: Annotated[str | None, typer.Option(help="Repeating one enqueues nothing. Default: a new UUID.")] = None,
     user_id: Annotated[str | None, typer.Option(help="Who asked, for the audit trail.")] = None,
-    tenant_id: Annotated[str | None, typer.Option(help="The club; default: the database's default tenant.")] = None,
+    tenant_id: Annotated[UUID | None, typer.Option(help="The club; default: the database's default tenant.")] = None,
     payload: Annotated[
         str | None, typer.Option(help="The whole payload as JSON, in place of the options above.")
     ] = None,
@@ -231,7 +248,7 @@ def enqueue(
         "--match-id": match_id,
         "--request-id": request_id,
         "--user-id": user_id,
-        "--tenant-id": tenant_id,
+        "--tenant-id": str(tenant_id) if tenant_id else None,
     }
     with one_line_errors():
         given = _payload_of(fields) if payload is None else _parse_payload(payload, fields)
@@ -309,6 +326,8 @@ def jobs(
     as_json: JsonOption = False,
 ) -> None:
     """List the newest jobs, newest first."""
+    if watch and as_json:
+        raise typer.BadParameter("--watch is for a terminal: call `jobs --json` repeatedly instead")
     with _database(makes=False) as (_, opened):
 
         def read() -> list[Job]:

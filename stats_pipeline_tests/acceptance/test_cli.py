@@ -5,9 +5,11 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -67,7 +69,13 @@ def test_without_a_command_all_are_listed(tmp_path: Path) -> None:
     [
         ("no-such-command",),
         ("enqueue", "--no-such-option"),
+        ("enqueue", "--trigger", "boredom"),
         ("enqueue", "--match-id", "seven"),
+        ("enqueue", "--match-id", "0"),
+        ("enqueue", "--match-id", "-7"),
+        ("enqueue", "--tenant-id", "the-other-club"),
+        ("enqueue", "--tenant-id", "[/red]"),
+        ("jobs", "--watch", "--json"),
         ("jobs", "--limit", "0"),
         ("retry",),
         ("retry", "no-uuid"),
@@ -79,6 +87,8 @@ def test_a_wrong_option_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...
     assert finished.returncode == 2
     assert finished.stdout == ""
     assert finished.stderr != ""
+    option = next((argument for argument in arguments if argument.startswith("--")), arguments[0])
+    assert option in finished.stderr
 
 
 # Enqueue, jobs, retry
@@ -120,16 +130,11 @@ def test_enqueue_takes_the_whole_payload(cli: Cli, pipeline: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--trigger", "boredom"), "triggeredBy"),
         (("--trigger", "post-match"), "--trigger"),
         (("--payload", '{"triggeredBy": "admin", "requestId": "1"}', "--match-id", "7"), "--payload"),
         (("--payload", '{"triggeredBy": "admin", "requestId": "1"}', "--trigger", "admin"), "--payload"),
-        (("--match-id", "0"), "matchId"),
-        (("--match-id", "-7"), "matchId"),
-        (("--tenant-id", "the-other-club"), "tenantId"),
         (("--request-id", ""), "requestId"),
         (("--request-id", "x" * 201), "requestId"),
-        (("--tenant-id", "[/red]"), "tenantId"),
         (("--payload", '{"triggeredBy": "admin"}'), "requestId"),
         (("--payload", '{"triggeredBy": "admin", "requestId": "1", "retryOf": "' + NO_JOB + '"}'), "retryOf"),
         (("--payload", "[]"), "payload"),
@@ -447,3 +452,11 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return []
+
+
+def test_the_version_is_shown_also_by_the_module(tmp_path: Path) -> None:
+    shown = run(tmp_path, "--version")
+    by_module = subprocess.run(
+        [sys.executable, "-m", "stats_pipeline", "--version"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == by_module.stdout == f"stats-pipeline {version('stats-pipeline')}\n"
