@@ -37,7 +37,9 @@ _FEWEST_FILES, _ENOUGH_FILES = 256, 4096
 _THE_PAGES_OWN = ("ADMIN_PASSWORD", "CRON_SECRET")
 _THE_RUNS_OWN = ("STATS_HTTP_PROXY", "STATS_APP_HEADERS")
 # All that a child inherits of the environment: what else is there would be read by one library or another.
-_INHERITED = re.compile(r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|(DY)?LD_LIBRARY_PATH")
+_INHERITED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|(DY)?LD_LIBRARY_PATH|FORWARDED_ALLOW_IPS"
+)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ HOSTILE_ENVIRONMENT = {
     "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "1",
     "DAGSTER_HOME": "/nowhere",
     "PYTHONWARNINGS": "error",
-    "FORWARDED_ALLOW_IPS": "*",
     "LC_ALL": "tr_TR.UTF-8",
     "A_SECRET_OF_ANOTHER_PROGRAM": "its value",
 }
