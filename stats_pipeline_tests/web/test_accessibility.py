@@ -19,7 +19,8 @@ SIZES = {"wide": {"width": 1200, "height": 900}, "phone": {"width": 375, "height
 
 
 def problems(page: Page) -> list[str]:
-    """What axe finds, one line per element."""
+    """What axe finds, one line per element, once the style sheet is there."""
+    page.wait_for_load_state("load")
     found = axe.Axe().run(
         page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
     )
