@@ -146,8 +146,8 @@ def _signatures() -> dict[str, str]:
 
 def _made(connection: Connection[Any]) -> dict[str, dict[str, str]]:
     """What there is of each file: a definition for its function and for each trigger."""
-    made: dict[str, dict[str, str]] = {name: {} for name in _signatures()}
     names = {signature: name for name, signature in _signatures().items()}
+    made: dict[str, dict[str, str]] = {name: {} for name in names.values()}
     for row in schema.describe(connection, "describe_functions", signatures=list(names)):
         made[names[row["signature"]]][row["object"]] = row["definition"]
     return made

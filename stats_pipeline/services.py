@@ -184,8 +184,9 @@ def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str
             supervisor.wait_until_ready(admin_page, lambda: _answers(web_address))
             supervisor.wait_until_ready(web_server, lambda: _answers((ui_host, settings.ui_port)))
             try:
-                ui_url = f"http://{f'[{ui_host}]' if ':' in ui_host else ui_host}:{settings.ui_port}"
-                yield Running(ui_url, address.url(settings), settings, supervisor, say)
+                yield Running(
+                    address.local_url(ui_host, settings.ui_port), address.url(settings), settings, supervisor, say
+                )
             finally:
                 say("Stopping …")
                 is_there = _wake_sensors(database_url)

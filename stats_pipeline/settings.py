@@ -33,6 +33,7 @@ from stats_pipeline.errors import SettingsError
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SQL_ROOT = PROJECT_ROOT / "sql"
 MAX_SESSION_HOURS = 720
+LOOPBACK = "127.0.0.1"
 
 # What dashboards and other clients add to a database URL, and libpq does not know.
 _FOREIGN_PARAMETERS = {
@@ -104,7 +105,7 @@ class Settings(BaseSettings):
     retention_days: int = Field(0, ge=0, le=3650, validation_alias="STATS_RETENTION_DAYS")
 
     # Servers. Loopback unless told otherwise.
-    host: str = Field("127.0.0.1", validation_alias="STATS_HOST")
+    host: str = Field(LOOPBACK, validation_alias="STATS_HOST")
     ui_port: int = Field(3000, ge=1, le=65535, validation_alias="STATS_UI_PORT")
     ui_url: AnyHttpUrl | None = Field(None, validation_alias="STATS_UI_URL")
     web_port: int = Field(8080, ge=1, le=65535, validation_alias="STATS_WEB_PORT")
@@ -279,7 +280,7 @@ class Settings(BaseSettings):
     @property
     def loopback_host(self) -> str:
         """Where to listen if nobody but this machine may connect."""
-        return self.host if is_loopback(self.host) else "127.0.0.1"
+        return self.host if is_loopback(self.host) else LOOPBACK
 
     @property
     def app_headers(self) -> dict[str, str]:

@@ -127,6 +127,7 @@ def main(workspace: str) -> None:
             log_level="warning",
             server_header=False,
             proxy_headers=False,
+            http="h11",  # the one of uvicorn's parsers that has a limit
             h11_max_incomplete_event_size=_MAX_HEADERS,
             timeout_graceful_shutdown=_GRACE,
         )

@@ -3,9 +3,7 @@
 By itself, so that the command line can say it without importing a web server.
 """
 
-from stats_pipeline.settings import Settings
-
-LOOPBACK = "127.0.0.1"
+from stats_pipeline.settings import LOOPBACK, Settings
 
 
 def address(settings: Settings) -> str:
@@ -18,7 +16,12 @@ def url(settings: Settings) -> str:
     host = address(settings)
     if host in ("0.0.0.0", "::"):  # noqa: S104  # all addresses, of which loopback is one
         host = LOOPBACK
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.web_port}/admin/info"
+    return f"{local_url(host, settings.web_port)}/admin/info"
+
+
+def local_url(host: str, port: int) -> str:
+    """A server on this machine, for a browser."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def access_note(settings: Settings) -> str | None:

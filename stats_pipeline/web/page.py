@@ -25,6 +25,7 @@ from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
 from stats_pipeline.models import Payload
 from stats_pipeline.settings import Settings
 from stats_pipeline.web import view
+from stats_pipeline.web.address import local_url
 from stats_pipeline.web.auth import COOKIE, Caller
 from stats_pipeline.web.context import Web, read_form, web_of
 
@@ -122,8 +123,7 @@ def dagster_url(settings: Settings) -> str:
     """Where the admin's browser finds Dagster."""
     if settings.ui_url is not None:
         return str(settings.ui_url).rstrip("/")
-    host = settings.loopback_host
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.ui_port}"
+    return local_url(settings.loopback_host, settings.ui_port)
 
 
 async def enqueue(request: Request) -> Response:

@@ -3,6 +3,7 @@ the environment, other pages of the browser, and a database that dies.
 """
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +167,13 @@ def test_dagsters_ui_is_for_its_own_pages(
     if status == 200:
         assert answer.headers["x-frame-options"] == "DENY"
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_a_request_of_megabytes_is_cut_off(ui: str) -> None:
+    with socket.create_connection(("127.0.0.1", int(ui.partition(":")[2])), timeout=20) as connection:
+        connection.sendall(f"GET /runs HTTP/1.1\r\nHost: {ui}\r\nX-Long: ".encode())
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            connection.sendall(b"x" * 20_000_000)
 
 
 def test_so_is_its_web_socket(ui: str) -> None:

@@ -171,29 +171,23 @@ class Damage(Upkeep):
             self.die(pick=pick, is_noticed=True)
             self.repair(is_twice=False)
             if meanwhile == "another joins":
-                payload = self.payload(process.club)
-                self.account.accept(self.enqueue_by("a", payload), payload)
+                self.enqueue_for(process.club)
             elif meanwhile == "done again":
                 for job in self._waiting(process.club):
                     self._write(job, {"status": "failed"})
                     self._write(job, {"status": "queued"})
                 self.repair(is_twice=False)
             self._pass(SPANS[1])
-            self.lease(is_launched=True)
-            for rescuer in [p for p in self.account.processes.values() if p.is_alive and p.club == process.club][-1:]:
-                self._go_on(rescuer, steps)
+            self._lease_and_go_on(process.club, steps)
 
     @step(club=CLUB, status=STATUS)
     def work_with_one_refused(self, club: int, status: str) -> None:
         """Of the jobs that one run does together, the app refuses one."""
         if not self.is_calm(CLUBS[club]):
             for _ in range(2):
-                payload = self.payload(club)
-                self.account.accept(self.enqueue_by("a", payload), payload)
+                self.enqueue_for(club)
             self._refuse(self._waiting(CLUBS[club])[0], status)
-            self.lease(is_launched=True)
-            for process in [p for p in self.account.processes.values() if p.is_alive and p.club == CLUBS[club]][-1:]:
-                self._go_on(process, 2 + 2 * len(FUNCTIONS))
+            self._lease_and_go_on(CLUBS[club], 2 + 2 * len(FUNCTIONS))
 
     def _waiting(self, club: str) -> list[Job]:
         jobs = self.account.jobs.values()

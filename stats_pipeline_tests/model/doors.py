@@ -38,6 +38,11 @@ class Doors(Base):
         self.account.send(msg_id, payload, mark)
         return None
 
+    def enqueue_for(self, club: int | str) -> None:
+        """A job of this club's, by the function."""
+        payload = self.payload(club)
+        self.account.accept(self.enqueue_by("a", payload), payload)
+
     @step(door=DOOR, club=CLUB, is_spelled=st.booleans(), match=MATCH)
     def enqueue(self, door: str, club: int, is_spelled: bool, match: int | None) -> None:
         """Of two open jobs for one match, an index of the app's refuses the second."""

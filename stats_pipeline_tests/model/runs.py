@@ -88,10 +88,13 @@ class Runs(Doors):
 
     @step(club=CLUB, steps=st.integers(0, 8))
     def enqueue_and_go_on(self, club: int, steps: int) -> None:
-        payload = self.payload(club)
-        self.account.accept(self.enqueue_by("a", payload), payload)
+        self.enqueue_for(club)
+        self._lease_and_go_on(CLUBS[club], steps)
+
+    def _lease_and_go_on(self, club: str, steps: int) -> None:
+        """What waits is leased, and the club's newest process does the next steps of its life."""
         self.lease(is_launched=True)
-        for process in [p for p in self.account.processes.values() if p.is_alive and p.club == CLUBS[club]][-1:]:
+        for process in [p for p in self.account.processes.values() if p.is_alive and p.club == club][-1:]:
             self._go_on(process, steps)
 
     def _go_on(self, process: Process, steps: int) -> None:
