@@ -1,10 +1,11 @@
 """The command line. Each command is a few lines: what it does is in the modules it calls.
 
-Errors that the user can put right are one line on standard error and exit code 1; a wrong option is exit code 2.
+Exit code 1: the work failed, and one line on standard error says why and what to do. Exit code 2: invalid usage.
 """
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -12,48 +13,50 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import Annotated, Any, Literal, NoReturn
+from importlib import metadata
+from typing import Annotated, Any, NoReturn
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 import psycopg
 import typer
 from rich.console import Group
-from rich.live import Live
 from rich.text import Text
 
 from stats_pipeline import console, database, direct, doctor, job_status, log, migrate, services, settings
-from stats_pipeline.errors import StatsPipelineError, is_permanent, one_line
-from stats_pipeline.models import Enqueued, Job, Payload
+from stats_pipeline.errors import InvalidJob, StatsPipelineError, is_permanent, one_line
+from stats_pipeline.models import Enqueued, Payload, Trigger
 
 app = typer.Typer(
-    help="Refreshes a football club's player statistics: a queue in front, Dagster behind.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
-Trigger = Literal["post-match", "admin", "cron"]
 LogLevelOption = Annotated[
-    settings.LogLevel | None, typer.Option(help="What to say besides; default: STATS_LOG_LEVEL, which is info.")
+    settings.LogLevel | None, typer.Option(help="How much to log to standard error. Default: STATS_LOG_LEVEL, or info.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the job to end; exit code 1 if it fails.")]
+TimeoutOption = Annotated[float, typer.Option(help="With --wait: seconds to wait before giving up.", min=1)]
+JobIdArgument = Annotated[
+    str, typer.Argument(metavar="JOB_ID", help="The job's id, or a beginning of it that no other job has.")
+]
 
 
-def _show_version(is_asked: bool) -> None:
+def _print_version(is_asked: bool) -> None:
     if is_asked:
-        console.out.print(f"stats-pipeline {version('stats-pipeline')}")
+        console.out.print(f"stats-pipeline {metadata.version('stats-pipeline')}")
         raise typer.Exit
 
 
 @app.callback()
 def main(
-    show_version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Refreshes a football club's player statistics: a queue in front, Dagster behind."""
+    """Refreshes a football club's player statistics after every match."""
 
 
 @contextmanager
@@ -69,10 +72,11 @@ def one_line_errors() -> Iterator[None]:
     except StatsPipelineError as error:
         _fail(str(error))
     except psycopg.Error as error:
-        advice = "bring it to this version with `stats-pipeline migrate`" if is_permanent(error) else "try again"
-        _fail(f"STATS_DATABASE_URL: the database refused: {one_line(error)}; {advice}")
+        advice = "run `stats-pipeline migrate` to update its schema" if is_permanent(error) else "try again"
+        _fail(f"STATS_DATABASE_URL: the database rejected the call: {one_line(error)}; {advice}")
     except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        _fail(f"STATS_HOME: {error.filename}: {error.strerror}; name a folder that may be written to")
+        path = os.fsdecode(error.filename or "")
+        _fail(f"STATS_HOME: {path}: {error.strerror}; choose a folder that this user may write to")
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -83,7 +87,7 @@ def _fail(problem: str) -> NoReturn:
 
 
 def _load(log_level: settings.LogLevel | None = None) -> settings.Settings:
-    """The settings, with warnings said. A command has no log: its error says all. What it starts has one."""
+    """The settings; warnings about them are printed. A command logs errors only; what it starts has the given level."""
     loaded = settings.load(**({"STATS_LOG_LEVEL": log_level} if log_level else {}))
     log.configure("error")
     for warning in settings.warnings():
@@ -99,9 +103,9 @@ def _interrupt() -> NoReturn:
 def _database(
     *, makes: bool = True, log_level: settings.LogLevel | None = None
 ) -> Iterator[tuple[settings.Settings, database.Database]]:
-    """The database for a command that only needs it for a moment; the embedded one is started if it has to be.
+    """The database, for the length of one command; the embedded one is started if it is not running.
 
-    A command that `makes` nothing is refused where there is no embedded one yet.
+    Without `makes`, the command is refused where there is no embedded one yet.
     """
     with one_line_errors():
         loaded = _load(log_level)
@@ -119,7 +123,11 @@ def _print_json(value: Any) -> None:
 
 @app.command()
 def up(log_level: LogLevelOption = None) -> None:
-    """Run everything until Ctrl-C: the database if it is the embedded one, migrations, Dagster's daemon and UI."""
+    """Run everything until Ctrl-C.
+
+    Starts the embedded database (unless STATS_DATABASE_URL is set), applies migrations, runs the admin page and
+    Dagster's code server, daemon and UI, and restarts any of them that dies.
+    """
     with one_line_errors():
         loaded = _load(log_level)
         say = console.say
@@ -138,7 +146,10 @@ def up(log_level: LogLevelOption = None) -> None:
 
 @app.command()
 def down() -> None:
-    """Stop the `up` or `demo` of this state folder, and whatever a killed one has left running."""
+    """Stop the `up` or `demo` of this state folder.
+
+    Also stops the processes that a killed one has left running.
+    """
     with one_line_errors():
         console.err.print("Stopped" if services.stop_all(_load()) else "Nothing was running")
 
@@ -146,14 +157,15 @@ def down() -> None:
 @app.command()
 def demo(
     exit_: Annotated[
-        bool, typer.Option("--exit", help="Stop after the job; exit code 0 only if all went well.")
+        bool, typer.Option("--exit", help="Stop after the job; exit code 1 if it did not succeed.")
     ] = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = None,
 ) -> None:
-    """Like `up`, plus a made-up league, one post-match job followed live to its end, and its results.
+    """Run everything, with a sample league and one job.
 
-    The app is played by a small HTTP server of the demo's own, which checks the key and counts the tags.
+    Like `up`, but adds a match to a sample league, follows its post-match job to the end and shows the statistics. A
+    small HTTP server stands in for the app: it checks the key and counts the cache tags.
     """
     from stats_pipeline.demo import receiver, story  # noqa: PLC0415  # a server and a generator nobody else needs
 
@@ -174,17 +186,15 @@ def demo(
                 with services.dagster_running(loaded, url, say=say) as running:
                     with opened.connection() as connection:
                         job_id = story.play_and_enqueue(connection, today)
-                    job = console.follow_job(opened, job_id, loaded.functions, timeout=story.JOB_TIMEOUT)
+                    job = console.follow_job(
+                        opened, job_id, loaded.functions, timeout=story.JOB_TIMEOUT, shown=not as_json
+                    )
                     result = story.outcome(job, app_server)
                     if as_json:
                         _print_json(asdict(result))
                     else:
                         story.show_tables(opened, loaded.functions)
-                        console.out.print(
-                            f"Job {result.status}: started {result.seconds_to_start} s and over "
-                            f"{result.seconds_to_complete} s after it was enqueued; "
-                            f"{len(result.delivered_tags)} cache tags received by the demo's app."
-                        )
+                        console.out.print(result.in_words(), soft_wrap=True)
                     good = result.is_complete(loaded.functions)
                     if not good:
                         reason = job.error_message or job.status
@@ -199,7 +209,10 @@ def demo(
 
 @app.command()
 def web(log_level: LogLevelOption = None) -> None:
-    """Serve the admin's page and the HTTP API until Ctrl-C, for jobs that an `up` elsewhere works on."""
+    """Serve only the admin page and the HTTP API.
+
+    Runs until Ctrl-C. The jobs are processed by an `up` elsewhere, on the same database.
+    """
     from stats_pipeline.web import address, server  # noqa: PLC0415  # a web server no other command needs
 
     with _database(log_level=log_level) as (loaded, opened):
@@ -212,11 +225,14 @@ def web(log_level: LogLevelOption = None) -> None:
 def migrate_command(
     reference_stats: Annotated[
         bool,
-        typer.Option(help="Also install the reference tables and stats functions, in a database that has none."),
+        typer.Option("--reference-stats", help="Also install the reference tables and stats functions, if missing."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring the database to this version. Safe to repeat, and beside an app's own tables."""
+    """Create or update the database schema.
+
+    Safe to repeat, and safe in a database that holds an app's own tables.
+    """
     with one_line_errors():
         loaded = _load()
         with services.database_for(loaded) as url, database.connect(url, autocommit=True) as connection:
@@ -230,90 +246,110 @@ def migrate_command(
 
 @app.command()
 def enqueue(
-    trigger: Annotated[Trigger | None, typer.Option(help="Default: admin.")] = None,
-    match_id: Annotated[int | None, typer.Option(help="The match; post-match needs one.", min=1)] = None,
-    request_id: Annotated[str | None, typer.Option(help="Repeating one enqueues nothing. Default: a new UUID.")] = None,
-    user_id: Annotated[str | None, typer.Option(help="Who asked, for the audit trail.")] = None,
-    tenant_id: Annotated[UUID | None, typer.Option(help="The club; default: the database's default tenant.")] = None,
-    payload: Annotated[
-        str | None, typer.Option(help="The whole payload as JSON, in place of the options above.")
+    trigger: Annotated[Trigger | None, typer.Option(help="What caused the refresh. Default: admin.")] = None,
+    match_id: Annotated[int | None, typer.Option(help="The match. Required for post-match.", min=1)] = None,
+    request_id: Annotated[
+        str | None, typer.Option(help="Idempotency key: reusing one returns the existing job. Default: a new UUID.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end; exit code 1 if it fails.")] = False,
-    timeout: Annotated[float, typer.Option(help="With --wait: give up after so many seconds.", min=1)] = 300,
+    user_id: Annotated[str | None, typer.Option(help="Who asked, for the audit trail.")] = None,
+    tenant_id: Annotated[UUID | None, typer.Option(help="The club. Default: the database's default tenant.")] = None,
+    payload: Annotated[
+        str | None, typer.Option(help="The whole payload as JSON, instead of the options above.")
+    ] = None,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = 300,
     as_json: JsonOption = False,
 ) -> None:
-    """Enqueue a refresh and print its job id. Something must be `up` to work on it."""
-    fields = {
-        "--trigger": trigger,
-        "--match-id": match_id,
-        "--request-id": request_id,
-        "--user-id": user_id,
-        "--tenant-id": str(tenant_id) if tenant_id else None,
+    """Enqueue a refresh and print its job id.
+
+    `stats-pipeline up` must be running to process it.
+    """
+    options = {
+        "triggeredBy": ("--trigger", trigger),
+        "matchId": ("--match-id", match_id),
+        "requestId": ("--request-id", request_id),
+        "userId": ("--user-id", user_id),
+        "tenantId": ("--tenant-id", tenant_id),
     }
-    with one_line_errors():
-        given = _payload_of(fields) if payload is None else _parse_payload(payload, fields)
+    if payload is not None:
+        if given := [option for option, value in options.values() if value is not None]:
+            raise typer.BadParameter(f"cannot be combined with {', '.join(given)}", param_hint="'--payload'")
+        content = _parse_json(payload)
+    elif trigger == "post-match" and match_id is None:
+        raise typer.BadParameter("post-match requires --match-id", param_hint="'--trigger'")
+    else:
+        content = Payload(
+            triggered_by=trigger or "admin",
+            request_id=str(uuid4()) if request_id is None else request_id,
+            match_id=match_id,
+            user_id=user_id,
+            tenant_id=None if tenant_id is None else str(tenant_id),
+            timestamp=datetime.now(UTC),
+        ).as_json()
     with _database() as (loaded, opened):
-        with opened.connection() as connection:
-            answer = job_status.enqueue(connection, given)
+        try:
+            with opened.connection() as connection:
+                answer = job_status.enqueue(connection, content)
+        except InvalidJob as error:
+            field, _, problem = str(error).partition(" ")
+            if payload is None and field in options:
+                raise typer.BadParameter(problem, param_hint=f"'{options[field][0]}'") from None
+            raise typer.BadParameter(str(error), param_hint="'--payload'") from None
         _show_enqueued(loaded, opened, answer, wait=wait, timeout=timeout, as_json=as_json)
 
 
-def _payload_of(fields: dict[str, Any]) -> dict[str, Any]:
-    trigger = "admin" if fields["--trigger"] is None else fields["--trigger"]
-    if trigger == "post-match" and fields["--match-id"] is None:
-        raise StatsPipelineError(
-            "--trigger post-match needs the match: add --match-id, or leave --trigger out to refresh without one"
-        )
-    return Payload(
-        triggered_by=trigger,
-        request_id=str(uuid4()) if fields["--request-id"] is None else fields["--request-id"],
-        match_id=fields["--match-id"],
-        user_id=fields["--user-id"],
-        tenant_id=fields["--tenant-id"],
-        timestamp=datetime.now(UTC),
-    ).as_json()
-
-
-def _parse_payload(text: str, fields: dict[str, Any]) -> Any:
-    if given := [option for option, value in fields.items() if value is not None]:
-        raise StatsPipelineError(f"--payload is the whole payload: put {', '.join(given)} into it, or leave it out")
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise StatsPipelineError(
-            f'--payload is no JSON ({error}); give one object, such as \'{{"triggeredBy": "admin", "requestId": "1"}}\''
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(
+            f'not valid JSON ({error}); expected an object such as {{"triggeredBy": "admin", "requestId": "1"}}',
+            param_hint="'--payload'",
         ) from None
 
 
 @app.command()
 def retry(
-    job_id: Annotated[UUID, typer.Argument(help="A failed job.")],
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Follow the new job to its end; exit code 1 if it fails.")
-    ] = False,
-    timeout: Annotated[float, typer.Option(help="With --wait: give up after so many seconds.", min=1)] = 300,
+    job_id: JobIdArgument,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = 300,
     as_json: JsonOption = False,
 ) -> None:
-    """Enqueue a failed job again, as a new job that names the old one."""
+    """Enqueue a failed job again.
+
+    This creates a new job, whose `retry_of` names the failed one.
+    """
+    beginning = _beginning_of_id(job_id)
     with _database(makes=False) as (loaded, opened):
         with opened.connection() as connection:
-            answer = job_status.retry(connection, job_id)
+            failed = job_status.find_job(connection, beginning)
+            if failed.status != "failed":
+                raise InvalidJob(f"job {failed.id} is {failed.status}: only a failed job can be retried")
+            answer = job_status.retry(connection, failed.id)
         _show_enqueued(loaded, opened, answer, wait=wait, timeout=timeout, as_json=as_json)
+
+
+def _beginning_of_id(given: str) -> str:
+    if not re.fullmatch("[0-9a-f][0-9a-f-]{3,35}", given.lower()):
+        raise typer.BadParameter("must be a job's id, or its first four characters or more", param_hint="'JOB_ID'")
+    return given.lower()
 
 
 def _show_enqueued(
     loaded: settings.Settings, opened: database.Database, answer: Enqueued, *, wait: bool, timeout: float, as_json: bool
 ) -> None:
-    job = console.follow_job(opened, answer.job_id, loaded.functions, timeout=timeout) if wait else None
+    job = None
+    if wait:
+        job = console.follow_job(opened, answer.job_id, loaded.functions, timeout=timeout, shown=not as_json)
     if as_json:
         shown = answer if job is None else answer.model_copy(update={"status": job.status})
         _print_json(shown.model_dump(mode="json", by_alias=True))
     elif job is None:
-        console.out.print(console.enqueued(answer))
+        console.out.print(console.enqueued(answer), soft_wrap=True)
     else:
         if answer.repeated:
-            console.out.print(console.enqueued(answer))
-        console.out.print(f"Job {job.id} {job.status}, {console.duration(job)}")
+            console.out.print(console.enqueued(answer), soft_wrap=True)
+        console.out.print(f"Job {job.id} {job.status}, {console.duration(job)}", soft_wrap=True)
     if job is not None and job.status != "completed":
         reason = job.error_message if job.is_over else f"still {job.status} after {timeout:g} seconds; is `up` running?"
         raise StatsPipelineError(f"job {job.id}: {reason}")
@@ -321,44 +357,54 @@ def _show_enqueued(
 
 @app.command()
 def jobs(
-    limit: Annotated[int, typer.Option(help="How many of the newest.", min=1, max=1000)] = 10,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing them until Ctrl-C.")] = False,
+    limit: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 10,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep the list up to date until Ctrl-C.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the newest jobs, newest first."""
     if watch and as_json:
-        raise typer.BadParameter("--watch is for a terminal: call `jobs --json` repeatedly instead")
+        raise typer.BadParameter("is for a terminal; call `jobs --json` repeatedly instead", param_hint="'--watch'")
     with _database(makes=False) as (_, opened):
 
-        def read() -> list[Job]:
+        def look() -> Group:
             with opened.connection() as connection:
-                return job_status.list_jobs(connection, limit=limit)
-
-        def tables() -> Group:
-            found = read()
-            with opened.connection() as connection:
-                set_aside = job_status.list_set_aside(connection)
-            return Group(
-                console.jobs_table(found) if found else "No background jobs found",
-                *([console.set_aside_table(set_aside)] if set_aside else []),
-            )
+                found = job_status.list_jobs(connection, limit=limit)
+                return console.overview(found, job_status.list_set_aside(connection))
 
         if as_json:
-            _print_json([job.model_dump(mode="json") for job in read()])
+            with opened.connection() as connection:
+                _print_json([job.model_dump(mode="json") for job in job_status.list_jobs(connection, limit=limit)])
         elif watch:
-            with Live(tables(), console=console.out, auto_refresh=False) as live:
+            with console.live(console.out) as show:
                 while True:
+                    show(look())
                     time.sleep(1)
-                    live.update(tables(), refresh=True)
         else:
-            console.out.print(tables())
+            console.out.print(look())
+
+
+@app.command("job")
+def job_command(job_id: JobIdArgument, as_json: JsonOption = False) -> None:
+    """Show one job in full.
+
+    Its status and the reason for a failure, each stats function, the cache tags and the payload.
+    """
+    beginning = _beginning_of_id(job_id)
+    with _database(makes=False) as (loaded, opened):
+        with opened.connection() as connection:
+            found = job_status.find_job(connection, beginning)
+        if as_json:
+            _print_json(found.model_dump(mode="json"))
+        else:
+            console.out.print(console.job_in_full(found, loaded.functions))
 
 
 @app.command()
 def run_direct(as_json: JsonOption = False) -> None:
-    """For emergencies: do the waiting jobs in this process, without Dagster; with none waiting, refresh every tenant.
+    """For emergencies: process jobs without Dagster.
 
-    Jobs of dead runs are given back first. Exit code 0 only if all of them completed, with their cache tags taken.
+    Jobs of crashed runs are queued again first. If no job is waiting, the statistics of every club are refreshed once.
+    Exit code 1 unless every job completed and the app confirmed its cache tags.
     """
     with _database() as (loaded, opened):
         job_ids = direct.run_direct(opened, loaded, console.say)
@@ -367,12 +413,12 @@ def run_direct(as_json: JsonOption = False) -> None:
         if as_json:
             _print_json([job.model_dump(mode="json") for job in done])
         elif done:
-            console.out.print(console.jobs_table(done))
+            console.out.print(console.overview(done))
         if not done:
-            raise StatsPipelineError("every tenant has a run that is at work already: `stats-pipeline jobs` shows it")
+            raise StatsPipelineError("every club has an open run already: see `stats-pipeline jobs`")
         if unfinished := [job for job in done if job.status != "completed"]:
             first = unfinished[0]
-            reason = first.error_message or f"it is {first.status}, until the app has taken its cache tags"
+            reason = first.error_message or f"still {first.status}, until the app confirms its cache tags"
             raise StatsPipelineError(f"{len(unfinished)} of {len(done)} jobs did not complete; {first.id}: {reason}")
 
 
@@ -380,31 +426,37 @@ def run_direct(as_json: JsonOption = False) -> None:
 def doctor_command(
     functions: Annotated[
         bool,
-        typer.Option("--functions", help="Also call each stats function for each tenant, and take it back."),
+        typer.Option("--functions", help="Also call each stats function for each club, and roll it back."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check settings, database, queue, stats functions, schema, Dagster and the app, and say what to do.
+    """Check the installation and say what to do.
 
-    Changes nothing. Exit code 0 only if there is no problem; a warning is none.
+    Checks settings, database, queue, stats functions, schema, Dagster and the app. Changes nothing. Exit code 1 if
+    there is a problem; warnings do not count.
     """
     with one_line_errors():
-        findings = list(doctor.examine(_load(), trying=console.say if functions else None))
+        loaded = settings.load()
+        log.configure("error")
+        findings = list(doctor.examine(loaded, trying=console.say if functions else None))
         if as_json:
             _print_json([asdict(finding) for finding in findings])
         else:
             console.out.print(console.findings_table(findings))
         problems = [finding.subject for finding in findings if finding.state == "problem"]
         if problems:
-            raise StatsPipelineError(f"something is wrong with: {', '.join(dict.fromkeys(problems))}")
+            raise StatsPipelineError(f"problems found: {', '.join(dict.fromkeys(problems))}")
 
 
 @app.command()
 def reconcile(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be repaired.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be repaired.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare queue, rows and runs once, and repair every mismatch. The daemon does this each second by itself."""
+    """Compare queue, rows and runs once, and repair any mismatch.
+
+    While `up` is running this happens every second.
+    """
     with _database(makes=False) as (loaded, opened):
         os.environ.update(services.dagster_environment(loaded, opened.url))
         from dagster import DagsterInstance  # noqa: PLC0415  # two seconds of imports that no other command needs
@@ -417,8 +469,8 @@ def reconcile(
             _print_json([{"repair": type(repair).__name__, **asdict(repair)} for repair in repairs])
         elif repairs:
             for repair in repairs:
-                console.out.print(console.plain(f"{'would' if dry_run else 'did'}: {repair}"))
+                console.out.print(console.plain(f"{'Would' if dry_run else 'Done:'} {repair}"), soft_wrap=True)
         else:
             console.out.print("Nothing to repair")
         if problems:
-            raise StatsPipelineError(f"{len(problems)} repairs failed and are set aside: {'; '.join(problems)}")
+            raise StatsPipelineError(f"{len(problems)} repairs failed and will be tried again: {'; '.join(problems)}")

@@ -3,14 +3,18 @@
 Everything is written to standard error or, as the command's result, to standard output; nothing here changes anything.
 """
 
+import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +25,7 @@ from stats_pipeline.database import Database
 from stats_pipeline.doctor import Finding
 from stats_pipeline.models import Enqueued, Job, SetAside
 
-# Where there is no terminal there is no width to keep to: tables are cut for people, logs and pipes take them whole.
+# Tables are fitted to the width of a terminal; without one (pipe, log) they are printed in full.
 _PIPE_WIDTH = 160
 # Without markup: what is shown was often written by others, and a bracket of theirs is a bracket.
 out = Console(markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
@@ -29,31 +33,51 @@ err = Console(markup=False, stderr=True, width=None if sys.stderr.isatty() else 
 
 _COLORS = {"queued": "yellow", "processing": "blue", "completed": "green", "failed": "red"}
 _MARKS = {"success": ("✓", "green"), "failed": ("✗", "red"), "retrying": ("↻", "yellow")}
+# Columns, with the width of the console from which on there is room for them.
+_JOB_COLUMNS = {"Job": 0, "Trigger": 0, "Status": 0, "Started": 0, "Duration": 80, "Attempts": 90, "Error": 150}
+_FUNCTION_COLUMNS = {"": 0, "Function": 0, "Took": 0, "Tries": 70, "Fills": 120}
+_SHORT_ID = 8
 _UNKNOWN_MARK = ("·", "dim")
 _FINDING_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
 _LOOK_SECONDS = 0.1
 
 
 def plain(value: object) -> Text:
-    """What others wrote, to be shown as it is, without what would reach the terminal's controls."""
+    """Text written by others, shown as it is, without characters that would control the terminal."""
     return Text("".join(character if character.isprintable() or character == "\n" else " " for character in str(value)))
 
 
 def say(message: str | Text) -> None:
-    """A line of progress; a text is taken to be ours."""
+    """Print a line of progress; a `Text` is ours, and printed with its colors."""
     err.print(message if isinstance(message, Text) else plain(message))
 
 
-def follow_job(database: Database, job_id: UUID, functions: Sequence[StatsFunction], *, timeout: float) -> Job:
-    """Show a job's functions live until it is over or `timeout` seconds have passed; the job as it then is."""
+@contextmanager
+def live(console: Console) -> Iterator[Callable[[RenderableType], None]]:
+    """Show one thing after the other in the same place; without a terminal only the last one, at the end."""
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as shown:
+            yield lambda renderable: shown.update(renderable, refresh=True)
+        return
+    last: deque[RenderableType] = deque(maxlen=1)
+    try:
+        yield last.append
+    finally:
+        console.print(*last)
+
+
+def follow_job(
+    database: Database, job_id: UUID, functions: Sequence[StatsFunction], *, timeout: float, shown: bool = True
+) -> Job:
+    """Wait until a job is over or `timeout` seconds have passed, showing its functions; the job as it then is."""
     deadline = time.monotonic() + timeout
-    job = _get(database, job_id)
-    with Live(function_table(job, functions), console=err, refresh_per_second=10, transient=False) as live:
-        while not job.is_over and time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
+    with live(err if shown else Console(quiet=True)) as show:
+        while True:
             job = _get(database, job_id)
-            live.update(function_table(job, functions))
-    return job
+            show(function_table(job, functions, err.width))
+            if job.is_over or time.monotonic() > deadline:
+                return job
+            time.sleep(_LOOK_SECONDS)
 
 
 def _get(database: Database, job_id: UUID) -> Job:
@@ -61,25 +85,44 @@ def _get(database: Database, job_id: UUID) -> Job:
         return job_status.get_job(connection, job_id)
 
 
-def function_table(job: Job, functions: Iterable[StatsFunction]) -> Table:
-    """The state of each function of a job. Anybody may write to `results`: its shape is not taken for granted."""
-    table = Table(
-        title=Text.assemble("Job ", str(job.id), "  ", (job.status, _COLORS[job.status])), title_justify="left"
-    )
-    for column in ("", "Function", "Took", "Tries", "Fills"):
-        table.add_column(column, justify="right" if column in ("Took", "Tries") else "left")
+def _fitted(columns: Mapping[str, int], width: int, title: Text | None = None) -> tuple[Table, list[str]]:
+    """A table of the columns that have room in this width, and their names."""
+    names = [name for name, needed in columns.items() if width >= needed]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    for name in names:
+        is_number = name in ("Took", "Tries", "Duration", "Attempts")
+        is_long = name in ("Error", "Fills")
+        table.add_column(
+            name,
+            justify="right" if is_number else "left",
+            overflow="fold" if is_long else "ellipsis",
+            no_wrap=not is_long,
+            max_width=12 if is_number else None,
+        )
+    return table, names
+
+
+def function_table(job: Job, functions: Iterable[StatsFunction], width: int = _PIPE_WIDTH) -> Group:
+    """The state of each function of a job, and what went wrong. The shape of `results`, which anybody may write, is not
+    taken for granted."""
+    title = Text.assemble("Job ", str(job.id), "  ", (job.status, _COLORS[job.status]))
+    table, names = _fitted(_FUNCTION_COLUMNS, width, title)
     results = _mapping((job.results or {}).get("functions"))
+    problems = []
     for function in functions:
         result = _mapping(results.get(function.rpc))
         mark, color = _MARKS.get(str(result.get("status")), _UNKNOWN_MARK)
-        table.add_row(
-            Text(mark, style=color),
-            function.rpc,
-            plain(f"{result.get('duration_ms')} ms" if result else ""),
-            plain(result.get("attempts", "")),
-            plain(result.get("error") or ", ".join(function.tables)),
-        )
-    return table
+        cells: dict[str, str | Text] = {
+            "": Text(mark, style=color),
+            "Function": function.rpc,
+            "Took": plain(f"{result.get('duration_ms')} ms" if result else ""),
+            "Tries": plain(result.get("attempts", "")),
+            "Fills": ", ".join(function.tables),
+        }
+        table.add_row(*(cells[name] for name in names))
+        if error := result.get("error"):
+            problems.append(plain(f"{function.rpc}: {error}"))
+    return Group(table, *problems)
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -87,28 +130,83 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def enqueued(answer: Enqueued) -> str:
-    """What became of a request; of one that was made before, when that was."""
+    """What a request led to, with the times of its job if that existed already."""
     times = {"enqueued": answer.created_at, "ended": answer.completed_at} if answer.repeated else {}
     shown = ", ".join([answer.status, *(f"{what} {_clock(moment)}" for what, moment in times.items() if moment)])
     return f"{answer.message}: {answer.job_id} ({shown})"
 
 
-def jobs_table(jobs: Iterable[Job]) -> Table:
-    """The job table, with the columns of the app's admin page."""
-    table = Table()
-    for column in ("Job", "Trigger", "Status", "Started", "Duration", "Tries", "Error"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("Job", "Status"))
+def overview(jobs: Sequence[Job], set_aside: Sequence[SetAside] = (), width: int | None = None) -> Group:
+    """Jobs and what is set aside, for people. Reasons that have no room in the table follow it in full."""
+    width = width or out.width
+    if not jobs:
+        parts: list[RenderableType] = ["No background jobs found"]
+    else:
+        parts = [jobs_table(jobs, width)]
+        if width < _JOB_COLUMNS["Error"]:
+            parts += [plain(f"{_short(job.id)} {problem}") for job in jobs if (problem := _problem(job))]
+    if set_aside:
+        parts += ["", set_aside_table(set_aside)]
+    return Group(*parts)
+
+
+def jobs_table(jobs: Iterable[Job], width: int = _PIPE_WIDTH) -> Table:
+    """One line per job, with the columns of the app's admin page that have room."""
+    table, names = _fitted(_JOB_COLUMNS, width)
+    is_wide = width >= _JOB_COLUMNS["Error"]
     for job in jobs:
-        table.add_row(
-            str(job.id),
-            plain(f"{job.job_payload.get('triggeredBy', '?')}{f' ({job.match})' if job.match else ''}"),
-            Text(job.status, style=_COLORS[job.status]),
-            _clock(job.started_at),
-            duration(job),
-            str(job.attempts),
-            plain("; ".join(filter(None, [job.error_message, *(f"odd: {oddity}" for oddity in job.oddities)]))),
-        )
+        cells: dict[str, str | Text] = {
+            "Job": str(job.id) if is_wide else _short(job.id),
+            "Trigger": plain(f"{job.job_payload.get('triggeredBy', '?')}{f' ({job.match})' if job.match else ''}"),
+            "Status": Text(job.status, style=_COLORS[job.status]),
+            "Started": _clock(job.started_at) if is_wide else _clock(job.started_at)[5:16] or "N/A",
+            "Duration": duration(job),
+            "Attempts": str(job.attempts),
+            "Error": plain(_problem(job)),
+        }
+        table.add_row(*(cells[name] for name in names))
     return table
+
+
+def _short(job_id: UUID) -> str:
+    return f"{str(job_id)[:_SHORT_ID]}…"
+
+
+def _problem(job: Job) -> str:
+    return "; ".join(filter(None, [job.error_message, *(f"odd: {oddity}" for oddity in job.oddities)]))
+
+
+def job_in_full(job: Job, functions: Iterable[StatsFunction], width: int | None = None) -> Group:
+    """All that is known about one job."""
+    results = job.results or {}
+    cache = _mapping(results.get("cache"))
+    facts = {
+        "Reason": _problem(job),
+        "Trigger": " ".join(filter(None, [str(job.job_payload.get("triggeredBy", "?")), job.match])),
+        "Club": job.tenant_id or "default",
+        "Retry of": job.retry_of,
+        "Enqueued": _clock(job.created_at),
+        "Started": _clock(job.started_at),
+        "Completed": _clock(job.completed_at),
+        "Duration": duration(job),
+        "Attempts": job.attempts,
+        "Run": job.run_id,
+        "Cache tags": cache.get("status"),
+        "Delivered": _listed(cache.get("delivered")),
+        "Pending": _listed(cache.get("pending")),
+        "Payload": json.dumps(job.job_payload, ensure_ascii=False),
+    }
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value not in (None, ""):
+            table.add_row(name, plain(value))
+    return Group(function_table(job, functions, width or out.width), "", table)
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else ""
 
 
 def duration(job: Job) -> str:
@@ -126,15 +224,20 @@ def _clock(moment: datetime | None) -> str:
 
 def set_aside_table(set_aside: Iterable[SetAside]) -> Table:
     """What could not be done and is tried again."""
-    table = Table("What", "Reason", "Since", "Tries", title="Set aside, and tried again", title_justify="left")
+    table = Table(title="Set aside, and tried again", title_justify="left", box=None, pad_edge=False)
+    for name in ("What", "Reason", "Since", "Tries"):
+        table.add_column(name, overflow="fold", min_width=4, justify="right" if name == "Tries" else "left")
     for one in set_aside:
         table.add_row(plain(f"{one.what} {one.key}"), plain(one.reason), _clock(one.since), str(one.tries))
     return table
 
 
 def findings_table(findings: Iterable[Finding]) -> Table:
-    """What `doctor` has found."""
-    table = Table("", "Subject", "Finding")
+    """The findings of `doctor`."""
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for finding in findings:
         mark, color = _FINDING_MARKS[finding.state]
         table.add_row(Text(mark, style=color), finding.subject, plain(finding.said))
@@ -142,10 +245,16 @@ def findings_table(findings: Iterable[Finding]) -> Table:
 
 
 def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """Any rows, under the names of their columns."""
-    table = Table(title=title, title_justify="left")
-    for column in rows[0] if rows else ():
-        table.add_column(column.replace("_", " "))
+    """Any rows, under the names of their columns; numbers are right-aligned, without trailing zeros."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column, value in (rows[0] if rows else {}).items():
+        is_number = isinstance(value, int | float | Decimal)
+        table.add_column(column.replace("_", " "), justify="right" if is_number else "left")
     for row in rows:
-        table.add_row(*(plain(value) for value in row.values()))
+        table.add_row(*(plain(_number(value) if isinstance(value, Decimal) else value) for value in row.values()))
     return table
+
+
+def _number(value: Decimal) -> str:
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,7 +1,7 @@
 """Connections, transactions and the named queries of `sql/queries/`.
 
 One `Database` per process; it opens connections when they are used, not before. What the queries mean belongs to
-`job_status.py`, `queue.py` and `outbox.py`; which database is used belongs to `settings.py` and `embedded.py`.
+`job_status.py` and `outbox.py`; which database is used belongs to `settings.py` and `embedded.py`.
 """
 
 import functools
@@ -58,8 +58,8 @@ _outage = Outage("the database is out of reach", "the database is back")
 class Database:
     """A pool of autocommit connections with dictionary rows to one PostgreSQL, safe to share between threads.
 
-    Whoever asks for a connection waits `patience` seconds for one at most. `ahead` connections are opened, in the
-    background, before anybody asks.
+    A request for a connection waits at most `patience` seconds. `ahead` connections are opened in the background,
+    before the first request.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[Connection[DictRow]]:
-        """A pooled autocommit connection. Raises `DatabaseUnavailable` when none is to be had."""
+        """A pooled autocommit connection. Raises `DatabaseUnavailable` if none is available."""
         self._pool.open()
         try:
             connection = self._pool.getconn()
@@ -145,11 +145,12 @@ def connect(url: str, *, autocommit: bool = False, application_name: str = "stat
             url, **_arguments(application_name=application_name, autocommit=autocommit)
         )
     except psycopg.OperationalError as error:
-        reason = one_line(error).replace(str(conninfo_to_dict(url).get("password") or "\0"), "***")
+        reason = one_line(error).partition(" Is the server running")[0].removeprefix("connection failed: ")
+        reason = reason.replace(str(conninfo_to_dict(url).get("password") or "\0"), "***")
         _outage.begins(reason)
         raise DatabaseUnavailable(
-            f"STATS_DATABASE_URL: {describe(url)} does not let us in: {reason}. "
-            "Check host, port, user, password and sslmode"
+            f"STATS_DATABASE_URL: cannot connect to {describe(url)}: {reason.rstrip('.?! ')}; "
+            "check host, port, user, password and sslmode"
         ) from None
     _configure(connection)
     _outage.is_over()
@@ -191,7 +192,10 @@ def can_listen(url: str) -> bool:
 def describe(url: str) -> str:
     """The database as text for people: host, port and name, without the user's password."""
     parts = conninfo_to_dict(url)
-    return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+    host = str(parts.get("host", "localhost"))
+    if host.startswith("/"):
+        return f"the socket in {host}"
+    return f"{host}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
 
 
 def database_url(settings: Settings) -> str:

@@ -1,7 +1,7 @@
-"""The emergency path: this process does the waiting jobs itself, without Dagster.
+"""The emergency path: this process runs the waiting jobs itself, without Dagster.
 
-It leases, claims, computes, delivers and settles with the SQL functions that a run of Dagster uses. So a Dagster that
-is alive after all neither doubles nor undoes it, and the jobs end in the table like any other. There are no retries.
+It leases, claims, computes, delivers and settles with the SQL functions that a run of Dagster uses. So it may run
+beside Dagster: nothing is done twice or undone, and the jobs end in the table like any other. There are no retries.
 """
 
 import os
@@ -24,10 +24,10 @@ from stats_pipeline.settings import Settings
 
 
 def run_direct(opened: Database, settings: Settings, say: Callable[[str], None]) -> list[UUID]:
-    """Do every job that waits, or refresh every tenant if none does; the ids of the jobs that were worked on.
+    """Run every waiting job, or refresh every tenant if there is none; the ids of the jobs that were processed.
 
-    First gives back the jobs of runs that are dead. A tenant whose run is alive is left to that run. If this process
-    dies, its jobs are rescued like those of any run. Raises `InvalidJob` in the end if a tenant is refused.
+    The jobs of crashed runs are queued again first. A tenant whose run is alive is left to that run. If this process
+    dies, its jobs are rescued like those of any run. Raises `InvalidJob` at the end if a tenant was refused.
     """
     _repair(opened, settings, say)
     opened.run("make_jobs_visible")
@@ -51,10 +51,10 @@ def run_direct(opened: Database, settings: Settings, say: Callable[[str], None])
 
 
 def _repair(opened: Database, settings: Settings, say: Callable[[str], None]) -> None:
-    """Dead runs give their jobs back, and tags that other runs have left due are delivered."""
+    """Queue the jobs of crashed runs again, and deliver the tags that other runs have left due."""
     repairs = reconcile.decide(reconcile.read(opened), None, reconcile.limits_of(settings))
     for repair in repairs:
-        say(f"To repair: {repair}")
+        say(f"Repairing: {repair}")
     for problem in reconcile.apply_all(opened, repairs, settings, fail_in_dagster=lambda _: None):
         say(f"Not repaired: {problem}")
     _deliver(opened, settings, say, run_id=None)
@@ -83,7 +83,7 @@ def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings
 
 
 def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], None]) -> tuple[UUID, ...]:
-    """One run. Its functions are computed at once, as far as their order allows; then their tags are delivered."""
+    """One run: its functions in parallel, as far as their order allows; then the delivery of their tags."""
     run_id = str(uuid4())
     functions = sorted(function.rpc for function in settings.functions)
     name = f"stats-pipeline run {run_id[:8]} pid {os.getpid()}"  # by which a run that is given up is cut off
@@ -99,9 +99,10 @@ def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], No
                     payload={},
                 )
             except LeaseLost:
-                return ()  # the run before took so long that somebody else was given the jobs
+                return ()  # the previous run took so long that the lease expired and another run got the jobs
         assert claimed is not None  # a leased run waits for no other
-        say(f"Tenant {lease.tenant_id or 'default'}: {len(claimed.job_ids)} jobs, {len(functions)} functions …")
+        jobs = f"{count} jobs" if (count := len(claimed.job_ids)) != 1 else "1 job"
+        say(f"Club {lease.tenant_id or 'default'}: {jobs}, {len(functions)} functions …")
         with job_status.beating(opened, run_id=run_id, lease_seconds=settings.lease):
             _compute_all(opened, claimed, settings, say)
             _deliver(opened, settings, say, run_id=run_id)
@@ -171,4 +172,4 @@ def _deliver(opened: Database, settings: Settings, say: Callable[[str], None], *
     with closing(CacheClient(settings)) as cache:
         delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline, run_id=run_id)
     if delivery.problem:
-        say(f"Cache tags stay due: {delivery.problem}")
+        say(f"Cache tags not delivered yet: {delivery.problem}")

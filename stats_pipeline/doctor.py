@@ -1,23 +1,25 @@
-"""Looks at everything the pipeline depends on, tries it, and says what to do about what is wrong.
+"""Checks everything the pipeline depends on, by trying it, and says what to do about each problem.
 
-It leaves nothing behind, and asks once, from outside. What happens over time is in `web/health.py` and
-`web/metrics.py`.
+It leaves nothing behind. What happens over time is in `web/health.py` and `web/metrics.py`.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import psycopg
+from croniter import croniter
 from psycopg import Connection
 
 from stats_pipeline import database, job_status, migrate
 from stats_pipeline.cache import CacheClient, route
 from stats_pipeline.database import run, run_one
 from stats_pipeline.errors import DatabaseUnavailable, one_line
-from stats_pipeline.settings import Settings
+from stats_pipeline.settings import Settings, warnings
 
 OLDEST_SERVER = 15
 _FOREIGN_KEY_SQLSTATE = "23503"
@@ -27,7 +29,7 @@ LATE_TICK_SECONDS = 90  # a tick waits up to 20 s for work, and the next one fol
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one subject: well, or a warning (jobs are done, but), or a problem (they are not)."""
+    """`ok`; `warning`: jobs run, with a limitation; `problem`: jobs do not run."""
 
     subject: str
     state: Literal["ok", "warning", "problem"]
@@ -35,20 +37,28 @@ class Finding:
 
 
 def examine(settings: Settings, *, trying: Callable[[str], None] | None = None) -> Iterator[Finding]:
-    """Every finding, the first ones first to be put right; never raises.
+    """All findings, in the order in which to fix them; never raises.
 
-    With `trying`, which is told the progress, each stats function is called for each club too, and taken back.
+    With `trying`, which is told the progress, each stats function is also called for each club, and rolled back.
     """
+    yield from _examine_settings(settings)
     try:
         url = database.database_url(settings)
         with database.connect(url, autocommit=True) as connection:
-            yield Finding("database", "ok", f"{database.describe(url)} lets us in")
             yield from _examine_database(connection, url, settings, trying)
     except DatabaseUnavailable as error:
         yield Finding("database", "problem", str(error))
     except psycopg.Error as error:
-        yield Finding("database", "problem", f"STATS_DATABASE_URL: the database refused: {one_line(error)}")
+        yield Finding("database", "problem", f"STATS_DATABASE_URL: the database rejected the call: {one_line(error)}")
     yield _examine_app(settings)
+
+
+def _examine_settings(settings: Settings) -> Iterator[Finding]:
+    ignored = warnings()
+    yield from (Finding("settings", "warning", warning) for warning in ignored)
+    if not ignored:
+        clubs = f"{len(settings.tenants)} in STATS_TENANTS" if settings.tenants else "the default one"
+        yield Finding("settings", "ok", f"all valid; functions: {len(settings.functions)}, clubs: {clubs}")
 
 
 def _examine_database(
@@ -56,6 +66,13 @@ def _examine_database(
 ) -> Iterator[Finding]:
     rpcs = [function.rpc for function in settings.functions]
     found = run_one(connection, "examine_database", rpcs=rpcs, with_tenant=bool(settings.tenants))
+    pgmq = "not installed" if not found["has_pgmq"] else found["pgmq_version"] or "installed from SQL"
+    yield Finding(
+        "database",
+        "ok",
+        f"connected to {database.describe(url)}: PostgreSQL {found['server']}, pgmq {pgmq}, "
+        f"{found['free_connections']} of {found['max_connections']} connections free",
+    )
     if found["server_version"] < OLDEST_SERVER * 10_000:
         version = found["server_version"] // 10_000
         yield Finding("database", "problem", f"PostgreSQL {version} is too old: use {OLDEST_SERVER} or newer")
@@ -73,11 +90,11 @@ def _examine_database(
         yield Finding(
             "functions",
             "problem",
-            f"{', '.join(missing)} cannot be called as this role{' with a tenant' if settings.tenants else ''}: "
+            f"this role may not call {', '.join(missing)}{' with a tenant' if settings.tenants else ''}: "
             "create them, grant execute, or install ours with `stats-pipeline migrate --reference-stats`",
         )
     else:
-        yield Finding("functions", "ok", f"all {len(rpcs)} can be called")
+        yield Finding("functions", "ok", f"this role may call all {len(rpcs)}")
     pending = migrate.pending(connection) if found["is_migrated"] else ["everything"]
     if pending:
         yield Finding("schema", "problem", f"{', '.join(pending)} to apply: run `stats-pipeline migrate`")
@@ -85,7 +102,7 @@ def _examine_database(
     different = list(migrate.differences(connection))
     yield from (Finding("schema", "problem", difference) for difference in different)
     if not different:
-        yield Finding("schema", "ok", "at this version, and all there")
+        yield Finding("schema", "ok", "up to date and complete")
     yield _rehearse(connection, rpcs)
     yield from _examine_clubs(connection, settings)
     yield from _examine_visitors(connection)
@@ -97,11 +114,15 @@ def _examine_database(
 def _rehearse(connection: Connection[Any], rpcs: Sequence[str]) -> Finding:
     failed = run_one(connection, "rehearse", functions=list(rpcs))
     if failed["step"] is None:
-        return Finding("jobs", "ok", "one of a made-up club went from enqueue to completed, and was taken back")
+        return Finding(
+            "jobs",
+            "ok",
+            "a trial job of a club that does not exist went from enqueued to completed, and was rolled back",
+        )
     where = f"{failed['step']}: {' '.join(failed['problem'].split())} (SQLSTATE {failed['state']})"
     if failed["state"] == _FOREIGN_KEY_SQLSTATE:
-        return Finding("jobs", "warning", f"could not be tried with a made-up club, which the app refuses at {where}")
-    return Finding("jobs", "problem", f"none would be done, as it fails at {where}")
+        return Finding("jobs", "warning", f"no trial: the app's schema rejects a club that does not exist at {where}")
+    return Finding("jobs", "problem", f"no job can run: the trial job fails at {where}")
 
 
 def _try_functions(connection: Connection[Any], settings: Settings, say: Callable[[str], None]) -> Iterator[Finding]:
@@ -122,14 +143,18 @@ def _try_functions(connection: Connection[Any], settings: Settings, say: Callabl
                 yield Finding("trial", "problem", f"{function.rpc} fails for {club} after {took}: {one_line(error)}")
                 continue
             if milliseconds is None:
-                yield Finding("trial", "warning", f"{club} has an open run: {function.rpc} and the rest were not tried")
+                yield Finding(
+                    "trial",
+                    "warning",
+                    f"{club} has an open run: {function.rpc} and the functions after it were not tried",
+                )
                 break
         else:
             yield Finding(
                 "trial",
                 "problem" if broken else "ok",
                 f"{len(settings.functions) - broken} of {len(settings.functions)} functions work for {club}: "
-                f"tried in {time.monotonic() - began:.1f} s, nothing was kept",
+                f"tried in {time.monotonic() - began:.1f} s, and rolled back",
             )
 
 
@@ -142,7 +167,7 @@ def _examine_clubs(connection: Connection[Any], settings: Settings) -> Iterator[
             "clubs",
             "warning",
             "this role does not see every row of public.tenants (grant select, row security): "
-            "a job of a club that does not exist is not refused",
+            "jobs of a club that does not exist are not refused",
         )
     elif found["unknown"]:
         unknown = ", ".join(str(tenant) for tenant in found["unknown"])
@@ -150,7 +175,7 @@ def _examine_clubs(connection: Connection[Any], settings: Settings) -> Iterator[
             "clubs", "problem", f"STATS_TENANTS: {unknown} is not in public.tenants: its nightly job is refused"
         )
     else:
-        yield Finding("clubs", "ok", "a job of a club that is not in public.tenants is refused")
+        yield Finding("clubs", "ok", "jobs of a club that is not in public.tenants are refused")
 
 
 def _examine_visitors(connection: Connection[Any]) -> Iterator[Finding]:
@@ -159,7 +184,7 @@ def _examine_visitors(connection: Connection[Any]) -> Iterator[Finding]:
         yield Finding(
             "visitors",
             "warning",
-            f"anybody with the app's public key (role anon) may read {' and '.join(found['columns'])} {whose} in "
+            f"anyone with the app's public key (role anon) may read {' and '.join(found['columns'])} {whose} in "
             "background_job_status, with userId, requestId and the text of errors. If no page of the app needs that: "
             + _KEEP_VISITORS_OUT,
         )
@@ -169,39 +194,50 @@ def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[F
     work = run_one(connection, "check_health", route=route(settings))
     since = work["seconds_since_tick"]
     if since is None or since > LATE_TICK_SECONDS:
-        last = "never" if since is None else f"{since:.0f} seconds ago"
+        last = "no sensor tick yet" if since is None else f"last sensor tick {since:.0f} seconds ago"
         yield Finding(
             "Dagster",
             "problem",
-            f"no sensor is at work (the last one: {last}), {work['waiting']} jobs wait: start `stats-pipeline up`; "
-            "until then `stats-pipeline run-direct` does them",
+            f"not running ({last}); jobs waiting: {work['waiting']}. Start `stats-pipeline up`; "
+            "until then `stats-pipeline run-direct` processes them",
         )
     else:
-        yield Finding("Dagster", "ok", f"sensors are at work, {work['waiting']} jobs wait")
+        yield Finding("Dagster", "ok", "sensors are running")
     for kind in ("sensors", "schedules"):
         if names := work[f"stopped_{kind}"]:
             yield Finding(
                 "Dagster",
                 "problem" if kind == "sensors" else "warning",
-                f"somebody has stopped the {kind} {', '.join(names)}: start them in Dagster's UI"
+                f"stopped in Dagster's UI: the {kind} {', '.join(names)}; start them there"
                 + (", or start `stats-pipeline up` again" if kind == "sensors" else ""),
             )
+    if not work["stopped_schedules"]:
+        yield Finding("nightly refresh", "ok", f"next {_next_night(settings)}, while Dagster is running")
+    if work["has_queue"]:
+        yield Finding("queue", "ok", f"jobs waiting: {work['waiting']}")
+    else:
+        yield Finding("queue", "problem", "the queue stats_update is missing: run `stats-pipeline migrate`")
     if work["undelivered_tags"]:
-        yield Finding("cache tags", "warning", f"{work['undelivered_tags']} wait for the app to take them")
+        yield Finding("cache tags", "warning", f"not confirmed by the app yet: {work['undelivered_tags']}")
     for repeated in run(connection, "list_repeated_requests"):
         yield Finding(
             "requests",
             "warning",
             f"requestId {repeated['request_id']!r} of club {repeated['club']} was used again on {repeated['times']} "
             f"days of the last week, most recently at {repeated['last_at']:%Y-%m-%d %H:%M} UTC: each time the answer "
-            f"was its old job {repeated['job_id']}, and nothing was computed. Give each call a requestId of its own, "
+            f"was its old job {repeated['job_id']}, and nothing was computed. Give each call its own requestId, "
             "such as gen_random_uuid()",
         )
     for aside in job_status.list_set_aside(connection):
         tried = f"tried {aside.tries} times since {aside.since:%Y-%m-%d %H:%M:%S} UTC"
         yield Finding(
-            "set aside", "warning", f"{aside.what} {aside.key}: {aside.reason} ({tried}; tried again by itself)"
+            "set aside", "warning", f"{aside.what} {aside.key}: {aside.reason} ({tried}; retried automatically)"
         )
+
+
+def _next_night(settings: Settings) -> str:
+    now = datetime.now(ZoneInfo(settings.timezone))
+    return f"{croniter(settings.cron, now).get_next(datetime):%Y-%m-%d %H:%M} {settings.timezone}"
 
 
 def _examine_app(settings: Settings) -> Finding:
@@ -209,5 +245,5 @@ def _examine_app(settings: Settings) -> Finding:
         return Finding("app", "warning", "no cache tag is delivered: set NEXT_PUBLIC_APP_URL and INTERNAL_API_KEY")
     with closing(CacheClient(settings)) as cache:
         problem = cache.invalidate((), request_id="doctor").problem
-        said = problem or "takes our key"
+        said = problem or "reachable, accepts INTERNAL_API_KEY"
         return Finding("app", "problem" if problem else "ok", f"{cache.url}: {said}")

@@ -277,5 +277,18 @@ def get_job(connection: Connection[Any], job_id: UUID) -> Job:
     return Job.model_validate(rows[0])
 
 
+def find_job(connection: Connection[Any], beginning: str) -> Job:
+    """The one job whose id begins so. Raises `InvalidJob` if there is none, or more than one."""
+    ids = [row["id"] for row in run(connection, "find_jobs", beginning=beginning)]
+    if not ids:
+        is_whole = len(beginning) == len(str(uuid4()))
+        raise InvalidJob(
+            f"job {beginning} does not exist" if is_whole else f"no job has an id that begins with {beginning}"
+        )
+    if len(ids) > 1:
+        raise InvalidJob(f"several jobs have an id that begins with {beginning}: give more of it")
+    return get_job(connection, ids[0])
+
+
 def _lease_lost(error: psycopg.Error) -> Exception:
     return LeaseLost(error.diag.message_primary) if error.sqlstate == LEASE_LOST_SQLSTATE else error

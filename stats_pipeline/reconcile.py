@@ -64,11 +64,17 @@ class Limits:
     cache_configured: bool
 
 
+# Each repair as text completes "Would …".
+
+
 @dataclass(frozen=True)
 class SendMessage:
     """A queued job without a message gets one."""
 
     job_id: UUID
+
+    def __str__(self) -> str:
+        return f"send the missing message of job {self.job_id}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,9 @@ class ArchiveMessage:
 
     msg_id: int
 
+    def __str__(self) -> str:
+        return f"archive message {self.msg_id}, whose job is over or gone"
+
 
 @dataclass(frozen=True)
 class RequeueJob:
@@ -84,6 +93,9 @@ class RequeueJob:
 
     job_id: UUID
     reason: str = "Its run is unknown"
+
+    def __str__(self) -> str:
+        return f"queue job {self.job_id} again, which no run is processing"
 
 
 @dataclass(frozen=True)
@@ -95,12 +107,18 @@ class VoidLease:
     problem: str | None = None
     cause: str | None = None  # of its run's failure, if it had one
 
+    def __str__(self) -> str:
+        return f"take back lease {self.lease_id}, which no run will claim"
+
 
 @dataclass(frozen=True)
 class SettleRun:
     """A run that has recorded everything, or that waits for nothing any more, ends its jobs."""
 
     run_id: str
+
+    def __str__(self) -> str:
+        return f"end the jobs of run {self.run_id}, which waits for nothing any more"
 
 
 @dataclass(frozen=True)
@@ -112,6 +130,10 @@ class AbandonRun:
     reason: str
     retry: bool = True
 
+    def __str__(self) -> str:
+        what = f"queue the jobs of run {self.run_id} again" if self.retry else f"fail the jobs of run {self.run_id}"
+        return f"{what}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class FailInDagster:
@@ -119,12 +141,18 @@ class FailInDagster:
 
     run_id: str
 
+    def __str__(self) -> str:
+        return f"mark run {self.run_id} as failed in Dagster"
+
 
 @dataclass(frozen=True)
 class EnqueueAgain:
     """A job that could not be enqueued, such as a club's nightly one, is enqueued after all."""
 
     key: str
+
+    def __str__(self) -> str:
+        return f"enqueue the refused job of club {self.key} again"
 
 
 Repair = SendMessage | ArchiveMessage | RequeueJob | VoidLease | SettleRun | AbandonRun | FailInDagster | EnqueueAgain

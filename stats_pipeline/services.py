@@ -1,7 +1,7 @@
 """Everything that `up` runs, in the order it starts: database, migrations, code server, daemon, web server.
 
-One process at a time may do this per state folder; a lock says so. What a process is restarted for is in
-`supervisor.py`, what Dagster then loads in `definitions.py`.
+A lock lets one process at a time do this per state folder. Restarting is in `supervisor.py`, what Dagster loads in
+`definitions.py`.
 """
 
 import json
@@ -44,7 +44,7 @@ _INHERITED = re.compile(
 
 @dataclass(frozen=True)
 class Running:
-    """What is up, for the one who started it."""
+    """What is running, for the command that started it."""
 
     ui_url: str
     web_url: str
@@ -58,7 +58,7 @@ class Running:
 
     def _tend_database(self) -> None:
         if self._settings.database_url is None and embedded.restart(self._settings.home):
-            self._say("The embedded PostgreSQL had died: started again")
+            self._say("The embedded PostgreSQL had died and was restarted")
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def database_for(settings: Settings) -> Iterator[str]:
 
 
 def check_there_is_a_database(settings: Settings) -> None:
-    """Raises `SettingsError` if it is to be the embedded one, and nobody has made that yet."""
+    """Raises `SettingsError` if the settings mean the embedded database and it does not exist yet."""
     if settings.database_url is None and not embedded.exists(settings.home):
         raise SettingsError(
             f"there is no database in {settings.home} yet: check STATS_HOME, set STATS_DATABASE_URL, or make one "
@@ -262,7 +262,7 @@ def _dagster_instance(environment: Mapping[str, str], say: Callable[[str], None]
 
 
 def _start_stopped_sensors(instance: "DagsterInstance", say: Callable[[str], None]) -> None:
-    """Without them no job is ever done, and who has stopped them may be long gone."""
+    """No job runs without them."""
     from dagster._core.definitions.run_request import InstigatorType  # noqa: PLC0415
     from dagster._core.scheduler.instigation import InstigatorStatus  # noqa: PLC0415
 
@@ -272,7 +272,7 @@ def _start_stopped_sensors(instance: "DagsterInstance", say: Callable[[str], Non
     for state in stopped:
         if state.repository_selector.location_name == LOCATION:
             instance.update_instigator_state(state.with_status(InstigatorStatus.DECLARED_IN_CODE))
-            say(f"The sensor {state.name} had been stopped: started again")
+            say(f"The sensor {state.name} had been stopped and was started again")
 
 
 def _let_runs_end(instance: "DagsterInstance", say: Callable[[str], None]) -> None:
@@ -282,7 +282,7 @@ def _let_runs_end(instance: "DagsterInstance", say: Callable[[str], None]) -> No
     deadline = time.monotonic() + _DRAIN_SECONDS
     while (runs := instance.get_runs_count(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES))) > 0:
         if time.monotonic() > deadline:
-            say(f"{runs} runs are still going: they are cut off, and rescued at the next start")
+            say(f"{runs} runs are still running: they are stopped now, and resumed at the next start")
             return
         time.sleep(0.1)
 
@@ -301,5 +301,5 @@ def _wake_sensors(database_url: str) -> bool:
         with psycopg.connect(database_url, autocommit=True, connect_timeout=2) as connection:
             connection.execute("notify stats_pipeline_stop")
     except psycopg.Error:
-        return False  # nobody is waiting on a database that is gone
+        return False  # no sensor waits on a database that is gone
     return True

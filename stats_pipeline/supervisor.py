@@ -67,7 +67,7 @@ class Child:
         threading.Thread(target=self._report_exit, args=(self.process, exits), daemon=True).start()
 
     def keep_log_small(self) -> None:
-        """Begin anew, keeping one old file. What is written in between is lost."""
+        """Start a new log, keeping one old file. Lines written in between are lost."""
         if self.log.stat().st_size > _MAX_LOG:
             shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
             os.truncate(self.log, 0)  # each child appends
@@ -78,8 +78,8 @@ class Child:
 
 
 class Supervisor:
-    """Runs children until it is told to stop. The pids are kept in a file: a supervisor that is killed leaves its
-    children behind, and the next one ends them before it starts its own."""
+    """Runs children until `stop`. The pids are kept in a file: a supervisor that is killed leaves its children behind,
+    and the next one ends them before it starts its own."""
 
     def __init__(self, pid_file: Path, say: Callable[[str], None]) -> None:
         self._pid_file = pid_file
@@ -110,8 +110,8 @@ class Supervisor:
                 raise StatsPipelineError(f"the {dead.name} ended while it started{_see(dead)}")
 
     def watch(self, until: Callable[[], bool] = lambda: False, *, chore: Callable[[], None] = lambda: None) -> None:
-        """Restart what dies, for ever or until the condition, which is looked at several times a second, holds. The
-        chore is done each second; one that raises `StatsPipelineError` is said once, and done again."""
+        """Restart any child that dies until `until()` is true (polled 20 times a second). `chore` is called each
+        second; a `StatsPipelineError` it raises is reported once, and it is called again."""
         problem, done_at = None, -float("inf")
         while not until():
             with suppress(queue.Empty):
@@ -130,7 +130,9 @@ class Supervisor:
             child.deaths = 0
         wait = _BACKOFF[min(child.deaths, len(_BACKOFF) - 1)]
         child.deaths += 1
-        self._say(f"The {child.name} ended with exit code {child.process.returncode}: again in {wait} s{_see(child)}")
+        self._say(
+            f"The {child.name} ended with exit code {child.process.returncode}: restarting in {wait} s{_see(child)}"
+        )
         time.sleep(wait)
         child.start(self._exits)
         self._write_pids()
@@ -160,7 +162,7 @@ class Supervisor:
                 continue
         written = self._pid_file.with_suffix(".new")
         written.write_text(json.dumps(pids))
-        written.replace(self._pid_file)  # whole at every moment, whoever is killed when
+        written.replace(self._pid_file)  # atomic: readers never see a partial file, even after a kill
 
 
 def _try(chore: Callable[[], None]) -> str | None:

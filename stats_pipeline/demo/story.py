@@ -1,4 +1,4 @@
-"""The demo: a made-up league, one post-match job through the real parts, and what came out of it."""
+"""The demo: a sample league, one post-match job through the real parts, and its results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ JOB_TIMEOUT = 120  # seconds: the promise is 45
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `demo --json` prints. Seconds count from the enqueue."""
+    """What `demo --json` prints. Seconds count from the moment of enqueuing."""
 
     job_id: str
     status: str
@@ -29,6 +29,13 @@ class Outcome:
     seconds_to_complete: float | None
     functions: dict[str, Any]
     delivered_tags: list[str]
+
+    def in_words(self) -> str:
+        """The outcome as a sentence, without what has not happened."""
+        times = {"started": self.seconds_to_start, "finished": self.seconds_to_complete}
+        took = [f"{what} after {seconds:.1f} s" for what, seconds in times.items() if seconds is not None]
+        received = f"the demo app received {len(self.delivered_tags)} cache tags"
+        return f"Job {self.status}: {'; '.join(filter(None, [', '.join(took), received]))}."
 
     def is_complete(self, functions: Sequence[StatsFunction]) -> bool:
         """Whether the job completed, every function succeeded, and the receiver got every tag."""
@@ -42,7 +49,7 @@ class Outcome:
 
 
 def prepare_league(connection: Connection[Any], today: date) -> str:
-    """Load the made-up league if the database has none, or a stale one; says what it did, in one transaction.
+    """Load the sample league if there is none, or an old one, in one transaction; a sentence that says what was done.
 
     Raises `StatsPipelineError` if the database holds players that are not the demo's.
     """
@@ -50,16 +57,16 @@ def prepare_league(connection: Connection[Any], today: date) -> str:
         state = run_one(connection, "read_demo_state")
         if not state["is_reference"] or (state["players"] and state["loaded_for"] is None):
             raise StatsPipelineError(
-                "STATS_DATABASE_URL: this database holds an app's own data; the demo would add a made-up league to it. "
+                "STATS_DATABASE_URL: this database holds an app's own data; the demo would add a sample league to it. "
                 "Unset the variable to use the embedded database, or name an empty one"
             )
         if state["loaded_for"] is not None and 0 <= (today - date.fromisoformat(state["loaded_for"])).days < 30:
-            return f"The league is there: {state['players']} players, {state['matches']} matches"
+            return f"Using the existing sample league: {state['players']} players, {state['matches']} matches"
         run(connection, "clear_demo_league")
         made = league.generate(last_match=today)
         league.load(connection, made)
         run(connection, "record_migration", kind="demo", name="league", checksum=today.isoformat(), made=None)
-        return f"Made a league of {len(made.players)} players and {len(made.matches)} matches"
+        return f"Generated a sample league of {len(made.players)} players and {len(made.matches)} matches"
 
 
 def play_and_enqueue(connection: Connection[Any], today: date) -> UUID:
@@ -75,7 +82,7 @@ def play_and_enqueue(connection: Connection[Any], today: date) -> UUID:
 
 
 def outcome(job: Job, receiver: Receiver) -> Outcome:
-    """The job's end, and what the receiver really got."""
+    """How the job ended, and which tags the receiver got."""
 
     def seconds(moment: datetime | None) -> float | None:
         return round((moment - job.created_at).total_seconds(), 3) if moment and job.created_at else None
@@ -93,6 +100,6 @@ def outcome(job: Job, receiver: Receiver) -> Outcome:
 def show_tables(database: Database, functions: Sequence[StatsFunction]) -> None:
     """Print a few of the statistics, and how many rows each table holds."""
     tables = [table for function in functions for table in function.tables]
-    console.out.print(console.rows_table("The tables", database.run("count_rows", tables=tables, tenant_id=None)))
+    console.out.print(console.rows_table("Rows per table", database.run("count_rows", tables=tables, tenant_id=None)))
     console.out.print(console.rows_table("All time", database.run("show_all_time")))
     console.out.print(console.rows_table("Hall of fame", database.run("show_hall_of_fame")))

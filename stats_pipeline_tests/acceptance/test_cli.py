@@ -1,13 +1,17 @@
 """The command line as its user meets it: real processes, what they print, how they end."""
 
+import fcntl
 import json
 import os
+import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,12 +33,13 @@ Cli = Callable[..., Result]
 RPCS = {function.rpc for function in STATS_FUNCTIONS}
 TAGS = {tag for function in STATS_FUNCTIONS for tag in function.cache_tags}
 NO_JOB = "00000000-0000-4000-8000-000000000000"
-COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "run-direct", "doctor", "retry")
+COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "run-direct", "doctor", "job", "retry")
 # The columns of the app's table, then ours.
 COLUMNS = {
     *("id", "job_type", "job_payload", "status", "started_at", "completed_at", "error_message", "results"),
     *("created_at", "updated_at", "tenant_id", "retry_of", "attempts", "run_id", "msg_id"),
 }
+JOBS = ("4f1d0000-0000-4000-8000-000000000001", "5a2e0000-0000-4000-8000-000000000002")
 
 
 def refusal(finished: Result, code: int = 1) -> str:
@@ -47,6 +52,32 @@ def refusal(finished: Result, code: int = 1) -> str:
     return error.removeprefix("Error: ")
 
 
+def misuse(finished: Result) -> str:
+    """The one line, after the usage, that says what is wrong with the invocation."""
+    assert finished.returncode == 2, finished.stdout + finished.stderr
+    assert finished.stdout == ""
+    usage, _, _, error = finished.stderr.splitlines()
+    assert usage.startswith("Usage: ")
+    return error.removeprefix("Error: ")
+
+
+def on_terminal(width: int, *command: str, **settings: str) -> list[str]:
+    """The lines that a command which succeeds leaves on a terminal of this width."""
+    ours, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    given = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    given |= settings | {"TERM": "xterm"}
+    with subprocess.Popen(command, env=given, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # the other side has ended
+            while read := os.read(ours, 65_536):
+                shown += read
+    os.close(ours)
+    assert process.returncode == 0, shown
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).splitlines()]
+
+
 # Help and usage
 
 
@@ -55,6 +86,35 @@ def test_help(tmp_path: Path, command: str) -> None:
     finished = run(tmp_path, command, "--help")
     assert finished.returncode == 0
     assert f"stats-pipeline {command}" in finished.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_help_has_a_line_for_each_command_and_no_value_for_a_flag(tmp_path: Path, width: int) -> None:
+    listed = run(tmp_path, "--help", COLUMNS=str(width)).stdout
+    assert max(map(len, listed.splitlines())) <= width
+    if width == 80:
+        assert "..." not in listed
+    options = run(tmp_path, "migrate", "--help", COLUMNS=str(width)).stdout
+    assert re.search(r"^  --reference-stats  [A-Z]", options, re.MULTILINE)
+    assert "--no-reference-stats" not in options
+
+
+def test_ctrl_c_during_the_imports_is_silent(tmp_path: Path) -> None:
+    starting = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "stats_pipeline", "up"],
+        env=environment(tmp_path),
+        cwd=PROJECT_ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert starting.stderr is not None
+    with starting.stderr as said:
+        assert any("psycopg" in line for line in said)
+        starting.send_signal(signal.SIGINT)
+        rest = [line for line in said if not line.startswith("import time:")]
+    assert starting.wait(30) == 130
+    assert rest == []
     assert not list(tmp_path.iterdir())
 
 
@@ -79,6 +139,8 @@ def test_without_a_command_all_are_listed(tmp_path: Path) -> None:
         ("jobs", "--limit", "0"),
         ("retry",),
         ("retry", "no-uuid"),
+        ("job", "123"),
+        ("job", "0000%"),
     ],
     ids=" ".join,
 )
@@ -114,11 +176,17 @@ def test_enqueue_prints_the_jobs_id(cli: Cli, pipeline: Pipeline) -> None:
 
 
 def test_enqueue_and_wait_shows_every_function(cli: Cli) -> None:
-    finished = cli("enqueue", "--wait", "--json")
+    finished = cli("enqueue", "--wait")
     assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)["status"] == "completed"
     for rpc in RPCS:
-        assert rpc in finished.stderr
+        assert finished.stderr.count(f"✓  {rpc} ") == 1
+    assert finished.stderr.endswith("\n")
+
+
+def test_with_json_nothing_else_is_said(cli: Cli) -> None:
+    finished = cli("enqueue", "--wait", "--json")
+    assert json.loads(finished.stdout)["status"] == "completed"
+    assert finished.stderr == ""
 
 
 def test_enqueue_takes_the_whole_payload(cli: Cli, pipeline: Pipeline) -> None:
@@ -127,42 +195,54 @@ def test_enqueue_takes_the_whole_payload(cli: Cli, pipeline: Pipeline) -> None:
     assert payload.items() <= pipeline.job(UUID(answer["jobId"]))["job_payload"].items()
 
 
+PAYLOAD = '{"triggeredBy": "admin", "requestId": "1"}'
+
+
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "option", "problem"),
     [
-        (("--trigger", "post-match"), "--trigger"),
-        (("--payload", '{"triggeredBy": "admin", "requestId": "1"}', "--match-id", "7"), "--payload"),
-        (("--payload", '{"triggeredBy": "admin", "requestId": "1"}', "--trigger", "admin"), "--payload"),
-        (("--request-id", ""), "requestId"),
-        (("--request-id", "x" * 201), "requestId"),
-        (("--payload", '{"triggeredBy": "admin"}'), "requestId"),
-        (("--payload", '{"triggeredBy": "admin", "requestId": "1", "retryOf": "' + NO_JOB + '"}'), "retryOf"),
-        (("--payload", "[]"), "payload"),
-        (("--payload", '"admin"'), "payload"),
-        (("--payload", "null"), "payload"),
-        (("--payload", json.dumps({"requestId": "x" * 70_000})), "payload"),
-        (("--payload", "{not json"), "--payload"),
-        (("--payload", ""), "--payload"),
-        (("--payload", '{"triggeredBy": "admin", "requestId": NaN}'), "payload"),
-        (("--payload", '{"triggeredBy": "admin", "requestId": "\\u0000"}'), "payload"),
+        (("--trigger", "boredom"), "--trigger", "'boredom'"),
+        (("--trigger", "post-match"), "--trigger", "post-match requires --match-id"),
+        (("--payload", PAYLOAD, "--match-id", "7"), "--payload", "cannot be combined with --match-id"),
+        (("--payload", PAYLOAD, "--trigger", "admin"), "--payload", "cannot be combined with --trigger"),
+        (("--match-id", "0"), "--match-id", "1"),
+        (("--match-id", "-7"), "--match-id", "1"),
+        (("--match-id", "9" * 19), "--match-id", "must be a positive integer"),
+        (("--tenant-id", "the-other-club"), "--tenant-id", "UUID"),
+        (("--tenant-id", "[/red]"), "--tenant-id", "UUID"),
+        (("--request-id", ""), "--request-id", "must be a text of 1 to 200 characters"),
+        (("--request-id", "x" * 201), "--request-id", "must be a text of 1 to 200 characters"),
+        (("--payload", '{"triggeredBy": "admin"}'), "--payload", "requestId"),
+        (("--payload", PAYLOAD[:-1] + ', "retryOf": "' + NO_JOB + '"}'), "--payload", "retryOf"),
+        (("--payload", "[]"), "--payload", "payload must be a JSON object"),
+        (("--payload", '"admin"'), "--payload", "payload must be a JSON object"),
+        (("--payload", "null"), "--payload", "payload must be a JSON object"),
+        (("--payload", json.dumps({"requestId": "x" * 70_000})), "--payload", "payload is "),
+        (("--payload", "{not json"), "--payload", "not valid JSON"),
+        (("--payload", ""), "--payload", "not valid JSON"),
+        (("--payload", '{"triggeredBy": "admin", "requestId": NaN}'), "--payload", "payload cannot be stored"),
+        (("--payload", '{"triggeredBy": "admin", "requestId": "\\u0000"}'), "--payload", "payload cannot be stored"),
     ],
-    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else value,
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
 )
-def test_bad_input_is_one_line_that_names_the_field(
-    cli: Cli, pipeline: Pipeline, arguments: tuple[str, ...], named: str
+def test_a_wrong_value_is_one_line_that_names_the_option(
+    cli: Cli, pipeline: Pipeline, arguments: tuple[str, ...], option: str, problem: str
 ) -> None:
     before = pipeline.value("select count(*) from public.background_job_status")
-    assert refusal(cli("enqueue", "--json", *arguments)).startswith(f"{named} ")
+    message = misuse(cli("enqueue", "--json", *arguments))
+    start = f"Invalid value for '{option}': "
+    assert message.startswith(start)
+    assert problem in message.removeprefix(start)
     assert pipeline.value("select count(*) from public.background_job_status") == before
 
 
 def test_a_club_that_does_not_exist_is_refused_in_one_line(cli: Cli, pipeline: Pipeline) -> None:
     pipeline.query("create table public.tenants (id uuid primary key)")
     try:
-        message = refusal(cli("enqueue", "--tenant-id", NO_JOB))
+        message = misuse(cli("enqueue", "--tenant-id", NO_JOB))
     finally:
         pipeline.query("drop table public.tenants")
-    assert message == f"tenantId must be the id of a row of public.tenants; {NO_JOB} is none"
+    assert message == (f"Invalid value for '--tenant-id': must be the id of a row of public.tenants; {NO_JOB} is none")
 
 
 def test_jobs_are_listed_newest_first_with_all_columns(cli: Cli) -> None:
@@ -217,11 +297,64 @@ def test_a_failed_job_is_retried_and_the_reason_for_failing_shown(cli: Cli, pipe
     assert answer["status"] == "completed"
     assert pipeline.job(UUID(answer["jobId"]))["retry_of"] == UUID(job["id"])
 
-    assert f"job {answer['jobId']} is completed" in refusal(cli("retry", answer["jobId"]))
+    message = refusal(cli("retry", answer["jobId"][:13]))
+    assert message == f"job {answer['jobId']} is completed: only a failed job can be retried"
+
+    shown = cli("job", job["id"][:13]).stdout
+    for part in (job["id"], "failed", job["error_message"], *RPCS, job["results"]["functions"][rpc]["error"]):
+        assert part in shown
+    for tag in TAGS - set(STATS_FUNCTIONS[1].cache_tags):
+        assert tag in shown
+    assert json.loads(cli("job", job["id"].upper(), "--json").stdout) == job
 
 
-def test_a_job_that_does_not_exist_cannot_be_retried(cli: Cli) -> None:
-    assert refusal(cli("retry", NO_JOB)).endswith(f"job {NO_JOB} does not exist")
+@pytest.mark.parametrize("command", ["job", "retry"])
+def test_a_job_is_named_by_its_id_or_a_beginning_that_is_only_its_own(
+    tmp_path: Path, database_url: str, query: Callable[..., Any], command: str
+) -> None:
+    query(
+        "insert into public.background_job_status (id, job_payload, status, completed_at) "
+        "select ('abcd000' || n || '-0000-4000-8000-000000000000')::uuid, '{}', 'completed', now() "
+        "from generate_series(1, 2) as n"
+    )
+
+    def message(job_id: str) -> str:
+        return refusal(run(tmp_path, command, job_id, STATS_DATABASE_URL=database_url))
+
+    assert message(NO_JOB) == f"job {NO_JOB} does not exist"
+    assert message("1234") == "no job has an id that begins with 1234"
+    assert message("abcd") == "several jobs have an id that begins with abcd: give more of it"
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_jobs_fit_the_terminal_and_what_is_cut_ends_in_an_ellipsis(
+    tmp_path: Path, database_url: str, query: Callable[..., Any], width: int
+) -> None:
+    reason = "Failed functions: update_power_ratings (division by zero (SQLSTATE 22012)), " + ", ".join(sorted(RPCS))
+    for job_id, match, status, error in ((JOBS[0], 201, "failed", reason), (JOBS[1], 10**17, "completed", None)):
+        query(
+            "insert into public.background_job_status "
+            "(id, job_payload, status, created_at, started_at, completed_at, error_message) "
+            "values (%s, %s, %s, now() - interval '1 s' * %s, '2025-06-27T12:00Z', '2025-06-27T12:01Z', %s)",
+            job_id,
+            json.dumps({"triggeredBy": "post-match", "matchId": match}),
+            status,
+            JOBS.index(job_id),
+            error,
+        )
+    settings = {"STATS_HOME": str(tmp_path), "STATS_DATABASE_URL": database_url, "TZ": "UTC"}
+    head, *lines = on_terminal(width, COMMAND, "jobs", **settings)
+    assert max(map(len, lines)) <= width
+    if width < 200:
+        failed, long, *after = lines
+        assert head.split()[:4] == ["Job", "Trigger", "Status", "Started"]
+        assert failed.split()[:7] == [f"{JOBS[0][:8]}…", "post-match", "(Match", "201)", "failed", "06-27", "12:00"]
+        assert long.split()[0] == f"{JOBS[1][:8]}…"
+        assert re.search(r"post-match \(Match( 10*)?…  completed  06-27 12:00", long)
+        assert " ".join(after).split() == f"{JOBS[0][:8]}… {reason}".split()
+    else:
+        assert lines[0].startswith(JOBS[0])
+        assert "60.0 s" in lines[0]
 
 
 def test_migrating_again_has_nothing_to_do(cli: Cli) -> None:
@@ -258,7 +391,8 @@ def test_a_database_that_does_not_answer_is_named_without_its_password(
         port = closed_soon.getsockname()[1]
     finished = run(tmp_path, *command, STATS_DATABASE_URL=f"postgresql://me:hunter2@127.0.0.1:{port}/app")
     message = refusal(finished)
-    assert message.startswith(f"STATS_DATABASE_URL: 127.0.0.1:{port}/app does not let us in")
+    assert message.startswith(f"STATS_DATABASE_URL: cannot connect to 127.0.0.1:{port}/app: ")
+    assert message.endswith("Connection refused; check host, port, user, password and sslmode")
     assert "hunter2" not in message
 
 
@@ -287,14 +421,20 @@ def test_what_migrate_cannot_repair_is_named_with_the_sql(
 
 
 def test_a_bad_setting_is_named(tmp_path: Path) -> None:
-    for command in (*COMMANDS[:-1], f"retry {NO_JOB}"):
+    for command in (*COMMANDS[:-2], f"job {NO_JOB}", f"retry {NO_JOB}"):
         assert refusal(run(tmp_path, *command.split(), STATS_CRON="never")).startswith("STATS_CRON must be a cron")
 
 
-@pytest.mark.parametrize("command", ["up", "jobs"])
-def test_a_state_folder_that_cannot_be_one_is_named(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize("command", ["up", "down", "jobs", "enqueue", "doctor"])
+def test_a_state_folder_that_is_a_file_is_named_with_its_variable(tmp_path: Path, command: str) -> None:
     (tmp_path / "file").touch()
-    assert str(tmp_path / "file") in refusal(run(tmp_path / "file", command))
+    message = refusal(run(tmp_path / "file", command))
+    assert str(tmp_path / "file") in message
+    assert "STATS_HOME" in message
+
+
+@pytest.mark.parametrize("command", ["up", "jobs"])
+def test_a_state_folder_with_something_else_in_it_is_named(tmp_path: Path, command: str) -> None:
 
     (tmp_path / "folder" / "postgres").mkdir(parents=True)
     (tmp_path / "folder" / "postgres" / "somebody's").touch()
@@ -318,6 +458,16 @@ def test_waiting_for_a_job_that_nobody_works_on_ends(tmp_path: Path, database_ur
 def test_an_empty_list_of_jobs_says_so(tmp_path: Path, database_url: str) -> None:
     assert run(tmp_path, "jobs", STATS_DATABASE_URL=database_url).stdout == "No background jobs found\n"
     assert json.loads(run(tmp_path, "jobs", "--json", STATS_DATABASE_URL=database_url).stdout) == []
+
+
+def test_reconcile_says_each_repair_in_a_sentence(tmp_path: Path, database_url: str, query: Callable[..., Any]) -> None:
+    enqueued = run(tmp_path, "enqueue", "--json", STATS_DATABASE_URL=database_url)
+    job_id = json.loads(enqueued.stdout)["jobId"]
+    query("delete from pgmq.q_stats_update")
+    repair = f"send the missing message of job {job_id}\n"
+    assert run(tmp_path, "reconcile", "--dry-run", STATS_DATABASE_URL=database_url).stdout == f"Would {repair}"
+    assert run(tmp_path, "reconcile", STATS_DATABASE_URL=database_url).stdout == f"Done: {repair}"
+    assert run(tmp_path, "reconcile", STATS_DATABASE_URL=database_url).stdout == "Nothing to repair\n"
 
 
 # Up and down

@@ -206,7 +206,7 @@ def test_a_stopped_sensor_is_named_and_the_next_start_starts_it(pipeline: Pipeli
     assert pipeline.stop() in (0, 130)
     pipeline.log.write_text("")
     pipeline.start()
-    assert f"The sensor {names[0]} had been stopped: started again" in pipeline.log.read_text()
+    assert f"The sensor {names[0]} had been stopped and was started again" in pipeline.log.read_text()
     assert do_a_job(pipeline)["status"] == "completed"
 
 
@@ -234,7 +234,7 @@ def test_a_database_that_dies_is_started_again(pipeline: Pipeline) -> None:
     _kill_the_server(pipeline)
     until(lambda: pipeline.query("select 1"), "a database")
     assert do_a_job(pipeline)["status"] == "completed"
-    assert "The embedded PostgreSQL had died: started again" in pipeline.log.read_text()
+    assert "The embedded PostgreSQL had died and was restarted" in pipeline.log.read_text()
 
 
 @pytest.fixture

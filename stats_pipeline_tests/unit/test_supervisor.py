@@ -70,7 +70,7 @@ def test_a_child_that_is_killed_is_started_again(tmp_path: Path, supervisor: Sup
     assert is_gone(first)
     assert not is_gone(second)
     log = tmp_path / "worker.log"
-    assert said == [f"The worker ended with exit code -9: again in 0.5 s: nothing was logged (see {log})"]
+    assert said == [f"The worker ended with exit code -9: restarting in 0.5 s: nothing was logged (see {log})"]
 
 
 def test_a_child_that_dies_at_once_is_started_ever_more_slowly(
@@ -80,7 +80,7 @@ def test_a_child_that_dies_at_once_is_started_ever_more_slowly(
     supervisor.start(child(tmp_path, "raise SystemExit(7)"))
     supervisor.watch(until=within(lambda: len(said) == 5))
     assert [": ".join(line.split(": ")[:2]) for line in said] == [
-        f"The worker ended with exit code 7: again in {wait} s" for wait in (0.01, 0.02, 0.04, 0.04, 0.04)
+        f"The worker ended with exit code 7: restarting in {wait} s" for wait in (0.01, 0.02, 0.04, 0.04, 0.04)
     ]
 
 
