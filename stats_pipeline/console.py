@@ -37,6 +37,7 @@ _MARKS = {"success": ("✓", "green"), "failed": ("✗", "red"), "retrying": ("�
 _JOB_COLUMNS = {"Job": 0, "Trigger": 0, "Status": 0, "Started": 0, "Duration": 80, "Attempts": 90, "Error": 150}
 _FUNCTION_COLUMNS = {"": 0, "Function": 0, "Took": 0, "Tries": 70, "Fills": 120}
 _SHORT_ID = 8
+_MAX_WIDTHS = {"Trigger": 24, "Took": 12, "Tries": 12, "Duration": 12, "Attempts": 12}  # all but "Error" fit 60 columns
 _UNKNOWN_MARK = ("·", "dim")
 _FINDING_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
 _LOOK_SECONDS = 0.1
@@ -97,7 +98,7 @@ def _fitted(columns: Mapping[str, int], width: int, title: Text | None = None) -
             justify="right" if is_number else "left",
             overflow="fold" if is_long else "ellipsis",
             no_wrap=not is_long,
-            max_width=12 if is_number else None,
+            max_width=_MAX_WIDTHS.get(name),
         )
     return table, names
 

@@ -94,7 +94,7 @@ def test_help_has_a_line_for_each_command_and_no_value_for_a_flag(tmp_path: Path
     listed = run(tmp_path, "--help", COLUMNS=str(width)).stdout
     assert max(map(len, listed.splitlines())) <= width
     if width == 80:
-        assert "..." not in listed
+        assert "..." not in listed.replace("[ARGS]...", "")
     options = run(tmp_path, "migrate", "--help", COLUMNS=str(width)).stdout
     assert re.search(r"^  --reference-stats  [A-Z]", options, re.MULTILINE)
     assert "--no-reference-stats" not in options

@@ -83,7 +83,7 @@ def test_a_setting_without_effect_is_a_warning(doctor: Doctor) -> None:
 
 @pytest.mark.parametrize(("ago", "state"), [("1 second", "ok"), ("10 minutes", "problem")])
 def test_a_tick_that_has_started_counts(doctor: Doctor, query: Callable[..., Any], ago: str, state: str) -> None:
-    query("create schema dagster")
+    query("create schema if not exists dagster")
     query('create table dagster.job_ticks (id bigint, type text, status text, "timestamp" timestamp)')
     query(
         "insert into dagster.job_ticks values "

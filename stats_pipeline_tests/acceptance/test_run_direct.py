@@ -127,7 +127,7 @@ def test_tags_that_the_app_does_not_take_are_said_to_be_due(run_direct: Callable
     with app.behaving(refuse(503)):
         finished = run_direct()
     assert finished.returncode == 1
-    assert "Cache tags stay due: the app answered 503" in finished.stderr
+    assert "Cache tags not delivered yet: the app answered 503" in finished.stderr
 
 
 def test_a_dead_run_is_replaced_and_a_live_one_is_left_alone(
@@ -139,7 +139,7 @@ def test_a_dead_run_is_replaced_and_a_live_one_is_left_alone(
     query("update stats_pipeline.run set seen_at = now() + interval '1 minute'")  # its next beats, so to speak
     refused = run_direct()
     assert refused.returncode == 1
-    assert "every tenant has a run that is at work already" in refused.stderr
+    assert "every club has an open run already" in refused.stderr
     assert job(connection, job_id).run_id == "run-1"
     assert len(query("select id from public.background_job_status")) == 1
 

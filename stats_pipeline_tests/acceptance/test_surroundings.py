@@ -201,7 +201,7 @@ def test_a_stopped_sensor_is_named_and_the_next_start_starts_it(pipeline: Pipeli
     assert health["sensor"]["stopped"] == names
     settings = {"NEXT_PUBLIC_APP_URL": pipeline.app.url, "INTERNAL_API_KEY": KEY}
     said = run(pipeline.home, "doctor", "--json", **settings).stdout
-    assert f"somebody has stopped the sensors {', '.join(names)}" in said
+    assert f"stopped in Dagster's UI: the sensors {', '.join(names)}" in said
 
     assert pipeline.stop() in (0, 130)
     pipeline.log.write_text("")

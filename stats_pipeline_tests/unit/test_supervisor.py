@@ -91,7 +91,7 @@ def test_a_child_that_ran_well_for_a_while_is_started_quickly_again(
     monkeypatch.setattr(module, "_STEADY_SECONDS", 0)
     supervisor.start(child(tmp_path, "raise SystemExit(7)"))
     supervisor.watch(until=within(lambda: len(said) == 3))
-    assert all("again in 0.01 s" in line for line in said)
+    assert all("restarting in 0.01 s" in line for line in said)
 
 
 def test_the_others_keep_running(tmp_path: Path, supervisor: Supervisor) -> None:
