@@ -32,10 +32,11 @@ from psycopg.types.json import Jsonb
 from rich.console import Console
 from rich.table import Table
 
-from stats_pipeline import database, embedded, migrate
+from stats_pipeline import database
 from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.database import embedded, migrate
 from stats_pipeline.demo import league as demo_league
-from stats_pipeline.models import Payload
+from stats_pipeline.jobs.models import Payload
 from stats_pipeline.settings import PROJECT_ROOT
 
 LOOK_SECONDS = 0.1  # between two looks at the job table, by one query that its index answers
@@ -51,7 +52,8 @@ import stats_pipeline
 used, wanted = Path(stats_pipeline.__file__).parents[1], Path(sys.argv[1])
 if used != wanted:
     sys.exit(f"{used} would be used in place of {wanted}")
-from stats_pipeline import database, migrate
+from stats_pipeline import database
+from stats_pipeline.database import migrate
 with database.connect(sys.argv[2], autocommit=True) as connection:
     migrate.migrate(connection, reference_stats=True)
 """
@@ -272,7 +274,9 @@ class Bench:
         self, database_url: str, *, name: str = "ours", checkout: Path = PROJECT_ROOT, **settings: str
     ) -> Iterator[System]:
         """`stats-pipeline up` of this version, or of another checkout's."""
-        command = (sys.executable, "-c", "from stats_pipeline.cli import app; app()", "up")
+        is_package = (checkout / "stats_pipeline" / "cli").is_dir()  # since 0.2.0
+        module = "stats_pipeline.cli.commands" if is_package else "stats_pipeline.cli"
+        command = (sys.executable, "-c", f"from {module} import app; app()", "up")
         with self._running(name, command, database_url, settings, checkout) as system:
             yield system
 

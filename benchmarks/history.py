@@ -24,9 +24,10 @@ from psycopg.types.json import Jsonb
 from starlette.applications import Starlette
 
 from benchmarks.harness import bench, say, show, write_json
-from stats_pipeline import database, job_status, reconcile, retention
+from stats_pipeline import database
 from stats_pipeline.database import Database, run
-from stats_pipeline.models import Claim, Lease, Payload
+from stats_pipeline.jobs import queue, reconcile, refresh, retention
+from stats_pipeline.jobs.models import Claim, Lease, Payload
 from stats_pipeline.settings import SQL_ROOT, Settings
 from stats_pipeline.web.app import build_app
 from stats_pipeline_tests.integration import steps
@@ -238,7 +239,7 @@ def work_on(url: str) -> Iterator[Work]:
             steps.enqueue(connection, tenant)
         leases = {
             leased.tenant_id: leased
-            for leased in job_status.lease(connection, lease_seconds=FOR_LONG, max_runs=len(tenants))
+            for leased in queue.lease(connection, lease_seconds=FOR_LONG, max_runs=len(tenants))
         }
         leased, computing, delivering, new_club = (leases[tenant] for tenant in tenants)
         claims = [steps.claim(connection, lease, str(uuid4())) for lease in (computing, delivering)]
@@ -284,7 +285,7 @@ class Statement:
 
 def _lease(count: int) -> Callable[[Work], None]:
     def lease(work: Work) -> None:
-        assert len(job_status.lease(work.connection, lease_seconds=30, max_runs=100)) == count
+        assert len(queue.lease(work.connection, lease_seconds=30, max_runs=100)) == count
 
     return lease
 
@@ -294,7 +295,7 @@ def _claim(work: Work, lease: Lease | None, run_id: str = "another run", tenant:
 
 
 def _beat(work: Work) -> None:
-    assert job_status.heartbeat(work.connection, run_id=work.computing.run_id, lease_seconds=2 * FOR_LONG)
+    assert refresh.heartbeat(work.connection, run_id=work.computing.run_id, lease_seconds=2 * FOR_LONG)
 
 
 def _query(name: str, **parameters: Any) -> Callable[[Work], object]:
@@ -368,7 +369,7 @@ STATEMENTS: dict[str, Statement] = {
         lambda work: steps.enqueue(work.connection, requestId="known"),
     ),
     "a plain insert": Statement(_insert),
-    "retry_stats_job": Statement(lambda work: job_status.retry(work.connection, work.failed)),
+    "retry_stats_job": Statement(lambda work: queue.retry(work.connection, work.failed)),
     "lease_jobs, nothing waiting": Statement(_lease(0), before=_lease(1)),
     "lease_jobs, one waiting": Statement(_lease(1)),
     "lease_jobs, a raw message waiting": Statement(_lease(1), before=_send_raw),
@@ -381,7 +382,7 @@ STATEMENTS: dict[str, Statement] = {
         lambda work: run(work.connection, "pause_run", run_id=work.computing.run_id, seconds=5),
     ),
     "record_function": Statement(
-        lambda work: job_status.record_failed_try(
+        lambda work: refresh.record_failed_try(
             work.database,
             run_id=work.computing.run_id,
             rpc=steps.TWO[1].rpc,
@@ -426,18 +427,18 @@ STATEMENTS: dict[str, Statement] = {
     ),
     **{name: Statement(_query(name)) for name in _queries("snapshot")},
     "make_jobs_visible": Statement(_query("make_jobs_visible")),
-    "list_jobs": Statement(lambda work: job_status.list_jobs(work.connection, limit=100)),
-    "get_job": Statement(lambda work: job_status.get_job(work.connection, work.failed)),
+    "list_jobs": Statement(lambda work: queue.list_jobs(work.connection, limit=100)),
+    "get_job": Statement(lambda work: queue.get_job(work.connection, work.failed)),
     **{
         name: Statement(_query(name))
         for name in ("list_job_states", "read_overview", "list_durations", "list_set_aside", "tidy_up")
     },
     "check_health": Statement(_query("check_health", route=ROUTE)),
     "enqueue_or_put_aside": Statement(
-        lambda work: job_status.enqueue_each(work.connection, [Payload(triggered_by="?", request_id="refused")])
+        lambda work: queue.enqueue_each(work.connection, [Payload(triggered_by="?", request_id="refused")])
     ),
     "put_aside": Statement(
-        lambda work: job_status.put_aside(work.connection, "repair", "SettleRun run-1", RuntimeError("refused"))
+        lambda work: queue.put_aside(work.connection, "repair", "SettleRun run-1", RuntimeError("refused"))
     ),
     "read_set_aside": Statement(_query("read_set_aside", key="default")),
     "take_up_again": Statement(_query("take_up_again", what="enqueue", key="default")),

@@ -20,7 +20,7 @@ from stats_pipeline.demo import league as demo_league
 # The processes of `up` by what their command line says, the first that fits.
 NAMES = {
     "dagster_webserver": "dagster web server",
-    "stats_pipeline.defs.daemon": "daemon",
+    "stats_pipeline.runtime.daemon": "daemon",
     "dagster api grpc": "code server",
     "stats_pipeline.web": "web page",
     "serve(": "fork server and runs",

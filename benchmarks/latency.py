@@ -20,9 +20,9 @@ import psycopg
 import typer
 
 from benchmarks.harness import App, Bench, BenchmarkFailed, System, bench, percentiles, say, show, write_json
-from stats_pipeline.cache import ROUTE
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.demo import league as demo_league
+from stats_pipeline.jobs.invalidation import ROUTE
 
 BLOCK = 5  # jobs of one system before it is the other's turn
 GAP_SECONDS = (1.0, 5.0)  # between two arrivals

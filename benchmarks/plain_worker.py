@@ -20,8 +20,8 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
 from stats_pipeline import database, settings
-from stats_pipeline.cache import ROUTE
 from stats_pipeline.catalog import StatsFunction
+from stats_pipeline.jobs.invalidation import ROUTE
 
 POLL_SECONDS = 1
 

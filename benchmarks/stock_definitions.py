@@ -9,14 +9,15 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from stats_pipeline import database, job_status, outbox
+from stats_pipeline import database
 from stats_pipeline import settings as settings_module
-from stats_pipeline.cache import CacheClient
 from stats_pipeline.defs.assets import build_source_assets, build_stats_assets
 from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import Refresh
+from stats_pipeline.defs.runs import repair_all
 from stats_pipeline.defs.sensors import run_requests
-from stats_pipeline.defs.upkeep import repair_all
+from stats_pipeline.jobs import outbox, queue
+from stats_pipeline.jobs.invalidation import CacheClient
 
 settings = settings_module.load()
 
@@ -25,7 +26,7 @@ settings = settings_module.load()
 def stats_queue(_: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
     """Launch what waits."""
     with database.connect(database.database_url(settings), autocommit=True) as connection:
-        leases = job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+        leases = queue.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
     yield from run_requests(leases)
 
 

@@ -22,8 +22,8 @@ from uuid import uuid4
 import typer
 
 from benchmarks.harness import OUR_VARIABLES, BenchmarkFailed, _free_port, bench, say, show, write_json
-from stats_pipeline import job_status
 from stats_pipeline.database import Database
+from stats_pipeline.jobs import queue
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline.web.api import ENQUEUE
 from stats_pipeline.web.app import MAX_CONNECTIONS
@@ -101,7 +101,7 @@ def bare(database: Database) -> Iterator[Call]:
 
     def call(sent: dict[str, Any]) -> None:
         with database.connection() as connection:
-            job_status.enqueue(connection, sent)
+            queue.enqueue(connection, sent)
 
     yield call
 

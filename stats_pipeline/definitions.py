@@ -5,13 +5,11 @@ import dagster as dg
 from stats_pipeline import log
 from stats_pipeline import settings as settings_module
 from stats_pipeline.defs.assets import build_source_assets, build_stats_assets
-from stats_pipeline.defs.executor import thread_executor
-from stats_pipeline.defs.jobs import build_stats_job
+from stats_pipeline.defs.jobs import build_prune_job, build_stats_job
 from stats_pipeline.defs.resources import Refresh
-from stats_pipeline.defs.retention import build_prune_job, build_prune_schedule
-from stats_pipeline.defs.schedules import build_nightly_schedule
-from stats_pipeline.defs.sensors import build_queue_sensors
-from stats_pipeline.defs.upkeep import build_upkeep_sensors
+from stats_pipeline.defs.schedules import build_nightly_schedule, build_prune_schedule
+from stats_pipeline.defs.sensors import build_queue_sensors, build_upkeep_sensors
+from stats_pipeline.runtime.executor import thread_executor
 from stats_pipeline.settings import Settings
 
 

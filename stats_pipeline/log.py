@@ -1,7 +1,7 @@
 """How our own log lines look, and where they go: one line each, to the standard error of the command that was started.
 
-What Dagster and other libraries say goes to the files of `logs/`, which `supervisor.py` keeps. A line that a person
-waits for, such as a command's result, is no log line: see `console.py`.
+What Dagster and other libraries say goes to the files of `logs/`, which `deployment/supervisor.py` keeps. A line that a
+person waits for, such as a command's result, is no log line: see `cli/console.py`.
 """
 
 import logging

@@ -16,7 +16,8 @@ from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow
 
-from stats_pipeline import database, embedded, migrate
+from stats_pipeline import database
+from stats_pipeline.database import embedded, migrate
 
 _numbers = itertools.count(1)
 

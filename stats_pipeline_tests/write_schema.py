@@ -5,7 +5,8 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from stats_pipeline import database, embedded, migrate, schema
+from stats_pipeline import database
+from stats_pipeline.database import embedded, migrate, schema
 
 
 def as_made(url: str) -> str:

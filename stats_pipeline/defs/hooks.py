@@ -1,7 +1,8 @@
 """What follows each op: its result in the job's row and its cache tags to the app, or its error in the row.
 
 Hooks do not see a run that is killed, cancelled or timed out, and one that raises only leaves a log line. So nothing
-depends on them alone: what they record and deliver is in the database before they start, or repaired by `upkeep.py`.
+depends on them alone: what they record and deliver is in the database before they start, or repaired by the upkeep
+sensor.
 """
 
 from collections.abc import Sequence

@@ -18,11 +18,12 @@ import structlog
 from psycopg import Connection
 from pydantic import PrivateAttr
 
-from stats_pipeline import database, job_status, outbox, settings
-from stats_pipeline.cache import CacheClient
+from stats_pipeline import database, settings
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.errors import StatsPipelineError, one_line
-from stats_pipeline.models import Claim, Delivery, Payload
+from stats_pipeline.jobs import outbox, refresh
+from stats_pipeline.jobs.invalidation import CacheClient
+from stats_pipeline.jobs.models import Claim, Delivery, Payload
 
 log = structlog.get_logger()
 
@@ -82,7 +83,7 @@ class Refresh(dg.ConfigurableResource[Any]):
 
     def _begin(self, claimed: Claim) -> Claim:
         self._beating.enter_context(
-            job_status.beating(self._database, run_id=claimed.run_id, lease_seconds=self._settings.lease)
+            refresh.beating(self._database, run_id=claimed.run_id, lease_seconds=self._settings.lease)
         )
         return claimed
 
@@ -98,7 +99,7 @@ class Refresh(dg.ConfigurableResource[Any]):
         lease = run.tags.get(LEASE_TAG) if run.parent_run_id is None else None
         tenant = run.tags.get(TENANT_TAG)
         payload = Payload(triggered_by="admin", request_id=run.run_id, user_id="dagster", tenant_id=tenant)
-        return job_status.claim(
+        return refresh.claim(
             connection,
             run_id=run.run_id,
             lease_id=UUID(lease) if lease else None,
@@ -122,11 +123,11 @@ class Refresh(dg.ConfigurableResource[Any]):
 
     def compute(self, function: StatsFunction, claimed: Claim, *, attempt: int) -> tuple[int, dict[str, int]]:
         """Call one stats function; milliseconds and rows per table."""
-        return job_status.compute(self._database, function, claimed, attempt=attempt, timezone=self._settings.timezone)
+        return refresh.compute(self._database, function, claimed, attempt=attempt, timezone=self._settings.timezone)
 
     def record_failed_try(self, run_id: str, rpc: str, *, attempt: int, duration_ms: int, problem: str) -> None:
         """Note a failed try, and show it in the job's row."""
-        job_status.record_failed_try(
+        refresh.record_failed_try(
             self._database, run_id=run_id, rpc=rpc, attempt=attempt, duration_ms=duration_ms, problem=problem
         )
         self.settle(run_id)
@@ -137,7 +138,7 @@ class Refresh(dg.ConfigurableResource[Any]):
 
     def fail(self, run_id: str, rpc: str, problem: str) -> None:
         """Note that a function has failed for good, and with it those that come after it, and settle."""
-        job_status.fail(self._database, run_id, rpc, self._settings.functions, problem)
+        refresh.fail(self._database, run_id, rpc, self._settings.functions, problem)
         self.settle(run_id)
 
     def deliver(self, run_id: str) -> Delivery:
@@ -158,7 +159,7 @@ class Refresh(dg.ConfigurableResource[Any]):
     def settle(self, run_id: str) -> None:
         """End the run's jobs if nothing is left to do."""
         with self._database.connection() as connection:
-            job_status.settle(
+            refresh.settle(
                 connection,
                 run_id=run_id,
                 cache_configured=self._cache is not None,

@@ -1,4 +1,6 @@
-"""The nightly refresh: one job per tenant, enqueued like any other, and launched by the tick that enqueued it.
+"""The schedules: the nightly refresh, and the daily pruning.
+
+The nightly refresh is one job per tenant, enqueued like any other, and launched by the tick that enqueued it.
 
 Enqueuing and leasing are one transaction, so the queue sensor cannot be quicker and the tick shows the run it
 started. If that run never starts, the lease expires and the queue sensor takes the job.
@@ -8,10 +10,11 @@ from datetime import UTC
 
 import dagster as dg
 
-from stats_pipeline import database, job_status
-from stats_pipeline.defs.jobs import JOB_NAME
+from stats_pipeline import database
+from stats_pipeline.defs.jobs import JOB_NAME, PRUNE_JOB_NAME
 from stats_pipeline.defs.sensors import run_requests
-from stats_pipeline.models import Payload
+from stats_pipeline.jobs import queue
+from stats_pipeline.jobs.models import Payload
 from stats_pipeline.settings import Settings
 
 
@@ -31,16 +34,30 @@ def build_nightly_schedule(settings: Settings) -> dg.ScheduleDefinition:
         request_id = f"nightly-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
         url = database.database_url(settings)
         with database.connect(url) as connection:
-            job_status.enqueue_each(
+            queue.enqueue_each(
                 connection,
                 (
                     Payload(triggered_by="cron", request_id=request_id, tenant_id=str(tenant) if tenant else None)
                     for tenant in settings.tenants or (None,)
                 ),
             )
-            leases = job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+            leases = queue.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
         if not leases:
             return dg.SkipReason("Enqueued; the queue sensor launches it when the open runs have ended")
         return list(run_requests(leases))
 
     return nightly_stats
+
+
+def build_prune_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Every day at 04:30 in the settings' time zone; running only if something may be deleted."""
+    return dg.ScheduleDefinition(
+        name="daily_prune",
+        job_name=PRUNE_JOB_NAME,
+        cron_schedule="30 4 * * *",
+        execution_timezone=settings.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING
+        if settings.retention_days
+        else dg.DefaultScheduleStatus.STOPPED,
+        description="Deletes history older than STATS_RETENTION_DAYS.",
+    )

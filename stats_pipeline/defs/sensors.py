@@ -1,23 +1,34 @@
-"""The queue sensors: they wait for work, lease it, and ask for one run per tenant.
+"""The sensors: the queue sensors launch runs, the upkeep sensor repairs, the relay redelivers cache tags.
 
-There are four alike. Dagster's daemon looks each five seconds which sensors are due, so one that has found work is away
-for up to five, and meanwhile another one waits. What a lease is and who gets one is decided in the database
-(`lease_jobs`); launching is Dagster's part.
+There are four queue sensors alike. Dagster's daemon looks each five seconds which sensors are due, so one that has
+found work is away for up to five, and meanwhile another one waits. What a lease is and who gets one is decided in the
+database (`lease_jobs`); launching is Dagster's part.
+
+Each second the upkeep sensor looks at every open run, in our tables and in Dagster's, so it does the work of sensors
+for failed, cancelled and succeeded runs without their five-second loop. What is a mismatch, and its repair, is said in
+`reconcile.py`.
 """
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import dagster as dg
 import psycopg
 from psycopg import Connection
 
-from stats_pipeline import database, job_status
+from stats_pipeline import database
 from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import JOBS_TAG, LEASE_TAG, TENANT_TAG
+from stats_pipeline.defs.runs import repair_all
 from stats_pipeline.errors import DatabaseUnavailable, one_line
-from stats_pipeline.models import Lease
+from stats_pipeline.jobs import outbox, queue
+from stats_pipeline.jobs.invalidation import CacheClient
+from stats_pipeline.jobs.models import Lease
+from stats_pipeline.jobs.outbound import tls
+from stats_pipeline.log import Outage
 from stats_pipeline.settings import Settings
 
 # A tick blocks for so many seconds at most: well below the 60 of the daemon's call, and so that it ends just before
@@ -61,7 +72,7 @@ def _build_queue_sensor(settings: Settings, name: str) -> dg.SensorDefinition:
 def _wait_for_work(connection: Connection[Any], settings: Settings) -> dg.SensorResult | dg.SkipReason:
     deadline = time.monotonic() + TICK_SECONDS
     while True:
-        leases = job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+        leases = queue.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
         if leases:
             return dg.SensorResult(run_requests=list(run_requests(leases)))
         left = deadline - time.monotonic()
@@ -79,3 +90,77 @@ def run_requests(leases: Iterable[Lease]) -> Iterable[dg.RunRequest]:
         if lease.tenant_id is not None:
             tags[TENANT_TAG] = str(lease.tenant_id)
         yield dg.RunRequest(run_key=str(lease.lease_id), tags=tags)
+
+
+def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
+    """Sensors that are running by default and launch nothing; their ticks say what they did.
+
+    Two, so that an app that hangs holds up no rescue.
+    """
+
+    starting = Outage("runs do not start", "runs start again")
+
+    def rescue(context: dg.SensorEvaluationContext) -> Iterator[str]:
+        with _database(settings) as opened:
+            for _ in _each_second(opened):
+                repairs, problems = repair_all(opened, settings, context.instance, starting=starting)
+                yield from (type(repair).__name__ for repair in repairs)
+                yield from problems
+
+    app = Outage("the app is out of reach", "the app is back")
+
+    def relay(_context: dg.SensorEvaluationContext) -> Iterator[str]:
+        with _database(settings) as opened, closing(CacheClient(settings)) as cache:
+            for _ in _each_second(opened):
+                delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline)
+                if delivery.route_failed:
+                    app.begins(delivery.problem or "")
+                elif delivery.taken:
+                    app.is_over()
+                yield from ["tag redelivered"] * len(delivery.taken)
+                if delivery.problem:
+                    yield delivery.problem
+
+    upkeep = _build_sensor("stats_upkeep", "Rescues the jobs of dead runs, repairs every mismatch.", rescue)
+    if settings.app_url is None:
+        return [upkeep]
+    tls(settings.ca_file)
+    return [upkeep, _build_sensor("stats_relay", "Redelivers cache tags until the app takes them.", relay)]
+
+
+def _build_sensor(
+    name: str, description: str, work: Callable[[dg.SensorEvaluationContext], Iterator[str]]
+) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=name,
+        minimum_interval_seconds=1,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=description,
+    )
+    def keep_up(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        done: Counter[str] = Counter()
+        try:
+            for what in work(context):
+                done[what] += 1
+        except (psycopg.OperationalError, DatabaseUnavailable) as error:
+            done[f"stopped: {one_line(error)}"] += 1
+        return dg.SkipReason(", ".join(f"{text} ({count})" for text, count in done.items()) or "All is well")
+
+    return keep_up
+
+
+def _database(settings: Settings) -> database.Database:
+    return database.Database(database.database_url(settings), max_connections=2)
+
+
+def _each_second(opened: database.Database) -> Iterator[None]:
+    """Once a second for the length of a tick, or until a shutdown asks for its end."""
+    deadline = time.monotonic() + TICK_SECONDS
+    with opened.dedicated_connection() as listener:
+        if opened.can_listen:
+            listener.execute(f"listen {STOP_CHANNEL}".encode())
+        while True:
+            yield
+            left = deadline - time.monotonic()
+            if left <= 0 or any(listener.notifies(timeout=min(left, POLL_SECONDS), stop_after=1)):
+                return

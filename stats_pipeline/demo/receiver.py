@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from stats_pipeline.cache import ROUTE
+from stats_pipeline.jobs.invalidation import ROUTE
 
 
 class Receiver:

@@ -8,13 +8,13 @@ from uuid import UUID, uuid4
 
 from psycopg import Connection
 
-from stats_pipeline import console, job_status
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database, run, run_one
 from stats_pipeline.demo import league
 from stats_pipeline.demo.receiver import Receiver
 from stats_pipeline.errors import StatsPipelineError
-from stats_pipeline.models import Job, Payload
+from stats_pipeline.jobs import queue
+from stats_pipeline.jobs.models import Job, Payload
 
 JOB_TIMEOUT = 120  # seconds: the promise is 45
 
@@ -78,7 +78,7 @@ def play_and_enqueue(connection: Connection[Any], today: date) -> UUID:
     payload = Payload(
         triggered_by="post-match", request_id=str(uuid4()), match_id=match_id, timestamp=datetime.now(UTC)
     )
-    return job_status.enqueue(connection, payload.as_json()).job_id
+    return queue.enqueue(connection, payload.as_json()).job_id
 
 
 def outcome(job: Job, receiver: Receiver) -> Outcome:
@@ -97,9 +97,11 @@ def outcome(job: Job, receiver: Receiver) -> Outcome:
     )
 
 
-def show_tables(database: Database, functions: Sequence[StatsFunction]) -> None:
-    """Print a few of the statistics, and how many rows each table holds."""
+def read_tables(database: Database, functions: Sequence[StatsFunction]) -> dict[str, list[dict[str, Any]]]:
+    """How many rows each table holds, and a few of the statistics: rows by title."""
     tables = [table for function in functions for table in function.tables]
-    console.out.print(console.rows_table("Rows per table", database.run("count_rows", tables=tables, tenant_id=None)))
-    console.out.print(console.rows_table("All time", database.run("show_all_time")))
-    console.out.print(console.rows_table("Hall of fame", database.run("show_hall_of_fame")))
+    return {
+        "Rows per table": database.run("count_rows", tables=tables, tenant_id=None),
+        "All time": database.run("show_all_time"),
+        "Hall of fame": database.run("show_hall_of_fame"),
+    }

@@ -1,4 +1,4 @@
-"""The JSON API: enqueue, cron, list, read, retry, stream. Each handler is one call of `job_status.py`.
+"""The JSON API: enqueue, cron, list, read, retry, stream. Each handler is one call of `jobs/queue.py`.
 
 Who may call which is said beside the routes in `app.py`; errors are turned into answers there too.
 """
@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from stats_pipeline import job_status
 from stats_pipeline.errors import InvalidJob
-from stats_pipeline.models import Job, Payload
+from stats_pipeline.jobs import queue
+from stats_pipeline.jobs.models import Job, Payload
 from stats_pipeline.web.auth import Caller
 from stats_pipeline.web.context import answer, read_json, web_of
 from stats_pipeline.web.schemas import CronAnswer, Problem, TenantJob
@@ -34,7 +34,7 @@ async def enqueue(request: Request, caller: Caller) -> Response:
     payload = await read_json(request)
     context = _loggable(payload) | {"caller": caller.name}
     try:
-        job = await web.call(lambda connection: job_status.enqueue(connection, payload))
+        job = await web.call(lambda connection: queue.enqueue(connection, payload))
     except InvalidJob as error:
         structlog.get_logger().warning("stats job refused", **context, reason=str(error)[:_LOGGED_TEXT])
         raise
@@ -57,7 +57,7 @@ async def cron(request: Request, caller: Caller) -> Response:
                 tenant_id=str(tenant) if tenant else None,
                 timestamp=datetime.now(UTC),
             )
-            for enqueued in job_status.enqueue_each(connection, [payload]):
+            for enqueued in queue.enqueue_each(connection, [payload]):
                 jobs.append(TenantJob(**enqueued.model_dump(), tenant_id=tenant))
         return jobs
 
@@ -83,7 +83,7 @@ def list_jobs(request: Request, _: Caller) -> Response:
     if not (limit.isascii() and limit.isdigit() and len(limit) <= 3 and 1 <= int(limit) <= MAX_LIMIT):
         raise HTTPException(HTTPStatus.BAD_REQUEST, f"limit must be a whole number from 1 to {MAX_LIMIT}")
     with web_of(request).database.connection() as connection:
-        jobs = job_status.list_jobs(connection, limit=int(limit))
+        jobs = queue.list_jobs(connection, limit=int(limit))
     return JSONResponse([job.model_dump(mode="json") for job in jobs])
 
 
@@ -102,7 +102,7 @@ async def retry(request: Request, caller: Caller) -> Response:
     def find_and_retry(connection: Connection[Any]) -> Any:
         _find(connection, failed)
         try:
-            return job_status.retry(connection, failed)
+            return queue.retry(connection, failed)
         except InvalidJob as error:
             raise HTTPException(HTTPStatus.CONFLICT, str(error)) from None
 
@@ -122,7 +122,7 @@ async def stream(request: Request, caller: Caller) -> Response:
 
 def _find(connection: Connection[Any], job_id: UUID) -> Job:
     try:
-        return job_status.get_job(connection, job_id)
+        return queue.get_job(connection, job_id)
     except InvalidJob as error:
         raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
 

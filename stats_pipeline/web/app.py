@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 
 from stats_pipeline.database import Database
 from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
-from stats_pipeline.models import Enqueued, Job
+from stats_pipeline.jobs.models import Enqueued, Job
 from stats_pipeline.settings import Settings
 from stats_pipeline.web import api, health, metrics, openapi, page
 from stats_pipeline.web.auth import Guard

@@ -5,7 +5,6 @@ Numbers over time are in `metrics.py`.
 
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Literal
 
 import psycopg
 import structlog
@@ -13,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stats_pipeline.cache import route
-from stats_pipeline.doctor import LATE_TICK_SECONDS
 from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.jobs.health import ticking
+from stats_pipeline.jobs.invalidation import route
 from stats_pipeline.web.context import Web, answer, web_of
 from stats_pipeline.web.schemas import Alive, AppHealth, DatabaseHealth, Health, QueueHealth, SensorHealth
 
@@ -43,10 +42,8 @@ def check(web: Web) -> Health:
         return Health(status="down", database=DatabaseHealth(status="down"))
     queue = QueueHealth(status="ok" if row["has_queue"] else "missing", waiting=row["waiting"])
     since = row["seconds_since_tick"]
-    ticking: Literal["ok", "late", "never"]
-    ticking = "never" if since is None else "ok" if since <= LATE_TICK_SECONDS else "late"
     stopped = row["stopped_sensors"]
-    sensor = SensorHealth(status="stopped" if stopped else ticking, seconds_since_tick=since, stopped=stopped)
+    sensor = SensorHealth(status="stopped" if stopped else ticking(since), seconds_since_tick=since, stopped=stopped)
     app = AppHealth(
         status="not configured" if web.settings.app_url is None else "failing" if row["app_failing_since"] else "ok",
         failing_since=row["app_failing_since"],

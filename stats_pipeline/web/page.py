@@ -19,10 +19,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
-from stats_pipeline import job_status
 from stats_pipeline.database import run, run_one
 from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
-from stats_pipeline.models import Payload
+from stats_pipeline.jobs import queue
+from stats_pipeline.jobs.models import Payload
 from stats_pipeline.settings import Settings
 from stats_pipeline.web import view
 from stats_pipeline.web.address import local_url
@@ -102,10 +102,10 @@ def _frame(request: Request, caller: Caller) -> dict[str, Any]:
 def _content(request: Request, caller: Caller) -> dict[str, Any]:
     web = web_of(request)
     with web.database.connection() as connection:
-        found = job_status.list_jobs(connection, limit=_SHOWN_JOBS)
+        found = queue.list_jobs(connection, limit=_SHOWN_JOBS)
         usual = view.overview(run_one(connection, "read_overview"))
         durations = run(connection, "list_durations")
-        set_aside = job_status.list_set_aside(connection)
+        set_aside = queue.list_set_aside(connection)
     now = datetime.now(UTC)
     url = dagster_url(web.settings)
     frame = _frame(request, caller)
@@ -135,7 +135,7 @@ async def enqueue(request: Request) -> Response:
         user_id="admin",
         tenant_id=form.get("tenantId") or None,
     ).as_json()
-    job = await web.call(lambda connection: job_status.enqueue(connection, payload))
+    job = await web.call(lambda connection: queue.enqueue(connection, payload))
     structlog.get_logger().info("stats job enqueued", caller="admin", triggeredBy="admin", job_id=str(job.job_id))
     return RedirectResponse(f"{INFO}?job={job.job_id}", HTTPStatus.SEE_OTHER)
 
@@ -147,7 +147,7 @@ async def retry(request: Request) -> Response:
         failed = UUID(form.get("job", ""))
     except ValueError:
         raise InvalidJob("job must be the id of a failed job") from None
-    job = await web.call(lambda connection: job_status.retry(connection, failed))
+    job = await web.call(lambda connection: queue.retry(connection, failed))
     structlog.get_logger().info("stats job retried", caller="admin", retry_of=str(failed), job_id=str(job.job_id))
     return RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from stats_pipeline.models import Enqueued, Status, Trigger
+from stats_pipeline.jobs.models import Enqueued, Status, Trigger
 
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]  # PostgreSQL stores no NUL
 Uuid = Annotated[

@@ -6,9 +6,9 @@ import time
 import psycopg
 import structlog
 
-from stats_pipeline import job_status
 from stats_pipeline.database import Database
 from stats_pipeline.errors import DatabaseUnavailable, StatsPipelineError, one_line
+from stats_pipeline.jobs import queue
 
 TRY_SECONDS = 30
 
@@ -33,7 +33,7 @@ class Trial:
     def _try(self) -> str | None:
         try:
             with self._database.connection() as connection:
-                job_status.try_to_enqueue(connection)
+                queue.try_to_enqueue(connection)
         except (psycopg.OperationalError, DatabaseUnavailable):
             raise
         except (psycopg.Error, StatsPipelineError) as error:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from stats_pipeline.catalog import StatsFunction
-from stats_pipeline.models import Job
+from stats_pipeline.jobs.models import Job
 
 UNKNOWN_REFRESH_SECONDS = 60  # what the admin is told before there is any experience
 _ABSENT = {"queued": "waiting", "processing": "running", "completed": "not run", "failed": "not run"}

@@ -23,19 +23,19 @@ from psycopg import Connection
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import embedded
 from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.database import embedded
 from stats_pipeline.errors import DatabaseUnavailable
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import KEY, App
 
 RPCS = sorted(function.rpc for function in STATS_FUNCTIONS)
 RPC_OF_TAG = {tag: function.rpc for function in STATS_FUNCTIONS for tag in function.cache_tags}
-DAEMON = "stats_pipeline.defs.daemon"
+DAEMON = "stats_pipeline.runtime.daemon"
 PATIENCE = 60  # seconds; only a broken pipeline ever needs them
 
 # As from a terminal, also where the tests themselves run under nohup, which children inherit.
-_UP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); from stats_pipeline.cli import app; app()"
+_UP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); from stats_pipeline.cli.commands import app; app()"
 
 _Found = TypeVar("_Found")
 

@@ -7,8 +7,9 @@ from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
-from stats_pipeline import database, reconcile
-from stats_pipeline.reconcile import Limits
+from stats_pipeline import database
+from stats_pipeline.jobs import reconcile
+from stats_pipeline.jobs.reconcile import Limits
 from stats_pipeline_tests.acceptance.processes import RPCS, Pipeline, until
 
 _UNFINISHED = """

@@ -21,8 +21,8 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 
-from stats_pipeline import embedded
 from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.database import embedded
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import App
 from stats_pipeline_tests.acceptance.conftest import COMMAND, Result, environment, run

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from stats_pipeline import embedded
+from stats_pipeline.database import embedded
 from stats_pipeline_tests.acceptance.processes import RPCS, Pipeline, running, until
 from stats_pipeline_tests.acceptance.soundness import assert_sound
 

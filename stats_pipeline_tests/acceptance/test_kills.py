@@ -204,7 +204,7 @@ def test_the_daemon_is_killed_while_a_run_is_in_flight(pipeline: Pipeline, tenan
         job = pipeline.enqueue(tenant)
         the_waiting_run(pipeline)
         killed = pipeline.kill_daemon()
-        until(lambda: pipeline.child_pid("stats_pipeline.defs.daemon") not in (None, killed), "another daemon")
+        until(lambda: pipeline.child_pid("stats_pipeline.runtime.daemon") not in (None, killed), "another daemon")
     (row,) = assert_sound(pipeline, [job])
     assert row["attempts"] == 1  # the run outlived the daemon
     assert calls(pipeline, tenant) == RPCS

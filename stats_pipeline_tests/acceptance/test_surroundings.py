@@ -15,7 +15,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from stats_pipeline import database, embedded, migrate
+from stats_pipeline import database
+from stats_pipeline.database import embedded, migrate
 from stats_pipeline_tests.acceptance.app_server import KEY, App, take_all
 from stats_pipeline_tests.acceptance.conftest import run
 from stats_pipeline_tests.acceptance.processes import Pipeline, until
@@ -114,7 +115,7 @@ def _processes(pids: list[int]) -> list[psutil.Process]:
 
 
 def test_dagsters_ui_listens_on_loopback_only(pipeline: Pipeline, ui: str) -> None:
-    server = psutil.Process(pipeline.child_pid("stats_pipeline.defs.ui"))
+    server = psutil.Process(pipeline.child_pid("stats_pipeline.runtime.webserver"))
     listening = [c.laddr for c in server.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN]
     assert [f"{address.ip}:{address.port}" for address in listening] == [ui]
 

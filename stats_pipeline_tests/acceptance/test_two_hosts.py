@@ -38,7 +38,7 @@ def another_host(home: Path, pipeline: Pipeline) -> Iterator[None]:
         "NEXT_PUBLIC_APP_URL": pipeline.app.url,
         "INTERNAL_API_KEY": KEY,
     }
-    command = [*ELSEWHERE, sys.executable, "-c", "from stats_pipeline.cli import app; app()", "up"]
+    command = [*ELSEWHERE, sys.executable, "-c", "from stats_pipeline.cli.commands import app; app()", "up"]
     with log.open("wb") as output:
         up = subprocess.Popen(
             command, env=environment, cwd=PROJECT_ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -5,11 +5,11 @@ from uuid import UUID, uuid4
 
 from psycopg import Connection
 
-from stats_pipeline import job_status
 from stats_pipeline.catalog import STATS_FUNCTIONS, StatsFunction
 from stats_pipeline.database import Database
-from stats_pipeline.models import Claim, Job, Lease
-from stats_pipeline.reconcile import DagsterState, Limits, apply_all, decide, read
+from stats_pipeline.jobs import queue, refresh
+from stats_pipeline.jobs.models import Claim, Job, Lease
+from stats_pipeline.jobs.reconcile import DagsterState, Limits, apply_all, decide, read
 from stats_pipeline.settings import Settings
 
 TENANT = UUID("8f14e45f-ceea-467f-9d0c-3a1b2c3d4e5f")
@@ -25,11 +25,11 @@ def payload(**fields: Any) -> dict[str, Any]:
 def enqueue(connection: Connection[Any], tenant: UUID | None = None, **fields: Any) -> UUID:
     if tenant is not None:
         fields["tenantId"] = str(tenant)
-    return job_status.enqueue(connection, payload(**fields)).job_id
+    return queue.enqueue(connection, payload(**fields)).job_id
 
 
 def lease(connection: Connection[Any], *, max_runs: int = 4) -> list[Lease]:
-    return job_status.lease(connection, lease_seconds=30, max_runs=max_runs)
+    return queue.lease(connection, lease_seconds=30, max_runs=max_runs)
 
 
 def claim(
@@ -39,7 +39,7 @@ def claim(
     functions: tuple[StatsFunction, ...] = TWO,
     tenant: UUID | None = None,
 ) -> Claim | None:
-    return job_status.claim(
+    return refresh.claim(
         connection,
         run_id=run_id,
         lease_id=leased.lease_id if leased else None,
@@ -59,11 +59,11 @@ def start(connection: Connection[Any], run_id: str = "run-1", functions: tuple[S
 
 def compute(database: Database, claimed: Claim, *functions: StatsFunction, attempt: int = 1) -> None:
     for function in functions or TWO:
-        job_status.compute(database, function, claimed, attempt=attempt)
+        refresh.compute(database, function, claimed, attempt=attempt)
 
 
 def settle(connection: Connection[Any], run_id: str = "run-1", *, app: bool = False, deadline: int = 900) -> None:
-    job_status.settle(connection, run_id=run_id, cache_configured=app, cache_deadline=deadline)
+    refresh.settle(connection, run_id=run_id, cache_configured=app, cache_deadline=deadline)
 
 
 def finish(connection: Connection[Any], database: Database, run_id: str = "run-1") -> Claim:
@@ -90,4 +90,4 @@ def reconcile(database: Database, dagster: dict[str, DagsterState] | None = None
 
 
 def job(connection: Connection[Any], job_id: UUID) -> Job:
-    return job_status.get_job(connection, job_id)
+    return queue.get_job(connection, job_id)

@@ -11,8 +11,8 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import job_status
 from stats_pipeline.database import Database
+from stats_pipeline.jobs import queue
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT
 
@@ -28,7 +28,7 @@ def test_of_messages_with_one_request_the_oldest_becomes_the_job(connection: Con
     for name in ("oldest", "younger", "youngest"):
         send(connection, steps.payload(requestId="press", userId=name))
     steps.lease(connection)
-    [job] = job_status.list_jobs(connection, limit=10)
+    [job] = queue.list_jobs(connection, limit=10)
     assert job.job_payload["userId"] == "oldest"
 
 
@@ -54,7 +54,7 @@ def test_a_job_is_as_old_as_its_message(connection: Connected, query: Query) -> 
     send(connection, steps.payload())
     query("update pgmq.q_stats_update set enqueued_at = '2025-06-27 02:00+00'")
     steps.lease(connection)
-    [job] = job_status.list_jobs(connection, limit=10)
+    [job] = queue.list_jobs(connection, limit=10)
     sent = datetime.fromisoformat("2025-06-27T02:00+00:00")
     assert job.created_at == sent
     assert datetime.fromisoformat(job.job_payload["timestamp"]) == sent
@@ -64,7 +64,7 @@ def test_what_a_malformed_message_held_is_kept_for_the_reader(connection: Connec
     for message in ({"triggeredBy": "boredom"}, "a sentence", {"triggeredBy": "admin", "note": "x" * 100_000}):
         send(connection, message)
     assert steps.lease(connection) == []
-    payloads = [job.job_payload for job in reversed(job_status.list_jobs(connection, limit=10))]
+    payloads = [job.job_payload for job in reversed(queue.list_jobs(connection, limit=10))]
     assert payloads[0] == {"triggeredBy": "boredom"}
     assert payloads[1] == {"message": "a sentence"}
     assert payloads[2]["truncated"]

@@ -10,7 +10,7 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import migrate, schema
+from stats_pipeline.database import migrate, schema
 from stats_pipeline.errors import MigrationError
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.write_schema import as_made

@@ -10,10 +10,11 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import database, job_status, migrate
-from stats_pipeline.database import Database
+from stats_pipeline import database
+from stats_pipeline.database import Database, migrate
 from stats_pipeline.errors import InvalidJob
-from stats_pipeline.models import Job
+from stats_pipeline.jobs import queue
+from stats_pipeline.jobs.models import Job
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO
 
@@ -201,7 +202,7 @@ def test_retry_is_for_the_failed_jobs_own_club(connection: Connected, opened: Da
         (Jsonb(steps.payload()), TENANT),
     )
     failed = steps.fail(connection, opened).job_ids[0]
-    retried = job_status.retry(connection, failed).job_id
+    retried = queue.retry(connection, failed).job_id
     [leased] = steps.lease(connection)
     assert (leased.tenant_id, steps.job(connection, retried).tenant_id) == (TENANT, TENANT)
 
@@ -211,7 +212,7 @@ def test_a_payload_that_is_no_object_is_not_retried(connection: Connected) -> No
         job_id = steps.enqueue(connection)
         change(connection, job_id, f"status = 'failed', job_payload = '{payload}'")
         with pytest.raises(InvalidJob, match="payload must be a JSON object"):
-            job_status.retry(connection, job_id)
+            queue.retry(connection, job_id)
 
 
 def test_rows_from_before_the_first_migration_are_for_the_club_of_their_payload(
@@ -323,7 +324,7 @@ def test_a_raw_message_with_an_old_rows_id_is_a_job(connection: Connected, opene
     for _ in range(3):
         connection.execute("select pgmq.send('stats_update'::text, %s::jsonb, 0)", (Jsonb(steps.payload()),))
     do_what_waits(connection, opened)
-    assert [job.status for job in job_status.list_jobs(connection, limit=9)] == ["completed"] * 4
+    assert [job.status for job in queue.list_jobs(connection, limit=9)] == ["completed"] * 4
 
 
 def test_a_message_that_somebody_else_has_read_for_long_is_visible_again(
@@ -374,11 +375,11 @@ def test_an_odd_row_is_shown_as_such_and_the_others_as_always(connection: Connec
     others = [steps.enqueue(connection) for _ in range(2)]
     odd = steps.enqueue(connection)
     change(connection, odd, assignments)
-    listed = {job.id: job for job in job_status.list_jobs(connection, limit=10)}
+    listed = {job.id: job for job in queue.list_jobs(connection, limit=10)}
     assert listed.keys() == {odd, *others}
     assert ODD[assignments] in listed[odd].oddities
     assert [listed[other].oddities for other in others] == [[], []]
-    assert isinstance(job_status.get_job(connection, odd), Job)
+    assert isinstance(queue.get_job(connection, odd), Job)
 
 
 def test_a_later_state_has_a_later_version_though_its_transaction_began_earlier(

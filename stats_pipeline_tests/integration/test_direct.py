@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from psycopg import Connection
 
-from stats_pipeline import direct
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.errors import InvalidJob
-from stats_pipeline.reconcile import AbandonRun, apply
+from stats_pipeline.jobs import run_direct
+from stats_pipeline.jobs.reconcile import AbandonRun, apply
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO, compute, enqueue, job, start
 
@@ -35,7 +35,7 @@ def test_a_function_runs_after_those_it_reads_from(
     connection: Connection[Any], opened: Database, settings: Settings, query: Query
 ) -> None:
     job_id = enqueue(connection)
-    assert direct.run_direct(opened, settings, print) == [job_id]
+    assert run_direct.run_direct(opened, settings, print) == [job_id]
     assert job(connection, job_id).status == "completed"
     recorded = query("select rpc from stats_pipeline.function_result order by recorded_at")
     assert [row["rpc"] for row in recorded] == [FIRST.rpc, SECOND.rpc]
@@ -46,7 +46,7 @@ def test_a_function_does_not_run_after_one_that_failed(
 ) -> None:
     query(f"drop function public.{FIRST.rpc}(uuid)")
     job_id = enqueue(connection)
-    direct.run_direct(opened, settings, print)
+    run_direct.run_direct(opened, settings, print)
     row = job(connection, job_id)
     assert row.status == "failed"
     assert row.results is not None
@@ -60,7 +60,7 @@ def test_a_club_that_does_not_exist_keeps_no_other_from_its_refresh(
     query("insert into public.tenants values (%s)", TENANT)
     both = settings.model_copy(update={"tenants": (OTHER_TENANT, TENANT)})
     with pytest.raises(InvalidJob, match=str(OTHER_TENANT)):
-        direct.run_direct(opened, both, print)
+        run_direct.run_direct(opened, both, print)
     assert query("select tenant_id, status from public.background_job_status") == [
         {"tenant_id": TENANT, "status": "completed"}
     ]
@@ -71,7 +71,7 @@ def test_a_job_that_waits_for_its_next_attempt_is_done_at_once(
 ) -> None:
     job_id = enqueue(connection)
     query("update pgmq.q_stats_update set vt = now() + interval '1 minute'")
-    assert direct.run_direct(opened, settings, print) == [job_id]
+    assert run_direct.run_direct(opened, settings, print) == [job_id]
     assert job(connection, job_id).status == "completed"
 
 
@@ -87,7 +87,7 @@ def test_a_lease_that_was_lost_on_the_way_is_taken_again(
         update pgmq.q_stats_update set vt = now();
         """,
     )
-    assert direct.run_direct(opened, settings, print) == jobs
+    assert run_direct.run_direct(opened, settings, print) == jobs
     assert {job(connection, job_id).status for job_id in jobs} == {"completed"}
 
 
@@ -100,7 +100,7 @@ def test_what_a_dead_run_has_computed_is_not_computed_again(
     apply(connection, AbandonRun("run-1", row["seen_at"], "It stopped answering"), settings, lambda _: None)
     query("create table public.called ()")
     replace_first(query, "insert into public.called default values;")
-    assert direct.run_direct(opened, settings, print) == [job_id]
+    assert run_direct.run_direct(opened, settings, print) == [job_id]
     assert (job(connection, job_id).status, job(connection, job_id).attempts) == ("completed", 2)
     assert query("select count(*) as times from public.called") == [{"times": 0}]
 

@@ -10,12 +10,13 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from stats_pipeline import database, embedded
+from stats_pipeline import database
+from stats_pipeline.database import embedded
 from stats_pipeline.errors import DatabaseUnavailable
 
 HOLD = """
 import pathlib, sys
-from stats_pipeline import embedded
+from stats_pipeline.database import embedded
 
 with embedded.running(pathlib.Path(sys.argv[1])) as url:
     print(url, flush=True)

@@ -12,9 +12,9 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import job_status
 from stats_pipeline.database import Database
 from stats_pipeline.errors import InvalidJob
+from stats_pipeline.jobs import queue
 from stats_pipeline_tests.integration import steps
 
 Query = Callable[..., list[dict[str, Any]]]
@@ -108,7 +108,7 @@ def test_a_good_payload_is_queued_with_its_message(
     connection: Connected, query: Query, count: Count, fields: dict[str, Any]
 ) -> None:
     payload = steps.payload(**fields)
-    answer = job_status.enqueue(connection, payload)
+    answer = queue.enqueue(connection, payload)
 
     assert (answer.success, answer.status) == (True, "queued")
     job = steps.job(connection, answer.job_id)
@@ -135,7 +135,7 @@ def test_a_bad_payload_is_refused_by_name_and_leaves_nothing(
     assert len(message) < 200
 
     with pytest.raises(InvalidJob, match=f"^{named} "):
-        job_status.enqueue(connection, payload)
+        queue.enqueue(connection, payload)
     assert [count(table) for table in (JOBS, QUEUE, ARCHIVE, "stats_pipeline.job_request")] == [0, 0, 0, 0]
 
 
@@ -152,19 +152,19 @@ def test_row_and_message_are_one_transaction(connection: Connected, count: Count
 
 
 def test_a_repeated_request_returns_the_first_job(connection: Connected, count: Count) -> None:
-    first = job_status.enqueue(connection, steps.payload(requestId="press"))
-    second = job_status.enqueue(connection, steps.payload(requestId="press", triggeredBy="cron"))
+    first = queue.enqueue(connection, steps.payload(requestId="press"))
+    second = queue.enqueue(connection, steps.payload(requestId="press", triggeredBy="cron"))
     assert second.job_id == first.job_id
     assert second.message != first.message
     assert (count(JOBS), count(QUEUE)) == (1, 1)
 
 
 def test_a_repeated_request_shows_what_became_of_the_first(connection: Connected, opened: Database) -> None:
-    first = job_status.enqueue(connection, steps.payload(requestId="press"))
+    first = queue.enqueue(connection, steps.payload(requestId="press"))
     steps.finish(connection, opened)
     assert (first.repeated, first.completed_at) == (False, None)
     assert first.created_at is not None
-    assert job_status.enqueue(connection, steps.payload(requestId="press")) == first.model_copy(
+    assert queue.enqueue(connection, steps.payload(requestId="press")) == first.model_copy(
         update={
             "status": "completed",
             "message": "This request has been enqueued before",
@@ -189,7 +189,7 @@ def test_a_request_that_is_sent_many_times_at_once_is_one_job(
 
     def press(_: int) -> UUID:
         with opened.connection() as connection:
-            return job_status.enqueue(connection, payload).job_id
+            return queue.enqueue(connection, payload).job_id
 
     assert len(set(at_once(10, press))) == 1
     assert (count(JOBS), count(QUEUE)) == (1, 1)
@@ -222,7 +222,7 @@ def test_a_row_of_another_kind_of_job_is_none_of_our_business(connection: Connec
     )
     assert count(QUEUE) == 0
     assert steps.lease(connection) == []
-    assert job_status.list_jobs(connection, limit=10) == []
+    assert queue.list_jobs(connection, limit=10) == []
 
 
 @pytest.mark.parametrize(("payload", "named"), bad_payloads())
@@ -231,7 +231,7 @@ def test_an_inserted_bad_payload_becomes_a_failed_job_that_says_why(
 ) -> None:
     job_id = insert(connection, payload)
     assert steps.lease(connection) == []
-    [job] = job_status.list_jobs(connection, limit=10)
+    [job] = queue.list_jobs(connection, limit=10)
     assert (job.id, job.status) == (job_id, "failed")
     assert (job.error_message or "").startswith(f"Rejected: {named} ")
     assert job.completed_at is not None
@@ -254,7 +254,7 @@ def test_rows_with_one_request_at_once_leave_one(
         with opened.connection() as connection:
             if number % 2:
                 return insert(connection, payload)
-            return job_status.enqueue(connection, payload).job_id
+            return queue.enqueue(connection, payload).job_id
 
     outcomes = at_once(10, press)
     assert {type(outcome) for outcome in outcomes} <= {UUID, psycopg.errors.UniqueViolation}
@@ -272,7 +272,7 @@ def test_a_raw_message_gets_its_row(connection: Connected, count: Count, fields:
 
     assert [lease.jobs for lease in steps.lease(connection)] == [1]
 
-    [job] = job_status.list_jobs(connection, limit=10)
+    [job] = queue.list_jobs(connection, limit=10)
     assert job.status == "queued"
     assert job.msg_id is not None
     assert "timestamp" in job.job_payload
@@ -287,7 +287,7 @@ def test_a_malformed_message_is_a_failed_job_that_says_why_once(
     assert steps.lease(connection) == []
     assert steps.lease(connection) == []
 
-    [job] = job_status.list_jobs(connection, limit=10)
+    [job] = queue.list_jobs(connection, limit=10)
     assert job.status == "failed"
     assert (job.error_message or "").startswith(f"Rejected: {named} ")
     assert job.completed_at is not None
@@ -313,10 +313,10 @@ def test_raw_messages_with_one_request_are_one_job(connection: Connected, count:
 
 def test_a_raw_message_for_a_known_request_is_dropped(connection: Connected, count: Count) -> None:
     payload = steps.payload()
-    first = job_status.enqueue(connection, payload).job_id
+    first = queue.enqueue(connection, payload).job_id
     send(connection, payload)
     assert [lease.jobs for lease in steps.lease(connection)] == [1]
-    assert [job.id for job in job_status.list_jobs(connection, limit=10)] == [first]
+    assert [job.id for job in queue.list_jobs(connection, limit=10)] == [first]
     assert (count(QUEUE), count(ARCHIVE)) == (1, 1)
 
 
@@ -358,7 +358,7 @@ def test_a_retry_is_a_new_job_that_names_the_old_one(connection: Connected, open
     old_id = failed_job(connection, opened, triggeredBy="post-match", matchId=7)
     old = steps.job(connection, old_id)
 
-    new = steps.job(connection, job_status.retry(connection, old_id).job_id)
+    new = steps.job(connection, queue.retry(connection, old_id).job_id)
 
     assert (new.status, new.retry_of, new.attempts) == ("queued", old_id, 0)
     assert new.job_payload == {
@@ -376,11 +376,11 @@ def test_a_retry_is_a_new_job_that_names_the_old_one(connection: Connected, open
 
 def test_retrying_twice_is_one_retry_until_it_has_ended(connection: Connected, opened: Database) -> None:
     old = failed_job(connection, opened)
-    first = job_status.retry(connection, old).job_id
-    again = job_status.retry(connection, old)
+    first = queue.retry(connection, old).job_id
+    again = queue.retry(connection, old)
     assert (again.job_id, again.repeated) == (first, True)
     steps.fail(connection, opened, run_id="again")
-    assert job_status.retry(connection, old).job_id != first
+    assert queue.retry(connection, old).job_id != first
 
 
 def test_retrying_many_times_at_once_is_one_retry(
@@ -390,22 +390,22 @@ def test_retrying_many_times_at_once_is_one_retry(
 
     def press(_: int) -> UUID:
         with opened.connection() as pooled:
-            return job_status.retry(pooled, old).job_id
+            return queue.retry(pooled, old).job_id
 
     assert len(set(at_once(10, press))) == 1
 
 
 def test_a_retry_keeps_the_tenant(connection: Connected, opened: Database) -> None:
     old = failed_job(connection, opened, tenantId=str(steps.TENANT))
-    new = job_status.retry(connection, old).job_id
+    new = queue.retry(connection, old).job_id
     assert steps.job(connection, new).tenant_id == steps.TENANT
 
 
 def test_a_job_that_does_not_exist_cannot_be_retried(connection: Connected, count: Count) -> None:
     with pytest.raises(InvalidJob, match=f"job {NO_JOB} does not exist"):
-        job_status.retry(connection, NO_JOB)
+        queue.retry(connection, NO_JOB)
     with pytest.raises(InvalidJob, match=f"job {NO_JOB} does not exist"):
-        job_status.get_job(connection, NO_JOB)
+        queue.get_job(connection, NO_JOB)
     assert count(JOBS) == 0
 
 
@@ -425,5 +425,5 @@ def test_a_rejected_job_says_again_what_is_wrong_with_it(connection: Connected, 
     job_id = insert(connection, steps.payload(matchId="seven"))
     steps.lease(connection)
     with pytest.raises(InvalidJob, match=r"^matchId "):
-        job_status.retry(connection, job_id)
+        queue.retry(connection, job_id)
     assert (count(JOBS), count(QUEUE)) == (1, 0)

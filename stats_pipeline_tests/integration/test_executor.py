@@ -19,7 +19,7 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
 from dagster._core.execution.plan.objects import ErrorSource
 
-from stats_pipeline.defs.executor import thread_executor
+from stats_pipeline.runtime.executor import thread_executor
 from stats_pipeline_tests.integration import toy_jobs
 
 PATIENCE = 30  # seconds until a wait for another thread counts as a deadlock

@@ -13,8 +13,8 @@ from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow
 
-from stats_pipeline import job_status
 from stats_pipeline.database import Database
+from stats_pipeline.jobs import refresh
 from stats_pipeline_tests.integration import steps
 
 Connected = Connection[DictRow]
@@ -80,7 +80,7 @@ def test_a_run_goes_on_beating_after_an_outage(
     steps.start(connection)
     with (
         Database(database_url, application_name="beating", patience=0.5) as database,
-        job_status.beating(database, run_id="run-1", lease_seconds=30),
+        refresh.beating(database, run_id="run-1", lease_seconds=30),
     ):
         until_it_beats(query, last_beat(query))
         with outage(query, database_url):
@@ -92,11 +92,11 @@ def test_a_run_goes_on_beating_after_an_outage(
 def test_the_first_beat_comes_at_once_and_none_after_the_block(
     connection: Connected, opened: Database, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_status, "HEARTBEAT_SECONDS", 600)
+    monkeypatch.setattr(refresh, "HEARTBEAT_SECONDS", 600)
     steps.enqueue(connection)
     steps.start(connection)
     claimed_at = last_beat(query)
-    with job_status.beating(opened, run_id="run-1", lease_seconds=30):
+    with refresh.beating(opened, run_id="run-1", lease_seconds=30):
         until_it_beats(query, claimed_at)
     assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
 

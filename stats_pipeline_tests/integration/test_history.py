@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from benchmarks import history
-from stats_pipeline import database, job_status, reconcile, retention
+from stats_pipeline import database
+from stats_pipeline.jobs import queue, reconcile, retention
 from stats_pipeline.settings import SQL_ROOT, Settings
 
 JOBS = 100_000
@@ -107,7 +108,7 @@ def test_the_history_is_one_that_the_product_could_have_made(database_url: str) 
         limits = reconcile.limits_of(Settings(_env_file=None))
         assert reconcile.decide(found, None, limits) == []
         with opened.connection() as connection:
-            jobs = job_status.list_jobs(connection, limit=1_000)
+            jobs = queue.list_jobs(connection, limit=1_000)
         assert len(jobs) == 1_000
         assert all(job.is_over and job.created_at < datetime.now(UTC) for job in jobs)
         assert retention.prune(opened, days=history.OLD_DAYS)["jobs"] == 500

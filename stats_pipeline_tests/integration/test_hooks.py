@@ -13,14 +13,14 @@ from dagster._core.execution.api import create_execution_plan, execute_run_itera
 from psycopg import Connection
 from psycopg.rows import DictRow
 
-from stats_pipeline import job_status
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
 from stats_pipeline.definitions import build_defs
 from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import LEASE_TAG
-from stats_pipeline.models import Job
-from stats_pipeline.reconcile import AbandonRun, apply
+from stats_pipeline.jobs import queue
+from stats_pipeline.jobs.models import Job
+from stats_pipeline.jobs.reconcile import AbandonRun, apply
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 
@@ -52,7 +52,7 @@ def finished(
         definitions.resolve_job_def(JOB_NAME).execute_in_process(
             instance=instance, tags=tags, raise_on_error=False, **options
         )
-        [job] = job_status.list_jobs(connection, limit=10)
+        [job] = queue.list_jobs(connection, limit=10)
         return job
 
     return execute
@@ -154,7 +154,7 @@ def test_a_re_execution_of_what_failed_is_a_job_of_that_alone(
         root_run_id=failed.run_id,
     )
     list(execute_run_iterator(InMemoryJob(whole), run, instance))
-    job = job_status.list_jobs(connection, limit=10)[0]
+    job = queue.list_jobs(connection, limit=10)[0]
     assert (job.status, job.run_id) == ("completed", run.run_id)
     assert job.results is not None
     assert list(job.results["functions"]) == [RPC]

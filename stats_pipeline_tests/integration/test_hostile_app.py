@@ -13,9 +13,10 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import database, job_status
+from stats_pipeline import database
 from stats_pipeline.database import Database
-from stats_pipeline.models import Payload
+from stats_pipeline.jobs import queue
+from stats_pipeline.jobs.models import Payload
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT
 
@@ -76,7 +77,7 @@ def test_a_deferred_constraint_of_one_club_keeps_no_other_from_its_nightly_job(
     )
     payloads = [Payload(triggered_by="cron", request_id="nightly", tenant_id=str(club)) for club in CLUBS]
     with opened.transaction() as transaction:
-        assert len(job_status.enqueue_each(transaction, payloads)) == 2
+        assert len(queue.enqueue_each(transaction, payloads)) == 2
         assert len(steps.lease(transaction)) == 2
     assert aside(query) == {"enqueue"}
     query("update stats_pipeline.set_aside set next_try_at = now() - interval '1 hour'")
@@ -136,7 +137,7 @@ def test_a_trigger_that_waits_for_somebody_holds_nobody_up_for_long(
 
     began = time.monotonic()
     if step == "claim":
-        with pytest.raises(job_status.LeaseLost):
+        with pytest.raises(queue.LeaseLost):
             steps.claim(connection, leases[0])
     elif step == "settle":
         steps.settle(connection, "run 0")
@@ -255,7 +256,7 @@ def test_a_club_without_a_name_of_a_club_undoes_no_transaction(connection: Conne
         (Jsonb(steps.payload(tenantId=tenant)),),
     )
     assert steps.lease(connection) == []
-    [job] = job_status.list_jobs(connection, limit=1)
+    [job] = queue.list_jobs(connection, limit=1)
     assert job.error_message == "Rejected: tenantId must be a UUID"
 
 
@@ -279,7 +280,7 @@ def test_a_payload_that_python_cannot_hold_is_shown_as_text(connection: Connecte
     job_id = steps.enqueue(connection)
     change = f"update public.background_job_status set job_payload = job_payload || '{{\"x\": {value}}}' where id = %s"
     connection.execute(change.encode(), (job_id,))
-    listed = {job.id: job for job in job_status.list_jobs(connection, limit=10)}
+    listed = {job.id: job for job in queue.list_jobs(connection, limit=10)}
     assert listed.keys() == {job_id, other}
     assert "requestId" in listed[job_id].job_payload["message"]
 

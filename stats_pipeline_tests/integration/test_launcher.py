@@ -23,7 +23,7 @@ import pytest
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
-from stats_pipeline.defs.launcher import ForkserverRunLauncher, Worker
+from stats_pipeline.runtime.launcher import ForkserverRunLauncher, Worker
 from stats_pipeline_tests.integration import toy_jobs
 
 pytestmark = pytest.mark.timeout(60)
@@ -33,7 +33,7 @@ PATIENCE = 30  # seconds until something that should happen at once counts as ne
 
 def launcher_config(*preload: str) -> dict[str, object]:
     return {
-        "module": "stats_pipeline.defs.launcher",
+        "module": "stats_pipeline.runtime.launcher",
         "class": "ForkserverRunLauncher",
         "config": {"preload": list(preload)},
     }
@@ -353,7 +353,7 @@ def test_changed_source_is_loaded_while_old_runs_go_on(tmp_path: Path, monkeypat
         (package / "jobs.py").write_text(
             textwrap.dedent(f"""
                 import dagster as dg
-                from stats_pipeline.defs.executor import thread_executor
+                from stats_pipeline.runtime.executor import thread_executor
 
                 @dg.op
                 def tell(context: dg.OpExecutionContext) -> None:

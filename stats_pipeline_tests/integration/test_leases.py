@@ -9,9 +9,9 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import reconcile
 from stats_pipeline.database import Database
-from stats_pipeline.reconcile import VoidLease
+from stats_pipeline.jobs import reconcile
+from stats_pipeline.jobs.reconcile import VoidLease
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT

@@ -10,10 +10,10 @@ import pytest
 from psycopg import Connection
 from psycopg.rows import DictRow
 
-from stats_pipeline import job_status
 from stats_pipeline.database import Database
 from stats_pipeline.errors import LeaseLost
-from stats_pipeline.models import Job
+from stats_pipeline.jobs import queue, refresh
+from stats_pipeline.jobs.models import Job
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO
 
@@ -365,7 +365,7 @@ def test_a_failed_function_fails_the_job_by_name_and_no_other(
 def test_a_try_that_fails_is_shown_and_a_later_success_counts(connection: Connected, opened: Database) -> None:
     job_id = steps.enqueue(connection)
     claimed = steps.start(connection)
-    job_status.record_failed_try(
+    refresh.record_failed_try(
         opened, run_id="run-1", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem="deadlock detected"
     )
     steps.settle(connection)
@@ -392,7 +392,7 @@ def test_a_success_is_not_taken_back_by_late_reports(connection: Connected, open
     job_id = steps.enqueue(connection)
     steps.compute(opened, steps.start(connection))
     opened.run("fail_function", run_id="run-1", rpc=TWO[0].rpc, error="late")
-    job_status.record_failed_try(opened, run_id="run-1", rpc=TWO[1].rpc, attempt=1, duration_ms=1, problem="late")
+    refresh.record_failed_try(opened, run_id="run-1", rpc=TWO[1].rpc, attempt=1, duration_ms=1, problem="late")
     steps.settle(connection)
     assert steps.job(connection, job_id).status == "completed"
 
@@ -492,7 +492,7 @@ def test_a_tag_that_goes_stale_again_is_due_again(connection: Connected, opened:
 
 def test_the_list_is_newest_first_and_limited(connection: Connected) -> None:
     ids = [steps.enqueue(connection) for _ in range(3)]
-    assert [job.id for job in job_status.list_jobs(connection, limit=2)] == ids[:0:-1]
+    assert [job.id for job in queue.list_jobs(connection, limit=2)] == ids[:0:-1]
 
 
 @pytest.mark.parametrize("timezone", ["Pacific/Kiritimati", "Etc/GMT+12"])
@@ -502,6 +502,6 @@ def test_a_functions_day_is_the_one_of_the_time_zone_it_is_told(
     """Twenty-six hours apart: the one is always a day ahead of the other."""
     replace_function(connection, "insert into public.written values (current_date::text)")
     steps.enqueue(connection)
-    job_status.compute(opened, TWO[0], steps.start(connection), attempt=1, timezone=timezone)
+    refresh.compute(opened, TWO[0], steps.start(connection), attempt=1, timezone=timezone)
     [there] = query("select (now() at time zone %s)::date::text as day", timezone)
     assert {"what": there["day"]} in query("select what from public.written")

@@ -10,7 +10,8 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import database, embedded, migrate
+from stats_pipeline import database
+from stats_pipeline.database import embedded, migrate
 from stats_pipeline.errors import MigrationError
 from stats_pipeline.settings import SQL_ROOT
 from stats_pipeline_tests.integration import steps

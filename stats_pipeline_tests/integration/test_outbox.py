@@ -1,6 +1,6 @@
 """Delivering due tags with a real database and a real HTTP server: what is due, when, and what becomes of the job.
 
-What the client makes of an app's answers is in `unit/test_cache.py`.
+What the client makes of an app's answers is in `unit/test_invalidation.py`.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ import dagster as dg
 import pytest
 from psycopg import Connection
 
-from stats_pipeline import outbox
-from stats_pipeline.cache import CacheClient
 from stats_pipeline.catalog import STATS_FUNCTIONS, StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.defs.resources import Refresh
-from stats_pipeline.models import Delivery
+from stats_pipeline.jobs import outbox
+from stats_pipeline.jobs.invalidation import CacheClient
+from stats_pipeline.jobs.models import Delivery
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.acceptance.app_server import KEY, App, Call, leave, refuse, take_all
 from stats_pipeline_tests.integration.steps import TWO, compute, enqueue, job, settle, start

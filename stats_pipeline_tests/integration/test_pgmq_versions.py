@@ -11,7 +11,9 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import database, job_status, migrate
+from stats_pipeline import database
+from stats_pipeline.database import migrate
+from stats_pipeline.jobs import queue, refresh
 from stats_pipeline_tests.integration import steps
 
 Connected = Connection[DictRow]
@@ -104,7 +106,7 @@ def test_jobs_come_through_all_doors(old: Connected, opened: database.Database) 
     old.execute("select pgmq.send('stats_update', %s::jsonb)", (Jsonb(steps.payload()),))
     claimed = steps.finish(old, opened)
     assert ids < set(claimed.job_ids)
-    assert [job.status for job in job_status.list_jobs(old, limit=10)] == ["completed"] * 3
+    assert [job.status for job in queue.list_jobs(old, limit=10)] == ["completed"] * 3
     assert messages(old, "a_stats_update") == 4  # the raw one, and one for each job
     assert messages(old, "q_stats_update") == 0
 
@@ -125,7 +127,7 @@ def test_a_heartbeat_keeps_the_message_leased(old: Connected) -> None:
     steps.enqueue(old)
     steps.start(old)
     old.execute("update pgmq.q_stats_update set vt = now()")
-    assert job_status.heartbeat(old, run_id="run-1", lease_seconds=30)
+    assert refresh.heartbeat(old, run_id="run-1", lease_seconds=30)
     row = old.execute("select vt > now() + interval '20 seconds' as leased from pgmq.q_stats_update").fetchone()
     assert row == {"leased": True}
 
@@ -133,7 +135,7 @@ def test_a_heartbeat_keeps_the_message_leased(old: Connected) -> None:
 def test_malformed_messages_are_archived(old: Connected) -> None:
     old.execute("select pgmq.send('stats_update', '[]'::jsonb)")
     assert steps.lease(old) == []
-    [job] = job_status.list_jobs(old, limit=10)
+    [job] = queue.list_jobs(old, limit=10)
     assert job.error_message == "Rejected: payload must be a JSON object"
     assert messages(old, "a_stats_update") == 1
 
@@ -141,7 +143,7 @@ def test_malformed_messages_are_archived(old: Connected) -> None:
 def test_a_failed_job_is_retried(old: Connected, opened: database.Database) -> None:
     job_id = steps.enqueue(old)
     steps.fail(old, opened)
-    assert job_status.retry(old, job_id).status == "queued"
+    assert queue.retry(old, job_id).status == "queued"
     steps.finish(old, opened, "run-2")
 
 

@@ -13,12 +13,12 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import job_status, reconcile
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database, run
 from stats_pipeline.errors import LeaseLost
-from stats_pipeline.models import Claim
-from stats_pipeline.reconcile import AbandonRun, RequeueJob, SendMessage
+from stats_pipeline.jobs import queue, reconcile
+from stats_pipeline.jobs.models import Claim
+from stats_pipeline.jobs.reconcile import AbandonRun, RequeueJob, SendMessage
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO
@@ -51,8 +51,8 @@ def test_a_second_caller_with_the_same_request_gets_the_firsts_job(
 ) -> None:
     payload = steps.payload()
     with first.transaction():
-        job_id = job_status.enqueue(first, payload).job_id
-        second = meanwhile(lambda connection: job_status.enqueue(connection, payload).job_id)
+        job_id = queue.enqueue(first, payload).job_id
+        second = meanwhile(lambda connection: queue.enqueue(connection, payload).job_id)
     assert second.result() == job_id
     assert (count("public.background_job_status"), count(QUEUE)) == (1, 1)
 
@@ -62,8 +62,8 @@ def test_a_second_caller_enqueues_what_the_first_one_took_back(
 ) -> None:
     payload = steps.payload()
     with first.transaction(force_rollback=True):
-        job_status.enqueue(first, payload)
-        second = meanwhile(lambda connection: job_status.enqueue(connection, payload).job_id)
+        queue.enqueue(first, payload)
+        second = meanwhile(lambda connection: queue.enqueue(connection, payload).job_id)
     assert steps.job(connection, second.result()).status == "queued"
     assert (count("public.background_job_status"), count(QUEUE)) == (1, 1)
 
@@ -74,8 +74,8 @@ def test_a_second_press_of_retry_gets_the_firsts_job(
     failed = steps.enqueue(connection)
     steps.fail(connection, opened)
     with first.transaction():
-        job_id = job_status.retry(first, failed).job_id
-        second = meanwhile(lambda connection: job_status.retry(connection, failed).job_id)
+        job_id = queue.retry(first, failed).job_id
+        second = meanwhile(lambda connection: queue.retry(connection, failed).job_id)
     assert second.result() == job_id
 
 
@@ -116,7 +116,7 @@ def test_a_raw_message_that_arrives_while_others_are_admitted_is_not_lost(
     known = steps.payload(tenantId=str(TENANT))
     query(send, Jsonb(known))
     with first.transaction(force_rollback=True):
-        job_status.enqueue(first, known)
+        queue.enqueue(first, known)
         second = meanwhile(steps.lease)
         query(send, Jsonb(steps.payload(tenantId=str(OTHER_TENANT))))
     leased = [*second.result(), *steps.lease(connection)]

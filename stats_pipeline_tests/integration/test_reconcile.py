@@ -13,10 +13,10 @@ import pytest
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import reconcile
 from stats_pipeline.database import Database
-from stats_pipeline.models import Lease, Payload
-from stats_pipeline.reconcile import (
+from stats_pipeline.jobs import reconcile
+from stats_pipeline.jobs.models import Lease, Payload
+from stats_pipeline.jobs.reconcile import (
     AbandonRun,
     ArchiveMessage,
     DagsterState,

@@ -9,8 +9,8 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import job_status
 from stats_pipeline.database import Database
+from stats_pipeline.jobs import queue
 from stats_pipeline_tests.integration import steps
 
 Query = Callable[..., list[dict[str, Any]]]
@@ -22,7 +22,7 @@ NIGHTLY = steps.payload(triggeredBy="cron", requestId="nightly")
 
 
 def ask(connection: Connected) -> None:
-    job_status.enqueue(connection, NIGHTLY)
+    queue.enqueue(connection, NIGHTLY)
 
 
 def insert_quietly(connection: Connected) -> None:

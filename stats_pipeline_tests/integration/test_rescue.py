@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from stats_pipeline import job_status, reconcile
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.errors import LeaseLost
+from stats_pipeline.jobs import reconcile, refresh
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration.steps import TWO, claim, compute, enqueue, job, lease, settle, start
 
@@ -80,7 +80,7 @@ def test_the_third_death_fails_the_job_with_the_last_error(
     job_id = enqueue(connection)
     for number in (1, 2, 3):
         start(connection, f"run-{number}")
-        job_status.record_failed_try(
+        refresh.record_failed_try(
             opened, run_id=f"run-{number}", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem=f"lost {number}"
         )
         assert abandon(f"run-{number}")
@@ -99,9 +99,7 @@ def test_of_several_errors_the_last_one_is_told(
     job_id = enqueue(connection)
     start(connection)
     for function, problem in zip(TWO, ("first", "last"), strict=True):
-        job_status.record_failed_try(
-            opened, run_id="run-1", rpc=function.rpc, attempt=1, duration_ms=5, problem=problem
-        )
+        refresh.record_failed_try(opened, run_id="run-1", rpc=function.rpc, attempt=1, duration_ms=5, problem=problem)
     abandon(max_attempts=0)
     assert job(connection, job_id).error_message == "It stopped answering: last"
 
@@ -112,7 +110,7 @@ def test_each_attempt_keeps_its_own_reason(
     job_id = enqueue(connection)
     for number in (1, 2):
         start(connection, f"run-{number}")
-        job_status.record_failed_try(
+        refresh.record_failed_try(
             opened, run_id=f"run-{number}", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem=f"lost {number}"
         )
         abandon(f"run-{number}")
@@ -194,9 +192,7 @@ def test_a_try_that_was_recorded_before_the_claim_does_not_stop_the_resumption(
     enqueue(connection)
     compute(opened, start(connection, "run-1"), TWO[0])
     abandon("run-1")
-    job_status.record_failed_try(
-        opened, run_id="run-2", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem="no connection"
-    )
+    refresh.record_failed_try(opened, run_id="run-2", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem="no connection")
     assert start(connection, "run-2").carried_over == {TWO[0].rpc}
 
 
@@ -243,7 +239,7 @@ def test_a_run_that_wakes_up_late_cannot_commit_its_work(
     assert first is not None
     abandon("run-1")
     with pytest.raises(LeaseLost, match="run run-1 has been replaced"):
-        job_status.compute(opened, late, first, attempt=1)
+        refresh.compute(opened, late, first, attempt=1)
     assert query("select * from public.work") == []
     assert query("select * from stats_pipeline.outbox") == []
     with pytest.raises(LeaseLost):

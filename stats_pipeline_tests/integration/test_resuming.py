@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from psycopg import Connection
 
-from stats_pipeline import reconcile
 from stats_pipeline.database import Database
-from stats_pipeline.reconcile import AbandonRun, VoidLease
+from stats_pipeline.jobs import reconcile
+from stats_pipeline.jobs.reconcile import AbandonRun, VoidLease
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration.steps import (
     OTHER_TENANT,

@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 from psycopg import Connection
 
-from stats_pipeline import retention
 from stats_pipeline.database import Database
 from stats_pipeline.definitions import build_defs
-from stats_pipeline.defs.retention import build_prune_job, prune_dagster_runs
+from stats_pipeline.defs.jobs import build_prune_job, prune_dagster_runs
+from stats_pipeline.jobs import retention
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration.steps import enqueue, finish, start
 

@@ -10,7 +10,8 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import database, migrate
+from stats_pipeline import database
+from stats_pipeline.database import migrate
 from stats_pipeline_tests.integration import steps
 
 Query = Callable[..., list[dict[str, Any]]]

@@ -16,13 +16,14 @@ import pytest
 from psycopg import Connection
 from psycopg.rows import DictRow
 
-from stats_pipeline import job_status, reconcile
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
 from stats_pipeline.defs import resources
 from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import LEASE_TAG, TENANT_TAG, Refresh
-from stats_pipeline.models import Claim
+from stats_pipeline.jobs import reconcile
+from stats_pipeline.jobs import refresh as refresh_steps
+from stats_pipeline.jobs.models import Claim
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import TENANT, TWO
 
@@ -59,7 +60,7 @@ def test_a_function_that_the_run_does_not_call_cannot_fail_it(connection: Connec
     later = dataclasses.replace(second, after=(first.rpc,))
     claimed = steps.claim(connection, None, functions=TWO[:1])
     assert claimed is not None
-    job_status.fail(opened, "run-1", first.rpc, [first, later], "no such table")
+    refresh_steps.fail(opened, "run-1", first.rpc, [first, later], "no such table")
     steps.settle(connection)
     job = steps.job(connection, claimed.job_ids[0])
     assert (job.status, job.error_message) == ("failed", f"Failed functions: {first.rpc} (no such table)")

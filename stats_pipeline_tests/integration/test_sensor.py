@@ -16,7 +16,7 @@ from stats_pipeline.database import Database
 from stats_pipeline.defs import sensors
 from stats_pipeline.defs.resources import JOBS_TAG, LEASE_TAG, TENANT_TAG
 from stats_pipeline.defs.schedules import build_nightly_schedule
-from stats_pipeline.reconcile import AbandonRun, apply
+from stats_pipeline.jobs.reconcile import AbandonRun, apply
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT

@@ -13,10 +13,11 @@ from psycopg.types.json import Jsonb
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from stats_pipeline import database, job_status, outbox
-from stats_pipeline.cache import CacheClient
+from stats_pipeline import database
 from stats_pipeline.database import Database
-from stats_pipeline.models import Payload, SetAside
+from stats_pipeline.jobs import outbox, queue, refresh
+from stats_pipeline.jobs.invalidation import CacheClient
+from stats_pipeline.jobs.models import Payload, SetAside
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO
@@ -45,7 +46,7 @@ def patient(connection: Connected) -> Connected:
 
 
 def aside(connection: Connected) -> dict[str, SetAside]:
-    return {one.what: one for one in job_status.list_set_aside(connection)}
+    return {one.what: one for one in queue.list_set_aside(connection)}
 
 
 def refuse(connection: Connected, condition: str, *, when: str = "update") -> None:
@@ -200,7 +201,7 @@ def test_a_nightly_job_that_is_refused_keeps_no_other_club(connection: Connected
     )
     nightly = [Payload(triggered_by="cron", request_id="nightly", tenant_id=str(club)) for club in CLUBS]
     with opened.transaction() as transaction:
-        assert len(job_status.enqueue_each(transaction, nightly)) == 2
+        assert len(queue.enqueue_each(transaction, nightly)) == 2
         assert [leased.tenant_id for leased in steps.lease(transaction)] == [CLUBS[0], CLUBS[2]]
     assert aside(connection)["enqueue"].key == str(CLUBS[1])
 
@@ -273,7 +274,7 @@ def test_a_row_that_is_held_while_its_run_ends(
     for claimed in claims.values():
         steps.compute(opened, claimed)
         steps.settle(patient, claimed.run_id, app=True)
-        assert job_status.heartbeat(patient, run_id=claimed.run_id, lease_seconds=30) is False  # it has ended
+        assert refresh.heartbeat(patient, run_id=claimed.run_id, lease_seconds=30) is False  # it has ended
     patient.execute("update stats_pipeline.outbox set due_at = due_at - interval '3 s'")
     for _ in range(3):
         outbox.deliver(opened, client, cache_deadline=900)
@@ -330,7 +331,7 @@ def test_a_message_that_is_held(patient: Connected, opened: Database, other: Con
     running = steps.enqueue(patient, TENANT)
     [*_, claimed] = claim_all(patient).values()
     other.execute("select from pgmq.q_stats_update for update")
-    assert job_status.heartbeat(patient, run_id=claimed.run_id, lease_seconds=3600)
+    assert refresh.heartbeat(patient, run_id=claimed.run_id, lease_seconds=3600)
     fresh = steps.enqueue(patient, OTHER_TENANT)
     assert [leased.tenant_id for leased in steps.lease(patient)] == [OTHER_TENANT]
     for one in (claimed,):
@@ -368,7 +369,7 @@ def test_a_run_by_hand_that_is_starting_keeps_only_its_own_club_waiting(
     steps.claim(other, None, "by hand", tenant=CLUBS[1])
     nightly = [Payload(triggered_by="cron", request_id="nightly", tenant_id=str(club)) for club in CLUBS]
     with opened.transaction() as transaction:
-        assert len(job_status.enqueue_each(transaction, nightly)) == 3
+        assert len(queue.enqueue_each(transaction, nightly)) == 3
         assert [leased.tenant_id for leased in steps.lease(transaction)] == [CLUBS[0], CLUBS[2]]
     other.commit()
     pass_time(patient)
@@ -423,7 +424,7 @@ def test_three_thousand_jobs_of_one_club(patient: Connected, opened: Database, d
     with database.connect(database_url) as settling:
         steps.settle(settling)
         patient.execute("set lock_timeout = '1ms'")
-        assert job_status.heartbeat(patient, run_id="run-1", lease_seconds=30)
+        assert refresh.heartbeat(patient, run_id="run-1", lease_seconds=30)
         settling.commit()
     steps.compute(opened, claimed, TWO[1])
     steps.settle(patient)

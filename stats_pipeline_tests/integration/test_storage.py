@@ -10,8 +10,9 @@ import dagster as dg
 import pytest
 from dagster_postgres import DagsterPostgresStorage
 
-from stats_pipeline import database, migrate
-from stats_pipeline.defs.storage import POOL_SIZE, PooledPostgresStorage
+from stats_pipeline import database
+from stats_pipeline.database import migrate
+from stats_pipeline.runtime.storage import POOL_SIZE, PooledPostgresStorage
 
 NAME = "dagster-under-test"
 

@@ -9,9 +9,9 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import job_status
 from stats_pipeline.database import Database
 from stats_pipeline.errors import InvalidJob
+from stats_pipeline.jobs import queue
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT
 
@@ -47,7 +47,7 @@ def leased_clubs(connection: Connected) -> set[Any]:
 
 def enqueue_everywhere(connection: Connected, club: Any) -> None:
     """By each door, as somebody who may use it."""
-    for door in (job_status.enqueue, insert, send):
+    for door in (queue.enqueue, insert, send):
         door(connection, steps.payload(tenantId=str(club)))
 
 
@@ -57,7 +57,7 @@ def test_the_function_refuses_it_by_name_and_leaves_nothing(connection: Connecte
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=REASON):
         connection.execute("select public.enqueue_stats_job(%s)", (Jsonb(payload),))
     with pytest.raises(InvalidJob, match=f"^{REASON}$"):
-        job_status.enqueue(connection, payload)
+        queue.enqueue(connection, payload)
     assert [count(table) for table in (JOBS, "pgmq.q_stats_update", "stats_pipeline.job_request")] == [0, 0, 0]
 
 
@@ -70,7 +70,7 @@ def test_a_row_or_message_of_it_becomes_a_failed_job_that_says_why(
     door(connection, steps.payload(tenantId=str(TENANT)))
     door(connection, steps.payload())
     assert leased_clubs(connection) == {TENANT, None}
-    [failed] = [job for job in job_status.list_jobs(connection, limit=10) if job.status == "failed"]
+    [failed] = [job for job in queue.list_jobs(connection, limit=10) if job.status == "failed"]
     assert failed.error_message == f"Rejected: {REASON}"
     assert failed.completed_at is not None
     assert (count("pgmq.q_stats_update"), count("stats_pipeline.set_aside")) == (2, 0)
@@ -81,7 +81,7 @@ def test_the_column_of_a_row_says_whose_it_is(connection: Connected) -> None:
     insert(connection, steps.payload(), OTHER_TENANT)
     insert(connection, steps.payload(tenantId=str(OTHER_TENANT)), TENANT)
     assert leased_clubs(connection) == {TENANT}
-    assert {job.status for job in job_status.list_jobs(connection, limit=10)} == {"queued", "failed"}
+    assert {job.status for job in queue.list_jobs(connection, limit=10)} == {"queued", "failed"}
 
 
 @pytest.mark.usefixtures("tenants")
@@ -92,9 +92,9 @@ def test_a_club_that_is_deleted_while_its_job_waits(connection: Connected, query
     assert (steps.job(connection, job_id).error_message or "").endswith(f"{TENANT} is none")
 
     with pytest.raises(InvalidJob, match=r"^tenantId "):
-        job_status.retry(connection, job_id)
+        queue.retry(connection, job_id)
     query("insert into public.tenants values (%s)", TENANT)
-    job_status.retry(connection, job_id)
+    queue.retry(connection, job_id)
     assert leased_clubs(connection) == {TENANT}
 
 
@@ -103,13 +103,13 @@ def test_a_request_that_was_taken_is_known_whatever_became_of_the_club(
     connection: Connected, opened: Database, query: Query
 ) -> None:
     payload = steps.payload(tenantId=str(TENANT))
-    first = job_status.enqueue(connection, payload).job_id
+    first = queue.enqueue(connection, payload).job_id
     steps.finish(connection, opened)
     query("delete from public.tenants")
-    assert job_status.enqueue(connection, payload).job_id == first
+    assert queue.enqueue(connection, payload).job_id == first
     send(connection, payload)
     assert steps.lease(connection) == []
-    assert [job.id for job in job_status.list_jobs(connection, limit=10)] == [first]
+    assert [job.id for job in queue.list_jobs(connection, limit=10)] == [first]
 
 
 @pytest.mark.usefixtures("tenants")

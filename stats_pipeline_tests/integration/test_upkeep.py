@@ -16,11 +16,11 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from psycopg import Connection
 from psycopg.rows import DictRow
 
-from stats_pipeline import job_status, reconcile
 from stats_pipeline.database import Database
 from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import LEASE_TAG
-from stats_pipeline.defs.upkeep import dagster_states, fail_in_dagster, failure_of_start, repair_all
+from stats_pipeline.defs.runs import dagster_states, fail_in_dagster, failure_of_start, repair_all
+from stats_pipeline.jobs import queue, reconcile
 from stats_pipeline.log import Outage
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
@@ -150,14 +150,14 @@ def test_why_no_run_starts_stands_on_the_waiting_job_until_one_does(
     waiting = steps.job(connection, job_id)
     assert waiting.status == "queued"
     assert waiting.error_message == "No run has started yet: OSError: no space left on device"
-    [aside] = job_status.list_set_aside(connection)
+    [aside] = queue.list_set_aside(connection)
     assert (aside.what, aside.reason) == ("start", "No run has started: OSError: no space left on device")
 
     connection.execute("update stats_pipeline.set_aside set next_try_at = now()")
     connection.execute("update pgmq.q_stats_update set vt = now()")
     steps.start(connection, "run-2")
     assert steps.job(connection, job_id).error_message is None
-    assert job_status.list_set_aside(connection) == []
+    assert queue.list_set_aside(connection) == []
 
 
 def test_that_runs_do_not_start_is_logged_once_and_once_that_they_do(

@@ -9,7 +9,7 @@ from multiprocessing.connection import Client
 
 import dagster as dg
 
-from stats_pipeline.defs.executor import thread_executor
+from stats_pipeline.runtime.executor import thread_executor
 
 ADDRESS_TAG = "toy/address"  # of the socket at which a test waits for `reporting` to say that it runs
 NAMES = [f"stat_{i}" for i in range(10)]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from stats_pipeline.models import Claim, Lease
-from stats_pipeline.reconcile import DagsterState
+from stats_pipeline.jobs.models import Claim, Lease
+from stats_pipeline.jobs.reconcile import DagsterState
 from stats_pipeline_tests.model.world import DEFAULT, RPCS, TAGS, Seen
 
 MAX_ATTEMPTS = 3

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from stats_pipeline.cache import CacheClient
+from stats_pipeline.jobs.invalidation import CacheClient
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.acceptance.app_server import KEY, App
 from stats_pipeline_tests.model.account import Account

@@ -15,7 +15,7 @@ from hypothesis import Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 from psycopg import Connection
 
-from stats_pipeline.cache import CacheClient
+from stats_pipeline.jobs.invalidation import CacheClient
 from stats_pipeline.settings import SQL_ROOT
 from stats_pipeline_tests.acceptance.app_server import App
 from stats_pipeline_tests.model.machine import Machine

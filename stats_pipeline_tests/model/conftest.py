@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from stats_pipeline.cache import CacheClient
+from stats_pipeline.jobs.invalidation import CacheClient
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.acceptance.app_server import KEY, App
 from stats_pipeline_tests.model.world import World

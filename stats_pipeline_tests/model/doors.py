@@ -7,8 +7,8 @@ import psycopg
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import job_status
 from stats_pipeline.errors import InvalidJob
+from stats_pipeline.jobs import queue
 from stats_pipeline_tests.model.account import is_wellformed
 from stats_pipeline_tests.model.base import CLUB, KIND, MALFORMED, PICK, Base, step
 from stats_pipeline_tests.model.world import CLUBS, DEFAULT, UNKNOWN_CLUB
@@ -29,7 +29,7 @@ class Doors(Base):
         """The id of the job; None where there is none, or not yet."""
         if door == "a":
             with self.world.watched(), self.database.connection() as connection:
-                return str(job_status.enqueue(connection, payload).job_id)
+                return str(queue.enqueue(connection, payload).job_id)
         if door == "b":
             with self.world.watched():
                 return self.world.ask(_INSERT.format(tail=tail), Jsonb(payload), column)
@@ -116,7 +116,7 @@ class Doors(Base):
         payload = self.payload(club)
         with self.world.hand.transaction(force_rollback=True):
             if door == "a":
-                job_status.enqueue(self.world.hand, payload)
+                queue.enqueue(self.world.hand, payload)
             else:
                 self.enqueue_by(door, payload)
         if door == "c":
@@ -138,7 +138,7 @@ class Doors(Base):
         is_sound = job.status == "failed" and is_wellformed(job.payload)
         try:
             with self.world.watched(), self.database.connection() as connection:
-                retried = str(job_status.retry(connection, UUID(job.id)).job_id)
+                retried = str(queue.retry(connection, UUID(job.id)).job_id)
         except InvalidJob:
             assert not is_sound or job.is_touched, f"cannot be retried: {job}"
             return

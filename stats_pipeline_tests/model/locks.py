@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import job_status
+from stats_pipeline.jobs import queue
 from stats_pipeline_tests.model.account import Job
 from stats_pipeline_tests.model.base import CLUB, PICK, step
 from stats_pipeline_tests.model.damage import STATUS, Damage
@@ -68,7 +68,7 @@ class Locks(Damage):
             return
         payload = self.payload(club)
         if door == "a":
-            job_id = str(job_status.enqueue(self.world.holder, payload).job_id)
+            job_id = str(queue.enqueue(self.world.holder, payload).job_id)
         else:
             row = self.world.holder.execute(
                 "insert into public.background_job_status (job_payload, status) values (%s, 'queued') returning id",

@@ -10,12 +10,12 @@ from uuid import UUID, uuid4
 import psycopg
 from hypothesis import strategies as st
 
-from stats_pipeline import job_status, outbox
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.errors import LeaseLost
-from stats_pipeline.models import Delivery, Lease, Payload
-from stats_pipeline.reconcile import DagsterState
+from stats_pipeline.jobs import outbox, queue, refresh
+from stats_pipeline.jobs.models import Delivery, Lease, Payload
+from stats_pipeline.jobs.reconcile import DagsterState
 from stats_pipeline_tests.model.account import CACHE_DEADLINE, Process
 from stats_pipeline_tests.model.base import CLUB, PICK, step
 from stats_pipeline_tests.model.doors import Doors
@@ -37,15 +37,15 @@ class Runs(Doors):
     @step(is_launched=st.sampled_from([True, True, False]))
     def lease(self, is_launched: bool) -> None:
         with self.world.watched(), self.database.connection() as connection:
-            leases = job_status.lease(connection, lease_seconds=LEASE_SECONDS, max_runs=MAX_RUNS)
+            leases = queue.lease(connection, lease_seconds=LEASE_SECONDS, max_runs=MAX_RUNS)
         self._launch(leases, is_launched)
 
     @step()
     def nightly(self) -> None:
         payloads = [self.payload(club, is_spelled=False, triggeredBy="cron") for club in CLUBS]
         with self.world.watched(), self.database.transaction() as connection:
-            answers = job_status.enqueue_each(connection, map(Payload.model_validate, payloads))
-            leases = job_status.lease(connection, lease_seconds=LEASE_SECONDS, max_runs=MAX_RUNS)
+            answers = queue.enqueue_each(connection, map(Payload.model_validate, payloads))
+            leases = queue.lease(connection, lease_seconds=LEASE_SECONDS, max_runs=MAX_RUNS)
         for answer, payload in zip(answers, payloads, strict=True):
             self.account.accept(answer.job_id, payload)
         self._launch(leases, True)
@@ -119,7 +119,7 @@ class Runs(Doors):
         is_named = process.club != DEFAULT
         try:
             with self.world.watched(), self.database.connection() as connection:
-                process.claimed = job_status.claim(
+                process.claimed = refresh.claim(
                     connection,
                     run_id=process.run_id,
                     lease_id=process.lease.lease_id if process.lease else None,
@@ -146,7 +146,7 @@ class Runs(Doors):
         assert process.claimed is not None
         try:
             with self.world.watched():
-                job_status.compute(self.database, function, process.claimed, attempt=1)
+                refresh.compute(self.database, function, process.claimed, attempt=1)
         except LeaseLost:
             self._lose(process)
         else:
@@ -175,7 +175,7 @@ class Runs(Doors):
 
     def _settle(self, process: Process) -> None:
         with self.world.watched(), self.database.connection() as connection:
-            job_status.settle(
+            refresh.settle(
                 connection,
                 run_id=process.run_id,
                 cache_configured=self.account.has_app,
@@ -204,7 +204,7 @@ class Runs(Doors):
         def compute() -> None:
             name = f"stats-pipeline run {claimed.run_id[:8]} pid {os.getpid()}"
             with Database(self.database.url, max_connections=1, application_name=name) as own:
-                job_status.compute(own, function, claimed, attempt=1)
+                refresh.compute(own, function, claimed, attempt=1)
 
         process.asleep = function.rpc
         self.sleeper = process, function, self.world.put_to_sleep(function.rpc, compute)
@@ -237,20 +237,20 @@ class Runs(Doors):
         self.world.hand.execute("insert into public.broken (rpc) values (%s)", [function.rpc])
         try:
             with self.world.watched():
-                job_status.compute(self.database, function, process.claimed, attempt=1)
+                refresh.compute(self.database, function, process.claimed, attempt=1)
             raise AssertionError("a broken function cannot be computed")
         except psycopg.errors.RaiseException as error:
             problem = str(error)
         finally:
             self.world.hand.execute("delete from public.broken")
         with self.world.watched():
-            job_status.record_failed_try(
+            refresh.record_failed_try(
                 self.database, run_id=process.run_id, rpc=function.rpc, attempt=1, duration_ms=1, problem=problem
             )
         if is_final:
             self.account.function_failed(process)
             with self.world.watched():
-                process.failed |= {function.rpc} | job_status.fail(
+                process.failed |= {function.rpc} | refresh.fail(
                     self.database, process.run_id, function.rpc, FUNCTIONS, problem
                 )
             self._note_completion(process)
@@ -263,7 +263,7 @@ class Runs(Doors):
 
     def _beat(self, process: Process) -> bool:
         with self.world.watched(), self.database.connection() as connection:
-            is_open = job_status.heartbeat(connection, run_id=process.run_id, lease_seconds=LEASE_SECONDS)
+            is_open = refresh.heartbeat(connection, run_id=process.run_id, lease_seconds=LEASE_SECONDS)
         if is_open:
             process.seen_at = self.account.now
         assert is_open or not process.is_calm or process.claimed is None or process.is_complete

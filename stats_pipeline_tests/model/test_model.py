@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from stats_pipeline.cache import CacheClient
+from stats_pipeline.jobs.invalidation import CacheClient
 from stats_pipeline_tests.acceptance.app_server import App
 from stats_pipeline_tests.model.machine import Machine
 from stats_pipeline_tests.model.world import World

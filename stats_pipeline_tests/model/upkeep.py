@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from stats_pipeline import job_status, reconcile
-from stats_pipeline.reconcile import Limits, Repair
+from stats_pipeline.jobs import queue, reconcile
+from stats_pipeline.jobs.reconcile import Limits, Repair
 from stats_pipeline_tests.acceptance.app_server import Call
 from stats_pipeline_tests.model.account import CACHE_DEADLINE, DEAD_AFTER
 from stats_pipeline_tests.model.base import PICK, step
@@ -126,5 +126,5 @@ class Upkeep(Runs):
     def somebody_looks(self) -> None:
         """The page, the API and `jobs` show every row, however odd."""
         with self.database.connection() as connection:
-            listed = job_status.list_jobs(connection, limit=1000)
+            listed = queue.list_jobs(connection, limit=1000)
         assert {str(job.id) for job in listed} == self.account.jobs.keys()

@@ -7,9 +7,9 @@ from uuid import UUID
 import pytest
 from rich.console import Console, RenderableType
 
-from stats_pipeline import console
 from stats_pipeline.catalog import STATS_FUNCTIONS
-from stats_pipeline.models import Job, SetAside
+from stats_pipeline.cli import console
+from stats_pipeline.jobs.models import Job, SetAside
 
 NASTY = "bad [/red] [bold]row[/bold] \x1b[2J\x1b]0;title\x07 end"
 HARMLESS = "bad [/red] [bold]row[/bold]  [2J ]0;title  end"

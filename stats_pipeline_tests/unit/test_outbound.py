@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stats_pipeline import outbound
-from stats_pipeline.outbound import CallFailed, Outbound
+from stats_pipeline.jobs import outbound
+from stats_pipeline.jobs.outbound import CallFailed, Outbound
 
 DEADLINE = 0.4
 AT_ONCE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

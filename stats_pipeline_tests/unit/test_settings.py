@@ -262,7 +262,7 @@ def test_names_that_are_not_known_are_said_with_the_nearest(monkeypatch: pytest.
 
 def test_the_command_line_warns_on_standard_error_once(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", "from stats_pipeline.cli import app; app()", "down"],
+        [sys.executable, "-c", "from stats_pipeline.cli.commands import app; app()", "down"],
         env={**os.environ, "STATS_HOME": str(tmp_path), "STATS_CRONN": "[/red]"},
         cwd=settings.PROJECT_ROOT,
         capture_output=True,

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stats_pipeline import supervisor as module
+from stats_pipeline.deployment import supervisor as module
+from stats_pipeline.deployment.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.errors import StatsPipelineError
-from stats_pipeline.supervisor import Child, Supervisor, end_leftovers
 
 PATIENCE = 30  # seconds until something that must happen counts as not happening
 SLEEP = "import time; time.sleep(600)"
@@ -133,7 +133,7 @@ def test_stop_without_children_and_twice(supervisor: Supervisor) -> None:
 def test_the_next_supervisor_ends_what_a_killed_one_left(tmp_path: Path) -> None:
     """The first supervisor is a process of its own, killed without a chance to clean up."""
     code = (
-        "from pathlib import Path; from stats_pipeline.supervisor import Child, Supervisor\n"
+        "from pathlib import Path; from stats_pipeline.deployment.supervisor import Child, Supervisor\n"
         f"supervisor = Supervisor(Path({str(tmp_path / 'children.json')!r}), print)\n"
         f"folder = Path({str(tmp_path)!r})\n"
         f"supervisor.start(Child('worker', {child(tmp_path, SLEEP).command!r}, {{}}, folder, folder / 'worker.log'))\n"

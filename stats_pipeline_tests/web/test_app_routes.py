@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from stats_pipeline.cache import ROUTE, CacheClient
+from stats_pipeline.jobs.invalidation import ROUTE, CacheClient
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.web.conftest import API_KEY, CRON, CRON_SECRET, ENQUEUE, Served, settings
 

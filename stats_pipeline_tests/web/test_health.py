@@ -8,9 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg import Connection
 
-from stats_pipeline import job_status, retention
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
+from stats_pipeline.jobs import queue, retention
 from stats_pipeline.web import trial
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import API_KEY, Served
@@ -211,14 +211,14 @@ def test_asking_whether_a_job_could_be_enqueued_leaves_none_and_is_done_once_in_
     serve: Callable[..., Served], ticks: Callable[[str], None], query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks("3 seconds")
-    try_to_enqueue = job_status.try_to_enqueue
+    try_to_enqueue = queue.try_to_enqueue
     tried = []
 
     def count_and_try(connection: Connection[Any]) -> None:
         try_to_enqueue(connection)
         tried.append(connection)
 
-    monkeypatch.setattr(job_status, "try_to_enqueue", count_and_try)
+    monkeypatch.setattr(queue, "try_to_enqueue", count_and_try)
     served = serve()
     for _ in range(3):
         assert health(served)[1]["queue"]["waiting"] == 0

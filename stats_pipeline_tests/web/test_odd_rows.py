@@ -8,8 +8,9 @@ import pytest
 from playwright.sync_api import Page, expect
 from psycopg import Connection
 
-from stats_pipeline import console, job_status
+from stats_pipeline.cli import console
 from stats_pipeline.database import Database
+from stats_pipeline.jobs import queue
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import API_KEY, Served
 
@@ -62,7 +63,7 @@ def test_an_odd_row_keeps_none_of_the_others_from_being_shown(
     expect(page.locator(f"#details-{odd}")).to_contain_text("Odd: created_at is no usable time; it ended before")
 
     with console.out.capture() as shown:
-        console.out.print(console.jobs_table(job_status.list_jobs(connection, limit=10)))
+        console.out.print(console.jobs_table(queue.list_jobs(connection, limit=10)))
     assert "odd: " in shown.get()
 
 
@@ -74,7 +75,7 @@ def test_what_was_set_aside_is_shown_until_it_is_done(
     page = open_page(f"{local.url}/admin/info")
     expect(page.locator(".set-aside li")).to_contain_text(f"job {refused}: not in <b>my</b> app")
     with console.out.capture() as shown:
-        console.out.print(console.set_aside_table(job_status.list_set_aside(connection)))
+        console.out.print(console.set_aside_table(queue.list_set_aside(connection)))
     assert f"job {refused}" in shown.get()
     assert "stats_pipeline_set_aside 1.0" in httpx.get(f"{local.url}/metrics").text
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
-from stats_pipeline.models import Job
+from stats_pipeline.jobs.models import Job
 from stats_pipeline.web import view
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

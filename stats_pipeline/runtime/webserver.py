@@ -1,11 +1,11 @@
-"""Dagster's UI behind a guard: `python -m stats_pipeline.defs.ui WORKSPACE`, the web server that `up` keeps running.
+"""Dagster's UI behind a guard: `python -m stats_pipeline.runtime.webserver WORKSPACE`.
 
 Dagster's own server asks nobody who he is: a web page in the operator's browser could launch runs and stop every
 sensor. This one listens on loopback only and takes requests only by a name of its own and from its own pages. Who may
 do what on the admin's page is said in `web/auth.py`.
 """
 
-import sys
+import argparse
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -20,10 +20,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
-
-from stats_pipeline import log
-from stats_pipeline import settings as settings_module
-from stats_pipeline.settings import Settings
 
 # What is no page: a link on another site may lead to a page, but not here, where it would do or fetch something.
 _NO_PAGES = ("/graphql", "/logs/", "/notebook", "/dagit", "/download_debug/", "/report_", "/server_info")
@@ -98,12 +94,6 @@ def _unframed(send: Send) -> Send:
     return guarded
 
 
-def hosts(settings: Settings) -> set[str]:
-    """What a browser may call this server in its address line: a name that was pointed at us is none of them."""
-    names = {f"{name}:{settings.ui_port}" for name in ("127.0.0.1", "localhost", "[::1]")}
-    return names | ({urlsplit(str(settings.ui_url)).netloc} if settings.ui_url else set())
-
-
 @contextmanager
 def _dagster_app(workspace: str) -> Iterator[ASGIApp]:
     with (
@@ -115,15 +105,21 @@ def _dagster_app(workspace: str) -> Iterator[ASGIApp]:
         yield create_app_from_workspace_process_context(context)
 
 
-def main(workspace: str) -> None:
+def main() -> None:
     """Serve until SIGTERM."""
-    settings = settings_module.load()
-    log.configure(settings.log_level)
-    with _dagster_app(workspace) as app:
+    parser = argparse.ArgumentParser(prog="python -m stats_pipeline.runtime.webserver", description=__doc__)
+    parser.add_argument("workspace", help="workspace file")
+    parser.add_argument("--host", required=True, help="address to listen on")
+    parser.add_argument("--port", required=True, type=int)
+    parser.add_argument("--proxied-as", metavar="HOST:PORT", help="what people call a reverse proxy in front")
+    given = parser.parse_args()
+    # What a browser may call this server in its address line: a name that was pointed at us is none of them.
+    hosts = {f"{name}:{given.port}" for name in ("127.0.0.1", "localhost", "[::1]")} | {given.proxied_as} - {None}
+    with _dagster_app(given.workspace) as app:
         uvicorn.run(
-            OwnPagesOnly(app, hosts(settings), may_be_proxied=settings.ui_url is not None),
-            host=settings.loopback_host,
-            port=settings.ui_port,
+            OwnPagesOnly(app, hosts, may_be_proxied=given.proxied_as is not None),
+            host=given.host,
+            port=given.port,
             log_level="warning",
             server_header=False,
             proxy_headers=False,
@@ -134,4 +130,4 @@ def main(workspace: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -14,10 +14,10 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from stats_pipeline import outbound
-from stats_pipeline.cache import ROUTE, CacheClient
 from stats_pipeline.errors import SettingsError
-from stats_pipeline.models import Delivery
+from stats_pipeline.jobs import outbound
+from stats_pipeline.jobs.invalidation import ROUTE, CacheClient
+from stats_pipeline.jobs.models import Delivery
 from stats_pipeline.settings import Settings
 
 KEY = "correct-horse-battery-staple"

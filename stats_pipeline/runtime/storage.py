@@ -15,9 +15,7 @@ from dagster_postgres.utils import (
     pg_url_from_config,
     retry_pg_connection_fn,
 )
-from sqlalchemy import Connection, event, inspect
-
-from stats_pipeline.database import PIN_SESSION
+from sqlalchemy import Connection, inspect
 
 # Connections that one process keeps: as many as a run has ops that write events at once. It opens more when its
 # threads ask for more at a time, and closes those again.
@@ -48,7 +46,6 @@ class PooledPostgresStorage(DagsterPostgresStorage):
             pool_pre_ping=True,
             pool_recycle=300,
         )
-        event.listen(engine, "connect", _pin_session)
         # One look for the table that is made last, where each of the three parts would list all tables.
         is_new = should_autocreate_tables and not retry_pg_connection_fn(lambda: inspect(engine).has_table("jobs"))
         super().__init__(postgres_url, is_new, inst_data, token_provider)
@@ -64,13 +61,6 @@ class PooledPostgresStorage(DagsterPostgresStorage):
             inst_data,
             get_token_provider_from_config(config_value),
         )
-
-
-def _pin_session(connection: Any, _record: object) -> None:
-    """Dagster writes times without a zone, for one: another zone of the role's would move them."""
-    with connection.cursor() as cursor:
-        cursor.execute(PIN_SESSION)
-    connection.commit()
 
 
 class _EventLogStorage(PostgresEventLogStorage):

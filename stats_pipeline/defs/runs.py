@@ -1,28 +1,16 @@
-"""The upkeep sensors: one repairs what runs, crashes and failed hooks have left behind, one redelivers due tags.
+"""What Dagster says of our runs, for the repairs that `reconcile.py` decides on; who calls them is in `sensors.py`."""
 
-Each second the first one looks at every open run, in our tables and in Dagster's, so it does the work of sensors for
-failed, cancelled and succeeded runs without their five-second loop. What is a mismatch, and its repair: `reconcile.py`.
-"""
-
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from uuid import UUID
 
 import dagster as dg
-import psycopg
 from dagster_shared.error import SerializableErrorInfo
 
-from stats_pipeline import database, outbox, reconcile
-from stats_pipeline.cache import CacheClient
+from stats_pipeline import database
 from stats_pipeline.defs.resources import LEASE_TAG
-from stats_pipeline.defs.sensors import POLL_SECONDS, STOP_CHANNEL, TICK_SECONDS
-from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.jobs import reconcile
+from stats_pipeline.jobs.reconcile import DagsterState, Repair, Snapshot, VoidLease
 from stats_pipeline.log import Outage
-from stats_pipeline.outbound import tls
-from stats_pipeline.reconcile import DagsterState, Repair, Snapshot, VoidLease
 from stats_pipeline.settings import Settings
 
 # What may say why a run did not start, and how much of it is kept: characters.
@@ -32,80 +20,6 @@ _TELLING = {
     dg.DagsterEventType.RUN_FAILURE,
 }
 _CAUSE_LENGTH = 400
-
-
-def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Sensors that are running by default and launch nothing; their ticks say what they did.
-
-    Two, so that an app that hangs holds up no rescue.
-    """
-
-    starting = Outage("runs do not start", "runs start again")
-
-    def rescue(context: dg.SensorEvaluationContext) -> Iterator[str]:
-        with _database(settings) as opened:
-            for _ in _each_second(opened):
-                repairs, problems = repair_all(opened, settings, context.instance, starting=starting)
-                yield from (type(repair).__name__ for repair in repairs)
-                yield from problems
-
-    app = Outage("the app is out of reach", "the app is back")
-
-    def relay(_context: dg.SensorEvaluationContext) -> Iterator[str]:
-        with _database(settings) as opened, closing(CacheClient(settings)) as cache:
-            for _ in _each_second(opened):
-                delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline)
-                if delivery.route_failed:
-                    app.begins(delivery.problem or "")
-                elif delivery.taken:
-                    app.is_over()
-                yield from ["tag redelivered"] * len(delivery.taken)
-                if delivery.problem:
-                    yield delivery.problem
-
-    upkeep = _build_sensor("stats_upkeep", "Rescues the jobs of dead runs, repairs every mismatch.", rescue)
-    if settings.app_url is None:
-        return [upkeep]
-    tls(settings.ca_file)
-    return [upkeep, _build_sensor("stats_relay", "Redelivers cache tags until the app takes them.", relay)]
-
-
-def _build_sensor(
-    name: str, description: str, work: Callable[[dg.SensorEvaluationContext], Iterator[str]]
-) -> dg.SensorDefinition:
-    @dg.sensor(
-        name=name,
-        minimum_interval_seconds=1,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=description,
-    )
-    def keep_up(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        done: Counter[str] = Counter()
-        try:
-            for what in work(context):
-                done[what] += 1
-        except (psycopg.OperationalError, DatabaseUnavailable) as error:
-            done[f"stopped: {one_line(error)}"] += 1
-        return dg.SkipReason(", ".join(f"{text} ({count})" for text, count in done.items()) or "All is well")
-
-    return keep_up
-
-
-def _database(settings: Settings) -> database.Database:
-    return database.Database(database.database_url(settings), max_connections=2)
-
-
-def _each_second(opened: database.Database) -> Iterator[None]:
-    """Once a second for the length of a tick, or until a shutdown asks for its end."""
-    deadline = time.monotonic() + TICK_SECONDS
-    with opened.dedicated_connection() as listener:
-        if opened.can_listen:
-            listener.execute(f"listen {STOP_CHANNEL}".encode())
-        while True:
-            yield
-            left = deadline - time.monotonic()
-            if left <= 0 or any(listener.notifies(timeout=min(left, POLL_SECONDS), stop_after=1)):
-                return
 
 
 def repair_all(

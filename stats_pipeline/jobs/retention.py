@@ -1,7 +1,7 @@
 """Deleting what is old: jobs that ended, with their attempts; runs, with their results; delivered tags; the archive.
 
 Each kind goes in batches, each batch in a transaction of its own, so that nothing waits for a long delete. Whether and
-when to prune, and Dagster's own runs, belong to `defs/retention.py`.
+when to prune, and Dagster's own runs, belong to `defs/`.
 """
 
 from stats_pipeline.database import Database

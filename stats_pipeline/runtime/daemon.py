@@ -1,4 +1,4 @@
-"""Dagster's daemon with the run launcher's fork server started first: `python -m stats_pipeline.defs.daemon run …`.
+"""Dagster's daemon with the run launcher's fork server started first: `python -m stats_pipeline.runtime.daemon run …`.
 
 Dagster touches the launcher only when it launches, so the first job after a start would wait a second for imports.
 Arguments are those of `dagster-daemon`; nothing about the daemon itself is changed here.
@@ -7,7 +7,7 @@ Arguments are those of `dagster-daemon`; nothing about the daemon itself is chan
 import dagster as dg
 from dagster._daemon.cli import main
 
-from stats_pipeline.defs.launcher import ForkserverRunLauncher
+from stats_pipeline.runtime.launcher import ForkserverRunLauncher
 
 if __name__ == "__main__":
     with dg.DagsterInstance.get() as instance:

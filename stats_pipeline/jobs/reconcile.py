@@ -3,7 +3,7 @@
 `decide` is a pure function over snapshots of the three; `apply` carries a decision out with the same SQL functions
 the normal path uses, each of which looks again before it changes anything. So a snapshot may be old, a repair may be
 applied twice, and two reconcilers may work side by side. A repair that fails is set aside for a while, and keeps no
-other. The snapshot of Dagster's runs is taken in `defs/`.
+other. The snapshot of Dagster's runs is taken in `defs/runs.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,10 +16,10 @@ import psycopg
 import structlog
 from psycopg import Connection
 
-from stats_pipeline import job_status
 from stats_pipeline.database import Database, run
 from stats_pipeline.errors import is_outage, one_line
-from stats_pipeline.models import Status
+from stats_pipeline.jobs import queue
+from stats_pipeline.jobs.models import Status
 from stats_pipeline.settings import Settings
 
 log = structlog.get_logger()
@@ -262,7 +262,7 @@ def apply_all(
             problems.append(f"{name_of(repair)}: {one_line(error)}")
             log.warning("a repair is set aside", repair=name_of(repair), reason=one_line(error))
             with opened.connection() as connection:
-                job_status.put_aside(connection, "repair", name_of(repair), error)
+                queue.put_aside(connection, "repair", name_of(repair), error)
     try:
         with opened.transaction() as connection:
             connection.execute("set local lock_timeout = '1s'")
@@ -308,6 +308,6 @@ def apply(
         case FailInDagster(run_id):
             fail_in_dagster(run_id)
         case EnqueueAgain(key):
-            job_status.enqueue_again(connection, key)
+            queue.enqueue_again(connection, key)
         case _:
             assert_never(repair)

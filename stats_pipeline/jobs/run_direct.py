@@ -14,12 +14,13 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from stats_pipeline import database, job_status, outbox, reconcile
-from stats_pipeline.cache import CacheClient
+from stats_pipeline import database
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database, run
 from stats_pipeline.errors import InvalidJob, LeaseLost, StatsPipelineError, one_line
-from stats_pipeline.models import Claim, Lease, Payload
+from stats_pipeline.jobs import outbox, queue, reconcile, refresh
+from stats_pipeline.jobs.invalidation import CacheClient
+from stats_pipeline.jobs.models import Claim, Lease, Payload
 from stats_pipeline.settings import Settings
 
 
@@ -62,7 +63,7 @@ def _repair(opened: Database, settings: Settings, say: Callable[[str], None]) ->
 
 def _lease(opened: Database, settings: Settings) -> list[Lease]:
     with opened.connection() as connection:
-        return job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+        return queue.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
 
 
 def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings) -> list[Lease]:
@@ -75,8 +76,8 @@ def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings
     )
     leases: list[Lease] = []
     with opened.transaction() as connection:
-        job_status.enqueue(connection, payload.as_json())
-        leases = job_status.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+        queue.enqueue(connection, payload.as_json())
+        leases = queue.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
         if not leases:
             raise psycopg.Rollback
     return leases
@@ -90,7 +91,7 @@ def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], No
     with Database(url, max_connections=len(functions) + 2, application_name=name) as opened:
         with opened.connection() as connection:
             try:
-                claimed = job_status.claim(
+                claimed = refresh.claim(
                     connection,
                     run_id=run_id,
                     lease_id=lease.lease_id,
@@ -103,11 +104,11 @@ def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], No
         assert claimed is not None  # a leased run waits for no other
         jobs = f"{count} jobs" if (count := len(claimed.job_ids)) != 1 else "1 job"
         say(f"Club {lease.tenant_id or 'default'}: {jobs}, {len(functions)} functions …")
-        with job_status.beating(opened, run_id=run_id, lease_seconds=settings.lease):
+        with refresh.beating(opened, run_id=run_id, lease_seconds=settings.lease):
             _compute_all(opened, claimed, settings, say)
             _deliver(opened, settings, say, run_id=run_id)
             with opened.connection() as connection:
-                job_status.settle(
+                refresh.settle(
                     connection,
                     run_id=run_id,
                     cache_configured=settings.app_url is not None,
@@ -135,7 +136,7 @@ def _compute_all(opened: Database, claimed: Claim, settings: Settings, say: Call
                 order.done(rpc)
                 if problem := future.result():
                     say(f"{rpc} failed: {problem}")
-                    left_out |= job_status.fail(opened, claimed.run_id, rpc, functions.values(), problem)
+                    left_out |= refresh.fail(opened, claimed.run_id, rpc, functions.values(), problem)
     except KeyboardInterrupt:
         _give_up(opened.url, claimed.run_id, settings.max_attempts)
         raise
@@ -146,7 +147,7 @@ def _compute_all(opened: Database, claimed: Claim, settings: Settings, say: Call
 def _compute(opened: Database, function: StatsFunction, claimed: Claim, timezone: str) -> str | None:
     """What went wrong, if anything did."""
     try:
-        job_status.compute(opened, function, claimed, attempt=1, timezone=timezone)
+        refresh.compute(opened, function, claimed, attempt=1, timezone=timezone)
     except (psycopg.Error, StatsPipelineError) as error:
         return one_line(error)
     return None

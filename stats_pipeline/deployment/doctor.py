@@ -15,16 +15,16 @@ import psycopg
 from croniter import croniter
 from psycopg import Connection
 
-from stats_pipeline import database, job_status, migrate
-from stats_pipeline.cache import CacheClient, route
-from stats_pipeline.database import run, run_one
+from stats_pipeline import database
+from stats_pipeline.database import migrate, run, run_one
 from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.jobs import health, queue, refresh
+from stats_pipeline.jobs.invalidation import CacheClient, route
 from stats_pipeline.settings import Settings, warnings
 
 OLDEST_SERVER = 15
 _FOREIGN_KEY_SQLSTATE = "23503"
 _KEEP_VISITORS_OUT = "revoke select on public.background_job_status from anon"
-LATE_TICK_SECONDS = 90  # a tick waits up to 20 s for work, and the next one follows within a few
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _try_functions(connection: Connection[Any], settings: Settings, say: Callabl
             say(f"Trying {function.rpc} for {club} …")
             called = time.monotonic()
             try:
-                milliseconds = job_status.try_function(connection, function, tenant, timezone=settings.timezone)
+                milliseconds = refresh.try_function(connection, function, tenant, timezone=settings.timezone)
             except psycopg.Error as error:
                 if connection.closed:
                     raise
@@ -193,7 +193,7 @@ def _examine_visitors(connection: Connection[Any]) -> Iterator[Finding]:
 def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[Finding]:
     work = run_one(connection, "check_health", route=route(settings))
     since = work["seconds_since_tick"]
-    if since is None or since > LATE_TICK_SECONDS:
+    if health.ticking(since) != "ok":
         last = "no sensor tick yet" if since is None else f"last sensor tick {since:.0f} seconds ago"
         yield Finding(
             "Dagster",
@@ -228,7 +228,7 @@ def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[F
             f"was its old job {repeated['job_id']}, and nothing was computed. Give each call its own requestId, "
             "such as gen_random_uuid()",
         )
-    for aside in job_status.list_set_aside(connection):
+    for aside in queue.list_set_aside(connection):
         tried = f"tried {aside.tries} times since {aside.since:%Y-%m-%d %H:%M:%S} UTC"
         yield Finding(
             "set aside", "warning", f"{aside.what} {aside.key}: {aside.reason} ({tried}; retried automatically)"

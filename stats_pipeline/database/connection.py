@@ -1,7 +1,7 @@
 """Connections, transactions and the named queries of `sql/queries/`.
 
 One `Database` per process; it opens connections when they are used, not before. What the queries mean belongs to
-`job_status.py` and `outbox.py`; which database is used belongs to `settings.py` and `embedded.py`.
+`jobs/`; which database is used belongs to `settings.py` and `embedded.py`.
 """
 
 import functools
@@ -18,7 +18,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from stats_pipeline import embedded
+from stats_pipeline.database import embedded
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.log import Outage
 from stats_pipeline.settings import SQL_ROOT, Settings
@@ -50,7 +50,7 @@ _SESSION = {
     "idle_in_transaction_session_timeout": "60s",
     "lock_timeout": "30s",
 }
-PIN_SESSION = "select " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
+_PIN_SESSION = "select " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
 
 _outage = Outage("the database is out of reach", "the database is back")
 
@@ -169,7 +169,7 @@ def _arguments(*, application_name: str, autocommit: bool) -> dict[str, Any]:
 
 def _configure(connection: Connection[Any]) -> None:
     set_json_loads(_read_json, connection)
-    connection.execute(PIN_SESSION.encode())
+    connection.execute(_PIN_SESSION.encode())
     if not connection.autocommit:
         connection.commit()
     # Said at each `begin` as well: a transaction pooler does not keep a session's settings.
@@ -208,11 +208,15 @@ def database_url(settings: Settings) -> str:
 def sqlalchemy_url(url: str, *, schema: str) -> str:
     """The same database for SQLAlchemy with psycopg2, working in the given schema only.
 
-    Dagster's event watching needs psycopg2: with SQLAlchemy 2.1 a bare `postgresql://` means psycopg 3.
+    Dagster's event watching needs psycopg2: with SQLAlchemy 2.1 a bare `postgresql://` means psycopg 3. The session's
+    settings are in the URL, so they hold before the first statement: Dagster writes times without a zone, and makes its
+    tables under whatever `lock_timeout` the role has.
     """
     parts = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
     parts = _RESILIENCE | parts
-    parts["options"] = f"{parts.get('options', '')} -csearch_path={schema}".strip()
+    session = _SESSION | {"standard_conforming_strings": "on", "search_path": schema}
+    pinned = (f"-c{name}={value}".replace(" ", r"\ ") for name, value in session.items())
+    parts["options"] = " ".join([parts.get("options", ""), *pinned]).strip()
     user, password, name = (parts.pop(key, "") for key in ("user", "password", "dbname"))
     address = f"{quote(user, safe='')}:{quote(password, safe='')}@/{quote(name, safe='')}"
     return f"postgresql+psycopg2://{address}?{urlencode(parts, quote_via=quote)}"

@@ -16,15 +16,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import fasteners  # type: ignore[import-untyped]
 import psutil
 import psycopg
 
-from stats_pipeline import database, embedded, migrate
+from stats_pipeline import database
+from stats_pipeline.database import embedded, migrate
+from stats_pipeline.deployment.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.errors import AlreadyRunning, SettingsError
 from stats_pipeline.settings import PROJECT_ROOT, Settings
-from stats_pipeline.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.web import address
 
 if TYPE_CHECKING:
@@ -177,8 +179,11 @@ def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str
         with _dagster_instance(dagster, say) as instance:
             supervisor.wait_until_ready(code_server, lambda: _answers(code_socket))
             say("Starting the daemon and the web server …")
-            daemon = start_dagster("daemon", "stats_pipeline.defs.daemon", "run", "-w", str(workspace))
-            web_server = start_dagster("web server", "stats_pipeline.defs.ui", str(workspace))
+            daemon = start_dagster("daemon", "stats_pipeline.runtime.daemon", "run", "-w", str(workspace))
+            ui = [str(workspace), "--host", ui_host, "--port", str(settings.ui_port)]
+            if settings.ui_url:
+                ui += ["--proxied-as", urlsplit(str(settings.ui_url)).netloc]
+            web_server = start_dagster("web server", "stats_pipeline.runtime.webserver", *ui)
             own = settings.environment(without=_THE_RUNS_OWN)
             admin_page = start("admin page", "stats_pipeline.web", environment=own)
             supervisor.wait_until_ready(admin_page, lambda: _answers(web_address))

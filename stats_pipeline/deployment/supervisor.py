@@ -1,6 +1,6 @@
 """Keeps a set of child processes running: starts them, restarts one that dies, ends them all together.
 
-It knows nothing of Dagster; `services.py` says which processes there are.
+It knows nothing of Dagster; `up.py` says which processes there are.
 """
 
 import json

@@ -16,9 +16,8 @@ import psycopg
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from stats_pipeline import schema
 from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, STATS_FUNCTIONS
-from stats_pipeline.database import run, run_one
+from stats_pipeline.database import run, run_one, schema
 from stats_pipeline.errors import MigrationError, one_line
 from stats_pipeline.settings import SQL_ROOT
 

@@ -23,9 +23,13 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from stats_pipeline import console, database, direct, doctor, job_status, log, migrate, services, settings
+from stats_pipeline import database, log, settings
+from stats_pipeline.cli import console
+from stats_pipeline.database import migrate
+from stats_pipeline.deployment import doctor, up
 from stats_pipeline.errors import InvalidJob, StatsPipelineError, is_permanent, one_line
-from stats_pipeline.models import Enqueued, Payload, Trigger
+from stats_pipeline.jobs import queue, run_direct
+from stats_pipeline.jobs.models import Enqueued, Payload, Trigger
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -110,10 +114,10 @@ def _database(
     with one_line_errors():
         loaded = _load(log_level)
         if not makes:
-            services.check_there_is_a_database(loaded)
-        with services.database_for(loaded) as url, database.Database(url) as opened:
+            up.check_there_is_a_database(loaded)
+        with up.database_for(loaded) as url, database.Database(url) as opened:
             if loaded.database_url is None:
-                services.migrated(loaded, url)
+                up.migrated(loaded, url)
             yield loaded, opened
 
 
@@ -121,8 +125,8 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
-@app.command()
-def up(log_level: LogLevelOption = None) -> None:
+@app.command("up")
+def up_command(log_level: LogLevelOption = None) -> None:
     """Run everything until Ctrl-C.
 
     Starts the embedded database (unless STATS_DATABASE_URL is set), applies migrations, runs the admin page and
@@ -131,11 +135,11 @@ def up(log_level: LogLevelOption = None) -> None:
     with one_line_errors():
         loaded = _load(log_level)
         say = console.say
-        with services.single_instance(loaded):
-            services.check_ports(loaded)
-            with services.database_for(loaded) as url:
-                services.migrated(loaded, url)
-                with services.dagster_running(loaded, url, say=say) as running:
+        with up.single_instance(loaded):
+            up.check_ports(loaded)
+            with up.database_for(loaded) as url:
+                up.migrated(loaded, url)
+                with up.dagster_running(loaded, url, say=say) as running:
                     say(Text.assemble(("Up.", "green"), f" Dagster UI: {running.ui_url} · Ctrl-C stops"))
                     say(f"Admin page: {running.web_url} · database: {database.describe(url)}")
                     if loaded.app_url is None:
@@ -151,7 +155,7 @@ def down() -> None:
     Also stops the processes that a killed one has left running.
     """
     with one_line_errors():
-        console.err.print("Stopped" if services.stop_all(_load()) else "Nothing was running")
+        console.err.print("Stopped" if up.stop_all(_load()) else "Nothing was running")
 
 
 @app.command()
@@ -172,18 +176,18 @@ def demo(
     with one_line_errors():
         loaded = _load(log_level)
         today = datetime.now(ZoneInfo(loaded.timezone)).date()
-        with services.single_instance(loaded), receiver.receiving() as app_server:
-            services.check_ports(loaded)
+        with up.single_instance(loaded), receiver.receiving() as app_server:
+            up.check_ports(loaded)
             loaded = settings.load(
                 STATS_LOG_LEVEL=loaded.log_level, NEXT_PUBLIC_APP_URL=app_server.url, INTERNAL_API_KEY=app_server.key
             )
             say = console.say
             say("Starting the database …")
-            with services.database_for(loaded) as url, database.Database(url) as opened:
+            with up.database_for(loaded) as url, database.Database(url) as opened:
                 with opened.connection() as connection:
                     migrate.migrate(connection, reference_stats=True)
                     say(story.prepare_league(connection, today))
-                with services.dagster_running(loaded, url, say=say) as running:
+                with up.dagster_running(loaded, url, say=say) as running:
                     with opened.connection() as connection:
                         job_id = story.play_and_enqueue(connection, today)
                     job = console.follow_job(
@@ -193,7 +197,8 @@ def demo(
                     if as_json:
                         _print_json(asdict(result))
                     else:
-                        story.show_tables(opened, loaded.functions)
+                        for title, rows in story.read_tables(opened, loaded.functions).items():
+                            console.out.print(console.rows_table(title, rows))
                         console.out.print(result.in_words(), soft_wrap=True)
                     good = result.is_complete(loaded.functions)
                     if not good:
@@ -216,7 +221,7 @@ def web(log_level: LogLevelOption = None) -> None:
     from stats_pipeline.web import address, server  # noqa: PLC0415  # a web server no other command needs
 
     with _database(log_level=log_level) as (loaded, opened):
-        services.check_port_is_free(address.address(loaded), loaded.web_port, "STATS_WEB_PORT")
+        up.check_port_is_free(address.address(loaded), loaded.web_port, "STATS_WEB_PORT")
         console.err.print(f"Admin page: {address.url(loaded)} · Ctrl-C stops")
         server.serve(loaded, opened.url)
 
@@ -235,7 +240,7 @@ def migrate_command(
     """
     with one_line_errors():
         loaded = _load()
-        with services.database_for(loaded) as url, database.connect(url, autocommit=True) as connection:
+        with up.database_for(loaded) as url, database.connect(url, autocommit=True) as connection:
             applied = migrate.migrate(connection, reference_stats=reference_stats or loaded.database_url is None)
         if as_json:
             _print_json(asdict(applied))
@@ -289,7 +294,7 @@ def enqueue(
     with _database() as (loaded, opened):
         try:
             with opened.connection() as connection:
-                answer = job_status.enqueue(connection, content)
+                answer = queue.enqueue(connection, content)
         except InvalidJob as error:
             field, _, problem = str(error).partition(" ")
             if payload is None and field in options:
@@ -322,10 +327,10 @@ def retry(
     beginning = _beginning_of_id(job_id)
     with _database(makes=False) as (loaded, opened):
         with opened.connection() as connection:
-            failed = job_status.find_job(connection, beginning)
+            failed = queue.find_job(connection, beginning)
             if failed.status != "failed":
                 raise InvalidJob(f"job {failed.id} is {failed.status}: only a failed job can be retried")
-            answer = job_status.retry(connection, failed.id)
+            answer = queue.retry(connection, failed.id)
         _show_enqueued(loaded, opened, answer, wait=wait, timeout=timeout, as_json=as_json)
 
 
@@ -368,12 +373,12 @@ def jobs(
 
         def look() -> Group:
             with opened.connection() as connection:
-                found = job_status.list_jobs(connection, limit=limit)
-                return console.overview(found, job_status.list_set_aside(connection))
+                found = queue.list_jobs(connection, limit=limit)
+                return console.overview(found, queue.list_set_aside(connection))
 
         if as_json:
             with opened.connection() as connection:
-                _print_json([job.model_dump(mode="json") for job in job_status.list_jobs(connection, limit=limit)])
+                _print_json([job.model_dump(mode="json") for job in queue.list_jobs(connection, limit=limit)])
         elif watch:
             with console.live(console.out) as show:
                 while True:
@@ -392,24 +397,24 @@ def job_command(job_id: JobIdArgument, as_json: JsonOption = False) -> None:
     beginning = _beginning_of_id(job_id)
     with _database(makes=False) as (loaded, opened):
         with opened.connection() as connection:
-            found = job_status.find_job(connection, beginning)
+            found = queue.find_job(connection, beginning)
         if as_json:
             _print_json(found.model_dump(mode="json"))
         else:
             console.out.print(console.job_in_full(found, loaded.functions))
 
 
-@app.command()
-def run_direct(as_json: JsonOption = False) -> None:
+@app.command("run-direct")
+def run_direct_command(as_json: JsonOption = False) -> None:
     """For emergencies: process jobs without Dagster.
 
     Jobs of crashed runs are queued again first. If no job is waiting, the statistics of every club are refreshed once.
     Exit code 1 unless every job completed and the app confirmed its cache tags.
     """
     with _database() as (loaded, opened):
-        job_ids = direct.run_direct(opened, loaded, console.say)
+        job_ids = run_direct.run_direct(opened, loaded, console.say)
         with opened.connection() as connection:
-            done = [job_status.get_job(connection, job_id) for job_id in job_ids]
+            done = [queue.get_job(connection, job_id) for job_id in job_ids]
         if as_json:
             _print_json([job.model_dump(mode="json") for job in done])
         elif done:
@@ -458,13 +463,13 @@ def reconcile(
     While `up` is running this happens every second.
     """
     with _database(makes=False) as (loaded, opened):
-        os.environ.update(services.dagster_environment(loaded, opened.url))
+        os.environ.update(up.dagster_environment(loaded, opened.url))
         from dagster import DagsterInstance  # noqa: PLC0415  # two seconds of imports that no other command needs
 
-        from stats_pipeline.defs import upkeep  # noqa: PLC0415
+        from stats_pipeline.defs.runs import repair_all  # noqa: PLC0415
 
         with DagsterInstance.get() as instance:
-            repairs, problems = upkeep.repair_all(opened, loaded, instance, dry_run=dry_run)
+            repairs, problems = repair_all(opened, loaded, instance, dry_run=dry_run)
         if as_json:
             _print_json([{"repair": type(repair).__name__, **asdict(repair)} for repair in repairs])
         elif repairs:

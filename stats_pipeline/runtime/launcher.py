@@ -36,8 +36,6 @@ from dagster._utils import get_run_crash_explanation
 from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster._utils.interrupts import capture_interrupts
 
-from stats_pipeline.settings import log_fd
-
 _STARTED = "Started the run's process"
 # Importing everything takes 1.5 s on a quiet machine; a server that has not answered after this many is given up.
 ANSWER_TIMEOUT = 60
@@ -175,13 +173,14 @@ class _Server:
         self._connection, theirs = Pipe()
         arguments = f"{theirs.fileno()}, {preload!r}"
         with theirs:
+            os.set_inheritable(theirs.fileno(), True)
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-c",
                     f"import sys; sys.path = {sys.path!r}; from {__name__} import serve; serve({arguments})",
                 ],
-                pass_fds=[theirs.fileno(), *([fd] if (fd := log_fd()) is not None else [])],
+                close_fds=False,  # a run's log lines go to a file that this process was given itself
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in the launcher's terminal is not meant for the runs
             )

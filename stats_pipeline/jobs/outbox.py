@@ -4,9 +4,9 @@ A row is written in the transaction that made its tag stale (`complete_function`
 Delivery is at least once; invalidating a tag twice is harmless, not invalidating it leaves stale pages.
 """
 
-from stats_pipeline.cache import CacheClient
 from stats_pipeline.database import Database, run
-from stats_pipeline.models import Delivery
+from stats_pipeline.jobs.invalidation import CacheClient
+from stats_pipeline.jobs.models import Delivery
 
 NOTHING_DUE = Delivery(frozenset())
 

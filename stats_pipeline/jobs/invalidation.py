@@ -14,8 +14,8 @@ import httpcore
 from pydantic import BaseModel, Field, ValidationError
 
 from stats_pipeline.errors import SettingsError
-from stats_pipeline.models import Delivery
-from stats_pipeline.outbound import CallFailed, Outbound
+from stats_pipeline.jobs.models import Delivery
+from stats_pipeline.jobs.outbound import CallFailed, Outbound
 from stats_pipeline.settings import Settings
 
 ROUTE = "/api/internal/cache/invalidate"

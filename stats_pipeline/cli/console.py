@@ -19,11 +19,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from stats_pipeline import job_status
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
-from stats_pipeline.doctor import Finding
-from stats_pipeline.models import Enqueued, Job, SetAside
+from stats_pipeline.deployment.doctor import Finding
+from stats_pipeline.jobs import queue
+from stats_pipeline.jobs.models import Enqueued, Job, SetAside
 
 # Tables are fitted to the width of a terminal; without one (pipe, log) they are printed in full.
 _PIPE_WIDTH = 160
@@ -83,7 +83,7 @@ def follow_job(
 
 def _get(database: Database, job_id: UUID) -> Job:
     with database.connection() as connection:
-        return job_status.get_job(connection, job_id)
+        return queue.get_job(connection, job_id)
 
 
 def _fitted(columns: Mapping[str, int], width: int, title: Text | None = None) -> tuple[Table, list[str]]:

@@ -1,0 +1,1 @@
+"""Running everything on a host: the processes, their supervisor, and the doctor."""

@@ -1,0 +1,126 @@
+"""Jobs as rows and messages: enqueue, retry, lease, list, and what is set aside.
+
+Each function calls one SQL function of `sql/functions/`, which says what is atomic. What a run does with the jobs of a
+lease is in `refresh.py`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import structlog
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from stats_pipeline.database import run, run_one
+from stats_pipeline.errors import (
+    INVALID_JOB_SQLSTATE,
+    InvalidJob,
+    one_line,
+)
+from stats_pipeline.jobs.models import Enqueued, Job, Lease, Payload, SetAside
+
+log = structlog.get_logger()
+
+
+def enqueue(connection: Connection[Any], payload: dict[str, Any]) -> Enqueued:
+    """Enqueue a job, or return the one that has this requestId already. Raises `InvalidJob` naming the field."""
+    return _public_call(connection, "enqueue_stats_job", payload=Jsonb(payload))
+
+
+def try_to_enqueue(connection: Connection[Any]) -> None:
+    """Enqueue a job for the default club, and take it back, so that nobody sees it. Raises what an enqueue raises.
+
+    Leaves nothing but a message id that is never used. Not within a transaction of the caller's.
+    """
+    payload = Payload(triggered_by="admin", request_id=f"try-{uuid4()}")
+    with connection.transaction(force_rollback=True):
+        enqueue(connection, payload.as_json())
+
+
+def retry(connection: Connection[Any], job_id: UUID) -> Enqueued:
+    """Enqueue a failed job again, or return the retry that is under way. Raises `InvalidJob`."""
+    return _public_call(connection, "retry_stats_job", job_id=job_id)
+
+
+def _public_call(connection: Connection[Any], query: str, **parameters: Any) -> Enqueued:
+    try:
+        return Enqueued.model_validate(run_one(connection, query, **parameters)["answer"])
+    except psycopg.DataError as error:
+        if error.sqlstate == INVALID_JOB_SQLSTATE:
+            raise InvalidJob(error.diag.message_primary) from None
+        # NaN, a zero character, half a surrogate pair: JSON to Python, but not to PostgreSQL.
+        raise InvalidJob(f"payload cannot be stored as JSON: {one_line(error)}") from None
+
+
+def enqueue_each(connection: Connection[Any], payloads: Iterable[Payload]) -> list[Enqueued]:
+    """Enqueue one job for each payload, in the caller's transaction.
+
+    One that is refused, or whose request somebody else is enqueuing just now, is set aside with the reason, to be tried
+    again by the reconciler, and the others go on; the answers are those of the others.
+    """
+    answers = []
+    for payload in payloads:
+        key = payload.tenant_id or "default"
+        row = run_one(connection, "enqueue_or_put_aside", payload=Jsonb(payload.as_json()), key=key)
+        if row["answer"] is None:
+            log.warning("a job could not be enqueued and is set aside", request_id=payload.request_id, tenant=key)
+        else:
+            answers.append(Enqueued.model_validate(row["answer"]))
+    return answers
+
+
+def enqueue_again(connection: Connection[Any], key: str) -> None:
+    """Enqueue what `enqueue_each` has set aside under this key, or set it aside for longer."""
+    enqueue_each(
+        connection, [Payload.model_validate(row["detail"]) for row in run(connection, "read_set_aside", key=key)]
+    )
+
+
+def put_aside(connection: Connection[Any], what: str, key: str, error: Exception) -> None:
+    """Remember what could not be done for one thing, so that people see it and it is tried again."""
+    run(
+        connection,
+        "put_aside",
+        what=what,
+        key=key,
+        reason=one_line(error),
+        state=getattr(error, "sqlstate", None) or type(error).__name__,
+    )
+
+
+def list_set_aside(connection: Connection[Any]) -> list[SetAside]:
+    """What could not be done and is tried again, the oldest first."""
+    return [SetAside(**row) for row in run(connection, "list_set_aside")]
+
+
+def lease(connection: Connection[Any], *, lease_seconds: int, max_runs: int) -> list[Lease]:
+    """Take the waiting jobs of every tenant that has no open run, for at most `max_runs` open runs in all."""
+    return [Lease(**row) for row in run(connection, "lease_jobs", lease_seconds=lease_seconds, max_runs=max_runs)]
+
+
+def list_jobs(connection: Connection[Any], *, limit: int) -> list[Job]:
+    """The newest jobs, newest first."""
+    return [Job.model_validate(row) for row in run(connection, "list_jobs", newest=limit)]
+
+
+def get_job(connection: Connection[Any], job_id: UUID) -> Job:
+    """One job. Raises `InvalidJob` if there is none with this id."""
+    rows = run(connection, "get_job", job_id=job_id)
+    if not rows:
+        raise InvalidJob(f"job {job_id} does not exist")
+    return Job.model_validate(rows[0])
+
+
+def find_job(connection: Connection[Any], beginning: str) -> Job:
+    """The one job whose id begins so. Raises `InvalidJob` if there is none, or more than one."""
+    ids = [row["id"] for row in run(connection, "find_jobs", beginning=beginning)]
+    if not ids:
+        is_whole = len(beginning) == len(str(uuid4()))
+        raise InvalidJob(
+            f"job {beginning} does not exist" if is_whole else f"no job has an id that begins with {beginning}"
+        )
+    if len(ids) > 1:
+        raise InvalidJob(f"several jobs have an id that begins with {beginning}: give more of it")
+    return get_job(connection, ids[0])

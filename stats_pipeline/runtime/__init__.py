@@ -1,0 +1,1 @@
+"""The parts of Dagster that are replaced or wrapped. It knows nothing of jobs, settings or the database."""
