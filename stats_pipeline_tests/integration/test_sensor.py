@@ -199,7 +199,7 @@ def test_a_malformed_message_is_no_crash_loop(connection: Connected, tick: Tick,
 
 def test_a_database_that_is_down_is_a_reason_to_skip(instance: dg.DagsterInstance) -> None:
     skipped = reason(evaluate(instance, "postgresql://me:hunter2@127.0.0.1:1/app"))
-    assert skipped.startswith("The database is out of reach: STATS_DATABASE_URL: 127.0.0.1:1/app")
+    assert skipped.startswith("The database is out of reach: STATS_DATABASE_URL: cannot connect to 127.0.0.1:1/app")
     assert "hunter2" not in skipped
 
 
