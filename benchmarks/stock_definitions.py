@@ -26,7 +26,7 @@ settings = settings_module.load()
 def stats_queue(_: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
     """Launch what waits."""
     with database.connect(database.database_url(settings), autocommit=True) as connection:
-        leases = queue.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+        leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
     yield from run_requests(leases)
 
 

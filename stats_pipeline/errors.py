@@ -32,7 +32,11 @@ class AlreadyRunning(StatsPipelineError):
 
 
 class LeaseLost(StatsPipelineError):
-    """This run was replaced by a newer one while it slept; it must stop and change nothing more."""
+    """The lease was taken from this run, perhaps while it slept; it must stop and change nothing more."""
+
+
+class TenantBusy(StatsPipelineError):
+    """A run that was started by hand has waited in vain for the tenant's open lease to end."""
 
 
 LEASE_LOST_SQLSTATE = "SP001"

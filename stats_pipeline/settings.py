@@ -14,6 +14,7 @@ import ssl
 import zoneinfo
 from collections.abc import Collection, Mapping
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 from urllib.parse import unquote_plus, urlsplit
@@ -30,6 +31,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSou
 from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, StatsFunction, select_functions
 from stats_pipeline.errors import SettingsError
 
+VERSION = metadata.version("stats-pipeline")
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SQL_ROOT = PROJECT_ROOT / "sql"
 MAX_SESSION_HOURS = 720
@@ -95,7 +97,7 @@ class Settings(BaseSettings):
     # Runs.
     max_runs: int = Field(4, ge=1, le=100, validation_alias="STATS_MAX_RUNS")
     max_attempts: int = Field(3, ge=1, le=20, validation_alias="STATS_MAX_ATTEMPTS")
-    lease: int = Field(30, ge=5, le=3600, validation_alias="STATS_LEASE_SECONDS")
+    lease_seconds: int = Field(30, ge=5, le=3600, validation_alias="STATS_LEASE_SECONDS")
     dead_after: float = Field(6.0, ge=2, le=600, validation_alias="STATS_DEAD_AFTER_SECONDS")
 
     # What is said on standard error.

@@ -1,23 +1,20 @@
--- A run that repeats a dead one goes on where that stopped: what it had computed and committed counts as this run's,
+-- A lease that repeats a lost one goes on where that stopped: what it had computed and committed counts as this one's,
 -- with the tags still due.
-create or replace function stats_pipeline.carry_over(claimed_run uuid, dead_run_id text) returns void
+create or replace function stats_pipeline.carry_over(this_lease uuid, predecessor uuid) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-    successor stats_pipeline.run;
 begin
-    select r.* into successor from stats_pipeline.run as r where r.id = claimed_run;
-
-    insert into stats_pipeline.function_result (run_id, rpc, status, attempts, duration_ms)
-    select successor.run_id, f.rpc, 'success', f.attempts, f.duration_ms
-    from stats_pipeline.function_result as f
-    where f.run_id = dead_run_id and f.status = 'success' and f.rpc = any(successor.functions)
-    on conflict (run_id, rpc) do update -- a try of this run's own that could not claim
-    set status = excluded.status, attempts = excluded.attempts, duration_ms = excluded.duration_ms, error = null,
+    insert into stats_pipeline.function_result (lease_id, rpc, status, tries, duration_ms)
+    select l.id, f.rpc, 'success', f.tries, f.duration_ms
+    from stats_pipeline.lease as l
+    join stats_pipeline.function_result as f on f.lease_id = predecessor and f.rpc = any(l.functions)
+    where l.id = this_lease and f.status = 'success'
+    on conflict (lease_id, rpc) do update -- a try of this run's own that could not claim
+    set status = excluded.status, tries = excluded.tries, duration_ms = excluded.duration_ms, error = null,
         recorded_at = excluded.recorded_at;
 
-    update stats_pipeline.outbox as o set run_id = successor.run_id
-    where o.run_id = dead_run_id;
+    update stats_pipeline.outbox as o set lease_id = this_lease
+    where o.lease_id = predecessor;
 end;
 $$;
 
-revoke all on function stats_pipeline.carry_over(uuid, text) from public, anon, authenticated;
+revoke all on function stats_pipeline.carry_over(uuid, uuid) from public, anon, authenticated;

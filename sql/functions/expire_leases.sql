@@ -1,18 +1,18 @@
--- Void the leases that no run has claimed in time. One that cannot be voided now is no reason to keep the others.
+-- Expire the leases that no run has claimed in time. One that cannot be taken back now is no reason to keep the others.
 create or replace function stats_pipeline.expire_leases() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' as $$
 declare
     overdue uuid;
 begin
     for overdue in
-        select r.id
-        from stats_pipeline.run as r
-        where r.ended_at is null and r.run_id is null and r.lease_until <= clock_timestamp()
+        select l.id
+        from stats_pipeline.lease as l
+        where l.ended_at is null and l.run_id is null and l.claim_until <= clock_timestamp()
     loop
         begin
-            perform stats_pipeline.void_lease(overdue, null);
+            perform stats_pipeline.expire_lease(overdue, null, 0, '');
         exception
-            when others then perform stats_pipeline.put_aside('repair', 'void lease ' || overdue, sqlerrm, sqlstate);
+            when others then perform stats_pipeline.put_aside('repair', 'expire lease ' || overdue, sqlerrm, sqlstate);
         end;
     end loop;
 end;

@@ -1,26 +1,26 @@
--- Say on a club's waiting jobs, and on what was set aside for them, why the run of this voided lease did not start. The
+-- Say on a club's waiting jobs, and on what was set aside for them, why no run has claimed this expired lease. The
 -- next claim clears it, and may carry over what it could have before. Idempotent.
-create or replace function stats_pipeline.note_failed_start(lease_id uuid, cause text) returns void
+create or replace function stats_pipeline.note_failed_start(this_lease uuid, cause text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-    voided stats_pipeline.run;
+    expired stats_pipeline.lease;
     changes jsonb[];
     written uuid[];
 begin
-    select r.* into voided
-    from stats_pipeline.run as r
-    where r.id = lease_id and r.run_id is null and r.outcome = 'expired';
+    select l.* into expired
+    from stats_pipeline.lease as l
+    where l.id = this_lease and l.run_id is null and l.outcome = 'expired';
     if not found then
         return;
     end if;
     update stats_pipeline.set_aside as s
     set reason = left('No run has started: ' || cause, 500)
-    where s.what = 'start' and s.key = voided.tenant_key;
+    where s.what = 'start' and s.key = expired.tenant_key;
 
     changes := array(
         select jsonb_build_object('id', j.id, 'was', j.xmin::text, 'error_message', 'No run has started yet: ' || cause)
         from public.background_job_status as j
-        where j.id = any(voided.job_ids) and j.status = 'queued' and j.job_type = 'stats_update'
+        where j.id = any(expired.job_ids) and j.status = 'queued' and j.job_type = 'stats_update'
     );
     written := stats_pipeline.write_jobs(changes);
     -- Somebody else's change would make everything be computed again; this one is ours.

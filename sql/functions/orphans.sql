@@ -1,5 +1,5 @@
--- Which of these jobs are being processed by nobody: no run that is alive, or that only waits for its tags, has an open
--- attempt at them. All there are, for null.
+-- Which of these jobs are being processed by nobody: no lease that is open, or that only waits for its tags, has an
+-- open attempt at them. All there are, for null.
 create or replace function stats_pipeline.orphans(job_ids uuid[]) returns setof uuid
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select j.id
@@ -7,8 +7,9 @@ from public.background_job_status as j
 where j.status = 'processing' and j.job_type = 'stats_update' and (job_ids is null or j.id = any(job_ids))
     and not exists (
         select from stats_pipeline.attempt as a
-        join stats_pipeline.run as r on r.run_id = a.run_id
-        where a.job_id = j.id and a.run_id = j.run_id and a.outcome is null and r.outcome is distinct from 'died'
+        join stats_pipeline.lease as l on l.id = a.lease_id
+        where a.job_id = j.id and l.run_id = j.run_id and a.outcome is null
+            and coalesce(l.outcome, '') not in ('expired', 'revoked')
     );
 $$;
 

@@ -1,17 +1,17 @@
 -- What became of one call to the app, atomically: the tags it took are delivered, those it left wait longer each time,
 -- and with a problem, which is one of the whole route, the route is given a rest. Ends jobs that waited for the tags; a
--- run that cannot be settled is set aside, and what the app took stays taken.
+-- lease that cannot be settled is set aside, and what the app took stays taken.
 create or replace function stats_pipeline.record_delivery(
     route text,
     asked bigint[],
     taken text[],
     problem text,
-    deadline_seconds integer
+    cache_deadline integer
 ) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     started constant timestamptz := clock_timestamp();
-    delivered_run text;
+    delivered_lease uuid;
 begin
     perform from stats_pipeline.outbox as o where o.id = any(asked) order by o.id for update; -- two callers take turns
     update stats_pipeline.outbox as o set delivered_at = clock_timestamp(), tries = o.tries + 1
@@ -33,14 +33,14 @@ begin
         where e.next_try_at <= clock_timestamp();
     end if;
 
-    for delivered_run in
-        select distinct o.run_id from stats_pipeline.outbox as o where o.id = any(asked) order by 1
+    for delivered_lease in
+        select distinct o.lease_id from stats_pipeline.outbox as o where o.id = any(asked) order by 1
     loop
         exit when clock_timestamp() > started + interval '1 second'; -- the reconciler settles the others
         begin
-            perform stats_pipeline.settle_run(delivered_run, true, deadline_seconds);
+            perform stats_pipeline.settle_lease(delivered_lease, true, cache_deadline);
         exception
-            when others then perform stats_pipeline.put_aside('repair', 'settle ' || delivered_run, sqlerrm, sqlstate);
+            when others then perform stats_pipeline.put_aside('repair', 'settle lease ' || delivered_lease, sqlerrm, sqlstate);
         end;
     end loop;
 end;

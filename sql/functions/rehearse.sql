@@ -5,9 +5,9 @@ create or replace function stats_pipeline.rehearse(functions text[], out step te
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
     club uuid := gen_random_uuid();
-    dagster_run text := 'rehearsal ' || club;
+    dagster_run constant text := 'rehearsal ' || club;
     payload jsonb := jsonb_build_object('triggeredBy', 'admin', 'tenantId', club);
-    leased stats_pipeline.run;
+    leased stats_pipeline.lease;
     refused text;
 begin
     begin
@@ -21,12 +21,12 @@ begin
         perform stats_pipeline.admit_message(payload || jsonb_build_object('requestId', 'by message'), clock_timestamp());
 
         step := 'lease';
-        leased := stats_pipeline.lease_club(club, array[club::text], 30);
+        leased := stats_pipeline.acquire_lease(club, array[club::text], 30);
         if cardinality(leased.job_ids) is distinct from 3 then
             raise exception 'of three jobs % can be leased', coalesce(cardinality(leased.job_ids), 0);
         end if;
         step := 'claim';
-        perform stats_pipeline.claim_run(dagster_run, leased.id, functions, club, payload);
+        perform stats_pipeline.claim_lease(leased.id, dagster_run, functions, club, payload);
         select s.reason into refused
         from stats_pipeline.set_aside as s
         where s.what = 'job' and s.key = any(leased.job_ids::text[])
@@ -35,10 +35,10 @@ begin
             raise exception '%', refused;
         end if;
         step := 'result';
-        perform stats_pipeline.complete_function(dagster_run, f.rpc, '{}'::text[], 1, 0)
+        perform stats_pipeline.complete_function(leased.id, f.rpc, '{}'::text[], 1, 0)
         from unnest(functions) as f (rpc);
         step := 'settle';
-        perform stats_pipeline.settle_run(dagster_run, false, 900);
+        perform stats_pipeline.settle_lease(leased.id, false, 900);
         if exists (
             select from public.background_job_status as j
             where j.id = any(leased.job_ids) and j.status is distinct from 'completed'

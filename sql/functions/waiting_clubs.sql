@@ -1,5 +1,5 @@
--- The clubs that have queued jobs and no open run, the longest-waiting first, each with the names that its rows call it
--- by. Reads one row of each club, however many wait.
+-- The clubs that have queued jobs and no open lease, the longest-waiting first, each with the names that its rows call
+-- it by. Reads one row of each club, however many wait.
 create or replace function stats_pipeline.waiting_clubs() returns table (tenant_id uuid, names text[])
 language sql stable set search_path = pg_catalog, pg_temp as $$
 with recursive d as materialized (select stats_pipeline.default_tenant() as default_tenant), -- once, not for each row
@@ -39,8 +39,8 @@ select c.tenant_id, c.names
 from clubs as c
 where stats_pipeline.tenant_key(c.tenant_id) not in (select stats_pipeline.aside('club'))
     and not exists (
-        select from stats_pipeline.run as r
-        where r.tenant_key = stats_pipeline.tenant_key(c.tenant_id) and r.ended_at is null
+        select from stats_pipeline.lease as l
+        where l.tenant_key = stats_pipeline.tenant_key(c.tenant_id) and l.ended_at is null
     )
 order by c.first_msg_id;
 $$;

@@ -1,26 +1,26 @@
--- End the attempts of runs that are over at jobs that are not theirs any more: somebody else has changed the row since.
--- What was written there stays, and what is still 'processing' is an orphan. Of one run, or of all for null.
-create or replace function stats_pipeline.withdraw_attempts(dagster_run_id text) returns void
+-- End the attempts of leases that are over at jobs that are not theirs any more: somebody else has changed the row
+-- since. What was written there stays, and what is still 'processing' is an orphan. Of one lease, or of all for null.
+create or replace function stats_pipeline.withdraw_attempts(this_lease uuid) returns void
 language sql set search_path = pg_catalog, pg_temp as $$
 with over as (
-    select distinct a.run_id
+    select distinct a.lease_id
     from stats_pipeline.attempt as a
-    join stats_pipeline.run as r on r.run_id = a.run_id
-    where a.outcome is null and r.ended_at is not null and (dagster_run_id is null or a.run_id = dagster_run_id)
+    join stats_pipeline.lease as l on l.id = a.lease_id
+    where a.outcome is null and l.ended_at is not null and (this_lease is null or a.lease_id = this_lease)
 )
 
 update stats_pipeline.attempt as a
 set ended_at = clock_timestamp(), outcome = 'withdrawn', error = 'The row was changed by somebody else'
 from (
-    select l.job_id, l.run_id
+    select open.job_id, open.lease_id
     from over as o
-    join stats_pipeline.attempt as l on l.run_id = o.run_id and l.outcome is null
-    where (l.run_id, l.job_id) not in (
-        select o.run_id, j.id from over as o cross join lateral stats_pipeline.jobs_of_run(o.run_id) as j
+    join stats_pipeline.attempt as open on open.lease_id = o.lease_id and open.outcome is null
+    where (open.lease_id, open.job_id) not in (
+        select o.lease_id, j.id from over as o cross join lateral stats_pipeline.jobs_of_lease(o.lease_id) as j
     )
-    for update of l skip locked -- somebody may be deleting the job
+    for update of open skip locked -- somebody may be deleting the job
 ) as lost
-where a.job_id = lost.job_id and a.run_id = lost.run_id;
+where a.job_id = lost.job_id and a.lease_id = lost.lease_id;
 $$;
 
-revoke all on function stats_pipeline.withdraw_attempts(text) from public, anon, authenticated;
+revoke all on function stats_pipeline.withdraw_attempts(uuid) from public, anon, authenticated;

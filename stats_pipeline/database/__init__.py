@@ -3,9 +3,12 @@ embedded server (`embedded.py`).
 """
 
 from stats_pipeline.database.connection import (
+    APPLICATION_NAME,
     CONNECT_TIMEOUT,
     TRANSACTION_POOLER_PORT,
     Database,
+    call,
+    call_one,
     can_listen,
     connect,
     database_url,
@@ -17,9 +20,12 @@ from stats_pipeline.database.connection import (
 )
 
 __all__ = [
+    "APPLICATION_NAME",
     "CONNECT_TIMEOUT",
     "TRANSACTION_POOLER_PORT",
     "Database",
+    "call",
+    "call_one",
     "can_listen",
     "connect",
     "database_url",

@@ -1,4 +1,4 @@
-"""Connections, transactions and the named queries of `sql/queries/`.
+"""Connections, transactions, calls of the functions of `sql/functions/`, and the named queries of `sql/queries/`.
 
 One `Database` per process; it opens connections when they are used, not before. What the queries mean belongs to
 `jobs/`; which database is used belongs to `settings.py` and `embedded.py`.
@@ -12,17 +12,18 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
-from psycopg.types.json import set_json_loads
+from psycopg.types.json import Jsonb, set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from stats_pipeline.database import embedded
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.log import Outage
-from stats_pipeline.settings import SQL_ROOT, Settings
+from stats_pipeline.settings import SQL_ROOT, VERSION, Settings
 
+APPLICATION_NAME = f"stats-pipeline {VERSION}"  # migrations see by it which versions are at work
 CONNECT_TIMEOUT = 10  # seconds
 TRANSACTION_POOLER_PORT = "6543"  # Supabase's Supavisor in transaction mode: no LISTEN, no session locks
 
@@ -68,7 +69,7 @@ class Database:
         *,
         max_connections: int = 4,
         ahead: int = 0,
-        application_name: str = "stats-pipeline",
+        application_name: str = APPLICATION_NAME,
         patience: float = CONNECT_TIMEOUT,
     ) -> None:
         self.url = url
@@ -121,6 +122,11 @@ class Database:
         with self.connection() as connection:
             return run(connection, query, **parameters)
 
+    def call(self, function: str, /, **arguments: Any) -> list[DictRow]:
+        """Call the function by itself and return its rows."""
+        with self.connection() as connection:
+            return call(connection, function, **arguments)
+
     def dedicated_connection(self) -> Connection[DictRow]:
         """A connection of the caller's own, outside the pool: for LISTEN and for session-level locks."""
         return connect(self.url, autocommit=True, application_name=self._application_name)
@@ -138,7 +144,7 @@ class Database:
         return f"no connection to {describe(self.url)} became free in time"
 
 
-def connect(url: str, *, autocommit: bool = False, application_name: str = "stats-pipeline") -> Connection[DictRow]:
+def connect(url: str, *, autocommit: bool = False, application_name: str = APPLICATION_NAME) -> Connection[DictRow]:
     """One configured connection. Raises `DatabaseUnavailable` naming the host, never the password."""
     try:
         connection = Connection[DictRow].connect(
@@ -238,3 +244,26 @@ def run_one(connection: Connection[Any], query: str, **parameters: Any) -> Any:
     """The one row of a query that has exactly one."""
     (row,) = run(connection, query, **parameters)
     return row
+
+
+def call(connection: Connection[Any], function: str, /, **arguments: Any) -> list[Any]:
+    """Call a function of schema `stats_pipeline`, or of the schema in its name, by named arguments; its rows.
+
+    In the caller's transaction. A dictionary is passed as JSON.
+    """
+    schema, _, name = function.rpartition(".")
+    statement = sql.SQL("select * from {}({})").format(
+        sql.Identifier(schema or "stats_pipeline", name),
+        sql.SQL(", ").join(
+            sql.SQL("{} => {}").format(sql.Identifier(argument), sql.Placeholder(argument)) for argument in arguments
+        ),
+    )
+    adapted = {name: Jsonb(value) if isinstance(value, dict) else value for name, value in arguments.items()}
+    return connection.execute(statement, adapted).fetchall()
+
+
+def call_one(connection: Connection[Any], function: str, /, **arguments: Any) -> Any:
+    """The one value of a function that returns exactly one; None for one that returns nothing."""
+    (row,) = call(connection, function, **arguments)
+    (value,) = row.values()
+    return value

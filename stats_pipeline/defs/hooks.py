@@ -32,7 +32,7 @@ def record_outcome(context: dg.HookContext, event_list: Sequence[dg.DagsterEvent
 
 
 def _deliver_tags(context: dg.HookContext) -> None:
-    delivery = context.resources.refresh.deliver(context.run_id)
+    delivery = context.resources.refresh.deliver()
     if delivery.problem:
         context.log.warning("Cache tags stay due: %s", delivery.problem)
 
@@ -45,9 +45,9 @@ def _record_failure(context: dg.HookContext, failure: dg.DagsterEvent) -> None:
     refresh = context.resources.refresh
     if _is_dagsters_own(failure) or (error is not None and is_outage(error)):
         context.log.warning("%s stays open, for another run to do: %s", context.op.name, problem)
-        refresh.leave_open(context.run_id, context.op.name, problem)
+        refresh.record_failed_try(context.op.name, tries=1, duration_ms=0, problem=problem)
     else:
-        refresh.fail(context.run_id, context.op.name, problem)
+        refresh.fail(context.op.name, problem)
 
 
 def _is_dagsters_own(failure: dg.DagsterEvent) -> bool:

@@ -13,8 +13,8 @@ import dagster as dg
 import psycopg
 
 from stats_pipeline.catalog import StatsFunction
-from stats_pipeline.defs.resources import Refresh
-from stats_pipeline.errors import LeaseLost, StatsPipelineError, is_permanent, one_line
+from stats_pipeline.errors import LeaseLost, StatsPipelineError, TenantBusy, is_permanent, one_line
+from stats_pipeline.jobs.refresh import Refresh
 
 # Three tries: now, after about a second, after about two more.
 RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -31,21 +31,21 @@ def build_stats_op(function: StatsFunction, upstream_tables: tuple[str, ...]) ->
         retry_policy=RETRY_POLICY,
         tags={"stats/timeout_seconds": str(function.timeout_seconds)},
     )
-    def stats_op(context: dg.OpExecutionContext, refresh: Refresh) -> Iterator[dg.Output[None]]:
-        attempt = context.retry_number + 1
+    def stats_op(context: dg.OpExecutionContext, refresh: dg.ResourceParam[Refresh]) -> Iterator[dg.Output[None]]:
+        tries = context.retry_number + 1
         started = time.monotonic()
         try:
-            claimed = refresh.claim(context.run, selected_rpcs(context))
+            claimed = refresh.claim(selected_rpcs(context))
             if function.rpc in claimed.carried_over:
                 context.log.info("Computed already by the run that died while it worked on these jobs")
                 yield from _outputs(function, {"carried over": True})
                 return
-            milliseconds, rows = refresh.compute(function, claimed, attempt=attempt)
-        except LeaseLost as error:
+            milliseconds, rows = refresh.compute(function, claimed, tries=tries)
+        except (LeaseLost, TenantBusy) as error:
             raise dg.Failure(f"Stopped: {error}", allow_retries=False) from error
         except (psycopg.Error, StatsPipelineError) as error:
             elapsed = round((time.monotonic() - started) * 1000)
-            _record_failed_try(context, refresh, function, attempt, elapsed, error)
+            _record_failed_try(context, refresh, function, tries, elapsed, error)
             if is_permanent(error):
                 raise dg.Failure(one_line(error), allow_retries=False) from error
             raise
@@ -53,7 +53,7 @@ def build_stats_op(function: StatsFunction, upstream_tables: tuple[str, ...]) ->
             function,
             {
                 "seconds": milliseconds / 1000,
-                "attempt": attempt,
+                "try": tries,
                 "jobs": [str(job_id) for job_id in claimed.job_ids[:20]],
                 "job count": len(claimed.job_ids),
             },
@@ -82,14 +82,12 @@ def _record_failed_try(
     context: dg.OpExecutionContext,
     refresh: Refresh,
     function: StatsFunction,
-    attempt: int,
+    tries: int,
     elapsed_ms: int,
     error: Exception,
 ) -> None:
     """The try has failed already: when noting it fails too, say so and let the first error be the one that counts."""
     try:
-        refresh.record_failed_try(
-            context.run_id, function.rpc, attempt=attempt, duration_ms=elapsed_ms, problem=one_line(error)
-        )
+        refresh.record_failed_try(function.rpc, tries=tries, duration_ms=elapsed_ms, problem=one_line(error))
     except (psycopg.Error, StatsPipelineError) as second:
         context.log.warning("The failed try could not be recorded: %s", one_line(second))

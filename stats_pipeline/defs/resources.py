@@ -1,170 +1,69 @@
-"""The outside world of a run: its database and the app's cache route.
+"""The one resource: a run's refresh, with its connections to the database and the app's cache route.
 
-Both open connections when they are used, not when Dagster loads the definitions, and both are shared by the threads
-of a run. Settings are read here, in the process that runs, so that none of them passes through run config.
+Connections are opened when they are used, not when Dagster loads the definitions, and shared by the threads of a run.
+Settings are read here, in the process that runs, so that none of them passes through run config.
 """
 
-import os
-import threading
 import time
-from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from typing import Any
 from uuid import UUID
 
 import dagster as dg
-import psycopg
-import structlog
-from psycopg import Connection
-from pydantic import PrivateAttr
 
 from stats_pipeline import database, settings
-from stats_pipeline.catalog import StatsFunction
-from stats_pipeline.errors import StatsPipelineError, one_line
-from stats_pipeline.jobs import outbox, refresh
 from stats_pipeline.jobs.invalidation import CacheClient
-from stats_pipeline.jobs.models import Claim, Delivery, Payload
-
-log = structlog.get_logger()
+from stats_pipeline.jobs.refresh import Refresh, session_name
 
 LEASE_TAG = "stats/lease"
 TENANT_TAG = "stats/tenant"
 JOBS_TAG = "stats/jobs"
 
-# A run that was launched by hand waits this many seconds for the tenant's open run to end.
+# A run that was started by hand waits so many seconds, from its start, for the tenant's open lease to end.
 BUSY_TIMEOUT = 600
 
 
-class Refresh(dg.ConfigurableResource[Any]):
-    """What the ops and hooks of one run do, each by one call: claim, compute, record, deliver."""
-
-    _settings: settings.Settings = PrivateAttr()
-    _database: database.Database = PrivateAttr()
-    _cache: CacheClient | None = PrivateAttr(default=None)
-    _claim: Claim | None = PrivateAttr(default=None)
-    _claiming: threading.Lock = PrivateAttr(default_factory=threading.Lock)
-    _delivering: threading.Lock = PrivateAttr(default_factory=threading.Lock)
-    _beating: ExitStack = PrivateAttr(default_factory=ExitStack)
-
-    @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self, None, None]:
-        """Hold the connections for as long as the run's process needs the resource."""
-        self._settings = settings.load()
-        name = f"stats-pipeline run {context.run_id[:8]} pid {os.getpid()}" if context.run_id else "stats-pipeline"
-        # One for each op that computes, one for a hook that settles meanwhile, one for the heartbeat.
-        connections = len(self._settings.functions) + 2
-        url = database.database_url(self._settings)
-        pool = database.Database(url, max_connections=connections, ahead=2, application_name=name)
-        with pool as self._database:
-            self._cache = CacheClient(self._settings) if self._settings.app_url else None
-            try:
-                yield self
-            finally:
-                self._beating.close()
-                if self._claim is not None and context.run is not None and _has_process_per_op(context.run):
-                    self._leave_to_next_process(self._claim.run_id)
-                if self._cache is not None:
-                    self._cache.close()
-
-    def claim(self, run: dg.DagsterRun, functions: list[str]) -> Claim:
-        """Claim the run's jobs, once per process; its other ops get the first one's answer.
-
-        Waits while another run of the tenant is open. Raises `LeaseLost` if this run is no longer wanted, and
-        `TimeoutError` after ten minutes of waiting.
-        """
-        # Each op takes the connection it will compute on before its turn, so that all of them are opened meanwhile.
-        with self._database.connection() as connection, self._claiming:
-            if self._claim is None and (claimed := self._try_to_claim(connection, run, functions)) is not None:
-                self._claim = self._begin(claimed)
-        with self._claiming:
-            if self._claim is None:
-                self._claim = self._begin(self._wait_for_claim(run, functions))
-            return self._claim
-
-    def _begin(self, claimed: Claim) -> Claim:
-        self._beating.enter_context(
-            refresh.beating(self._database, run_id=claimed.run_id, lease_seconds=self._settings.lease)
+@dg.resource(description="Claims, computes, records and delivers for one run.")
+def refresh_resource(context: dg.InitResourceContext) -> Iterator[Refresh]:
+    """The refresh of this run, for as long as its process needs it."""
+    run = context.run
+    if run is None:
+        raise dg.DagsterInvariantViolationError("the resource `refresh` belongs to a run")
+    given = settings.load()
+    with ExitStack() as stack:
+        opened = stack.enter_context(
+            database.Database(
+                database.database_url(given),
+                # One for each op that computes, one for a hook that settles meanwhile, one for the heartbeat.
+                max_connections=len(given.functions) + 2,
+                ahead=2,
+                application_name=session_name(run.run_id),
+            )
         )
-        return claimed
-
-    def _leave_to_next_process(self, run_id: str) -> None:
-        """Nobody beats until the process of the run's next op has imported everything, which may take many seconds."""
-        try:
-            self._database.run("pause_run", run_id=run_id, seconds=self._settings.lease)
-        except (psycopg.Error, StatsPipelineError) as error:
-            log.warning("a run could not say that it goes on", run_id=run_id, reason=one_line(error))
-
-    def _try_to_claim(self, connection: Connection[Any], run: dg.DagsterRun, functions: list[str]) -> Claim | None:
+        cache = stack.enter_context(closing(CacheClient(given))) if given.app_url else None
         # A re-execution copies its parent's tags, but the lease was the parent's.
         lease = run.tags.get(LEASE_TAG) if run.parent_run_id is None else None
         tenant = run.tags.get(TENANT_TAG)
-        payload = Payload(triggered_by="admin", request_id=run.run_id, user_id="dagster", tenant_id=tenant)
-        return refresh.claim(
-            connection,
+        refresh = Refresh(
+            opened,
+            given,
             run_id=run.run_id,
             lease_id=UUID(lease) if lease else None,
-            functions=functions,
             tenant_id=UUID(tenant) if tenant else None,
-            payload=payload.as_json(),
+            cache=cache,
+            busy_until=0 if lease else _started_at(context, run.run_id) + BUSY_TIMEOUT,
         )
+        try:
+            yield refresh
+        finally:
+            refresh.end(goes_on=_has_process_per_op(run))
 
-    def _wait_for_claim(self, run: dg.DagsterRun, functions: list[str]) -> Claim:
-        """Another run of the tenant is open, which a run with a lease never meets: only this one needs to listen."""
-        deadline = time.monotonic() + BUSY_TIMEOUT
-        with self._database.dedicated_connection() as connection:
-            if self._database.can_listen:
-                connection.execute("listen stats_pipeline_work")
-            while (claimed := self._try_to_claim(connection, run, functions)) is None:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"another run of this tenant has been open for {BUSY_TIMEOUT} seconds")
-                for _ in connection.notifies(timeout=1, stop_after=1):
-                    pass
-            return claimed
 
-    def compute(self, function: StatsFunction, claimed: Claim, *, attempt: int) -> tuple[int, dict[str, int]]:
-        """Call one stats function; milliseconds and rows per table."""
-        return refresh.compute(self._database, function, claimed, attempt=attempt, timezone=self._settings.timezone)
-
-    def record_failed_try(self, run_id: str, rpc: str, *, attempt: int, duration_ms: int, problem: str) -> None:
-        """Note a failed try, and show it in the job's row."""
-        refresh.record_failed_try(
-            self._database, run_id=run_id, rpc=rpc, attempt=attempt, duration_ms=duration_ms, problem=problem
-        )
-        self.settle(run_id)
-
-    def leave_open(self, run_id: str, rpc: str, problem: str) -> None:
-        """Note what kept a function from its work, through no fault of its own: the job's next run does it."""
-        self.record_failed_try(run_id, rpc, attempt=1, duration_ms=0, problem=problem)
-
-    def fail(self, run_id: str, rpc: str, problem: str) -> None:
-        """Note that a function has failed for good, and with it those that come after it, and settle."""
-        refresh.fail(self._database, run_id, rpc, self._settings.functions, problem)
-        self.settle(run_id)
-
-    def deliver(self, run_id: str) -> Delivery:
-        """Hand the run's due tags to the app, and settle, whatever the app said.
-
-        One call at a time: functions that end while it is under way share the next one, so a run of ten makes about
-        four calls.
-        """
-        delivery = outbox.NOTHING_DUE
-        if self._cache is not None:
-            deadline = self._settings.cache_deadline
-            with self._delivering:
-                delivery = outbox.deliver(self._database, self._cache, cache_deadline=deadline, run_id=run_id)
-        if delivery == outbox.NOTHING_DUE:
-            self.settle(run_id)
-        return delivery
-
-    def settle(self, run_id: str) -> None:
-        """End the run's jobs if nothing is left to do."""
-        with self._database.connection() as connection:
-            refresh.settle(
-                connection,
-                run_id=run_id,
-                cache_configured=self._cache is not None,
-                cache_deadline=self._settings.cache_deadline,
-            )
+def _started_at(context: dg.InitResourceContext, run_id: str) -> float:
+    """Of the run, not of this process: with a process per op each would wait anew."""
+    record = context.instance.get_run_record_by_id(run_id) if context.instance else None
+    return record.start_time if record and record.start_time else time.time()
 
 
 def _has_process_per_op(run: dg.DagsterRun) -> bool:

@@ -1,6 +1,7 @@
 """What Dagster says of our runs, for the repairs that `reconcile.py` decides on; who calls them is in `sensors.py`."""
 
 from dataclasses import replace
+from typing import TypeGuard
 from uuid import UUID
 
 import dagster as dg
@@ -9,7 +10,7 @@ from dagster_shared.error import SerializableErrorInfo
 from stats_pipeline import database
 from stats_pipeline.defs.resources import LEASE_TAG
 from stats_pipeline.jobs import reconcile
-from stats_pipeline.jobs.reconcile import DagsterState, Repair, Snapshot, VoidLease
+from stats_pipeline.jobs.reconcile import DagsterState, ExpireLease, Repair, Snapshot
 from stats_pipeline.log import Outage
 from stats_pipeline.settings import Settings
 
@@ -33,25 +34,25 @@ def repair_all(
     """One look, and every repair it asks for, with a line for each that failed; with `dry_run` only the list."""
     snapshot = reconcile.read(opened)
     repairs = [
-        replace(repair, cause=failure_of_start(instance, repair.lease_id)) if isinstance(repair, VoidLease) else repair
+        replace(repair, cause=failure_of_start(instance, repair.lease_id)) if _is_unclaimed(repair) else repair
         for repair in reconcile.decide(snapshot, dagster_states(instance, snapshot), reconcile.limits_of(settings))
     ]
     if dry_run:
         return repairs, []
     if starting is not None:
         for repair in repairs:
-            if isinstance(repair, VoidLease) and repair.cause is not None:
+            if isinstance(repair, ExpireLease) and repair.cause is not None:
                 starting.begins(repair.cause)
-        if any(run.run_id is not None for run in snapshot.runs):
+        if any(lease.run_id is not None for lease in snapshot.leases):
             starting.is_over()
     return repairs, reconcile.apply_all(opened, repairs, settings, lambda run_id: fail_in_dagster(instance, run_id))
 
 
 def dagster_states(instance: dg.DagsterInstance, snapshot: Snapshot) -> dict[str, DagsterState]:
-    """What Dagster says of these runs, and of the runs that were launched for leases still unclaimed (by the lease's
-    id); what it does not know is left out."""
-    claimed = [run.run_id for run in snapshot.runs if run.run_id is not None]
-    leases = [str(run.id) for run in snapshot.runs if run.run_id is None]
+    """What Dagster says of the runs of these leases, and of those that were launched for leases still unclaimed (by the
+    lease's id); what it does not know is left out."""
+    claimed = [lease.run_id for lease in snapshot.leases if lease.run_id is not None]
+    leases = [str(lease.id) for lease in snapshot.leases if lease.run_id is None]
     states: dict[str, DagsterState] = {}
     if claimed:
         states |= {run.run_id: _state(run) for run in instance.get_runs(dg.RunsFilter(run_ids=claimed))}
@@ -60,6 +61,10 @@ def dagster_states(instance: dg.DagsterInstance, snapshot: Snapshot) -> dict[str
         # A re-execution has its parent's tags, but not the lease.
         states |= {run.tags[LEASE_TAG]: _state(run) for run in launched if run.parent_run_id is None}
     return states
+
+
+def _is_unclaimed(repair: Repair) -> TypeGuard[ExpireLease]:
+    return isinstance(repair, ExpireLease) and repair.not_renewed_since is None
 
 
 def failure_of_start(instance: dg.DagsterInstance, lease_id: UUID) -> str | None:

@@ -41,7 +41,7 @@ def build_nightly_schedule(settings: Settings) -> dg.ScheduleDefinition:
                     for tenant in settings.tenants or (None,)
                 ),
             )
-            leases = queue.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+            leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
         if not leases:
             return dg.SkipReason("Enqueued; the queue sensor launches it when the open runs have ended")
         return list(run_requests(leases))

@@ -72,7 +72,7 @@ def _build_queue_sensor(settings: Settings, name: str) -> dg.SensorDefinition:
 def _wait_for_work(connection: Connection[Any], settings: Settings) -> dg.SensorResult | dg.SkipReason:
     deadline = time.monotonic() + TICK_SECONDS
     while True:
-        leases = queue.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+        leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
         if leases:
             return dg.SensorResult(run_requests=list(run_requests(leases)))
         left = deadline - time.monotonic()

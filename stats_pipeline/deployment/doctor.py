@@ -16,7 +16,7 @@ from croniter import croniter
 from psycopg import Connection
 
 from stats_pipeline import database
-from stats_pipeline.database import migrate, run, run_one
+from stats_pipeline.database import call, migrate, run, run_one
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.jobs import health, queue, refresh
 from stats_pipeline.jobs.invalidation import CacheClient, route
@@ -112,7 +112,7 @@ def _examine_database(
 
 
 def _rehearse(connection: Connection[Any], rpcs: Sequence[str]) -> Finding:
-    failed = run_one(connection, "rehearse", functions=list(rpcs))
+    (failed,) = call(connection, "rehearse", functions=list(rpcs))
     if failed["step"] is None:
         return Finding(
             "jobs",

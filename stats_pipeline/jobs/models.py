@@ -116,9 +116,9 @@ class Lease:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a run works on, once it has started, and the RPCs that its predecessor completed for the same jobs."""
+    """A claimed lease: what its run works on, and the RPCs that its predecessor completed for the same jobs."""
 
-    run_id: str
+    lease_id: UUID
     tenant_id: UUID | None
     job_ids: tuple[UUID, ...]
     carried_over: frozenset[str] = frozenset()

@@ -11,9 +11,8 @@ from uuid import UUID, uuid4
 import psycopg
 import structlog
 from psycopg import Connection
-from psycopg.types.json import Jsonb
 
-from stats_pipeline.database import run, run_one
+from stats_pipeline.database import call, call_one, run
 from stats_pipeline.errors import (
     INVALID_JOB_SQLSTATE,
     InvalidJob,
@@ -26,7 +25,7 @@ log = structlog.get_logger()
 
 def enqueue(connection: Connection[Any], payload: dict[str, Any]) -> Enqueued:
     """Enqueue a job, or return the one that has this requestId already. Raises `InvalidJob` naming the field."""
-    return _public_call(connection, "enqueue_stats_job", payload=Jsonb(payload))
+    return _public_call(connection, "public.enqueue_stats_job", payload=payload)
 
 
 def try_to_enqueue(connection: Connection[Any]) -> None:
@@ -41,12 +40,12 @@ def try_to_enqueue(connection: Connection[Any]) -> None:
 
 def retry(connection: Connection[Any], job_id: UUID) -> Enqueued:
     """Enqueue a failed job again, or return the retry that is under way. Raises `InvalidJob`."""
-    return _public_call(connection, "retry_stats_job", job_id=job_id)
+    return _public_call(connection, "public.retry_stats_job", job_id=job_id)
 
 
-def _public_call(connection: Connection[Any], query: str, **parameters: Any) -> Enqueued:
+def _public_call(connection: Connection[Any], function: str, **arguments: Any) -> Enqueued:
     try:
-        return Enqueued.model_validate(run_one(connection, query, **parameters)["answer"])
+        return Enqueued.model_validate(call_one(connection, function, **arguments))
     except psycopg.DataError as error:
         if error.sqlstate == INVALID_JOB_SQLSTATE:
             raise InvalidJob(error.diag.message_primary) from None
@@ -63,11 +62,11 @@ def enqueue_each(connection: Connection[Any], payloads: Iterable[Payload]) -> li
     answers = []
     for payload in payloads:
         key = payload.tenant_id or "default"
-        row = run_one(connection, "enqueue_or_put_aside", payload=Jsonb(payload.as_json()), key=key)
-        if row["answer"] is None:
+        answer = call_one(connection, "enqueue_or_put_aside", payload=payload.as_json(), key=key)
+        if answer is None:
             log.warning("a job could not be enqueued and is set aside", request_id=payload.request_id, tenant=key)
         else:
-            answers.append(Enqueued.model_validate(row["answer"]))
+            answers.append(Enqueued.model_validate(answer))
     return answers
 
 
@@ -80,13 +79,13 @@ def enqueue_again(connection: Connection[Any], key: str) -> None:
 
 def put_aside(connection: Connection[Any], what: str, key: str, error: Exception) -> None:
     """Remember what could not be done for one thing, so that people see it and it is tried again."""
-    run(
+    call(
         connection,
         "put_aside",
-        what=what,
-        key=key,
-        reason=one_line(error),
-        state=getattr(error, "sqlstate", None) or type(error).__name__,
+        kind=what,
+        subject=key,
+        problem=one_line(error),
+        problem_state=getattr(error, "sqlstate", None) or type(error).__name__,
     )
 
 
@@ -96,8 +95,8 @@ def list_set_aside(connection: Connection[Any]) -> list[SetAside]:
 
 
 def lease(connection: Connection[Any], *, lease_seconds: int, max_runs: int) -> list[Lease]:
-    """Take the waiting jobs of every tenant that has no open run, for at most `max_runs` open runs in all."""
-    return [Lease(**row) for row in run(connection, "lease_jobs", lease_seconds=lease_seconds, max_runs=max_runs)]
+    """Take the waiting jobs of every tenant that has no open lease, for at most `max_runs` open leases in all."""
+    return [Lease(**row) for row in call(connection, "acquire_leases", lease_seconds=lease_seconds, max_runs=max_runs)]
 
 
 def list_jobs(connection: Connection[Any], *, limit: int) -> list[Job]:

@@ -1,6 +1,6 @@
-"""Compares queue, rows and runs, and repairs every mismatch.
+"""Compares queue, rows, leases and runs, and repairs every mismatch.
 
-`decide` is a pure function over snapshots of the three; `apply` carries a decision out with the same SQL functions
+`decide` is a pure function over snapshots of them; `apply` carries a decision out with the same SQL functions
 the normal path uses, each of which looks again before it changes anything. So a snapshot may be old, a repair may be
 applied twice, and two reconcilers may work side by side. A repair that fails is set aside for a while, and keeps no
 other. The snapshot of Dagster's runs is taken in `defs/runs.py`.
@@ -16,7 +16,7 @@ import psycopg
 import structlog
 from psycopg import Connection
 
-from stats_pipeline.database import Database, run
+from stats_pipeline.database import Database, call, run
 from stats_pipeline.errors import is_outage, one_line
 from stats_pipeline.jobs import queue
 from stats_pipeline.jobs.models import Status
@@ -37,17 +37,17 @@ class JobRow:
 
 
 @dataclass(frozen=True)
-class RunRow:
-    """A run that is open, left a job open or set aside, or died lately.
+class LeaseRow:
+    """A lease that is open, left a job open or set aside, or was lost lately.
 
-    Seconds are None before the run is claimed or ends.
+    Seconds are None before it is claimed or ends.
     """
 
     id: UUID
     run_id: str | None
     outcome: str | None
-    seen_at: datetime | None
-    lease_expired: bool
+    renewed_at: datetime | None
+    claim_overdue: bool
     launch_overdue: bool
     silent_seconds: float | None
     ended_seconds: float | None
@@ -99,40 +99,38 @@ class RequeueJob:
 
 
 @dataclass(frozen=True)
-class VoidLease:
-    """A lease that no run will claim gives its jobs back, saying why; they fail if the run was cancelled before it
-    started."""
+class SettleLease:
+    """A lease whose run has recorded everything, or waits for nothing any more, ends its jobs."""
 
     lease_id: UUID
-    problem: str | None = None
-    cause: str | None = None  # of its run's failure, if it had one
 
     def __str__(self) -> str:
-        return f"take back lease {self.lease_id}, which no run will claim"
+        return f"end the jobs of lease {self.lease_id}, which waits for nothing any more"
 
 
 @dataclass(frozen=True)
-class SettleRun:
-    """A run that has recorded everything, or that waits for nothing any more, ends its jobs."""
+class ExpireLease:
+    """A lease that no run will claim, or whose run is dead, gives its jobs back."""
 
-    run_id: str
-
-    def __str__(self) -> str:
-        return f"end the jobs of run {self.run_id}, which waits for nothing any more"
-
-
-@dataclass(frozen=True)
-class AbandonRun:
-    """A dead run gives its jobs back; a cancelled one fails them."""
-
-    run_id: str
-    not_seen_since: datetime
+    lease_id: UUID
+    not_renewed_since: datetime | None
     reason: str
-    retry: bool = True
+    cause: str | None = None  # of the failure of a run that has not claimed it
 
     def __str__(self) -> str:
-        what = f"queue the jobs of run {self.run_id} again" if self.retry else f"fail the jobs of run {self.run_id}"
-        return f"{what}: {self.reason}"
+        return f"queue the jobs of lease {self.lease_id} again: {self.reason}"
+
+
+@dataclass(frozen=True)
+class RevokeLease:
+    """A lease whose run was cancelled fails its jobs."""
+
+    lease_id: UUID
+    not_renewed_since: datetime | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"fail the jobs of lease {self.lease_id}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -155,16 +153,18 @@ class EnqueueAgain:
         return f"enqueue the refused job of club {self.key} again"
 
 
-Repair = SendMessage | ArchiveMessage | RequeueJob | VoidLease | SettleRun | AbandonRun | FailInDagster | EnqueueAgain
+Repair = (
+    SendMessage | ArchiveMessage | RequeueJob | SettleLease | ExpireLease | RevokeLease | FailInDagster | EnqueueAgain
+)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is out of step in queue and rows, and the runs to look at, as one transaction saw them."""
+    """What is out of step in queue and rows, and the leases to look at, as one transaction saw them."""
 
     jobs: list[JobRow]
     stale_messages: list[int]
-    runs: list[RunRow]
+    leases: list[LeaseRow]
     enqueues: list[str]  # set aside, and due to be tried again
     resting: frozenset[str]  # repairs that have failed and are not due yet
 
@@ -177,9 +177,9 @@ def decide(snapshot: Snapshot, dagster: Mapping[str, DagsterState] | None, limit
     """
     repairs: list[Repair] = [ArchiveMessage(msg_id) for msg_id in snapshot.stale_messages]
     repairs += [SendMessage(job.id) if job.status == "queued" else RequeueJob(job.id) for job in snapshot.jobs]
-    for candidate in snapshot.runs:
-        state = "not asked" if dagster is None else dagster.get(candidate.run_id or str(candidate.id), "unknown")
-        repairs += _decide_run(candidate, state, limits)
+    for lease in snapshot.leases:
+        state = "not asked" if dagster is None else dagster.get(lease.run_id or str(lease.id), "unknown")
+        repairs += _decide_lease(lease, state, limits)
     repairs += [EnqueueAgain(key) for key in snapshot.enqueues]
     return [repair for repair in repairs if name_of(repair) not in snapshot.resting]
 
@@ -190,35 +190,36 @@ def name_of(repair: Repair) -> str:
     return f"{type(repair).__name__} {subject}"
 
 
-def _decide_run(row: RunRow, state: DagsterState, limits: Limits) -> list[Repair]:
+def _decide_lease(row: LeaseRow, state: DagsterState, limits: Limits) -> list[Repair]:
     if row.run_id is None:
-        return _decide_lease(row, state)
-    if row.outcome == "died":
+        return _decide_unclaimed(row, state)
+    if row.outcome in ("expired", "revoked"):
         return [FailInDagster(row.run_id)] if state == "live" else []
     if row.outcome is not None:
         waits = row.tags_due and limits.cache_configured and (row.ended_seconds or 0) < limits.cache_deadline
-        return [] if waits else [SettleRun(row.run_id)]
+        return [] if waits else [SettleLease(row.id)]
     if row.unrecorded == 0:
-        return [SettleRun(row.run_id)]
-    assert row.seen_at is not None
+        return [SettleLease(row.id)]
     if state == "canceled":
-        return [AbandonRun(row.run_id, row.seen_at, "The run was cancelled", retry=False)]
+        return [RevokeLease(row.id, row.renewed_at, "The run was cancelled")]
     if state == "finished":
-        return [AbandonRun(row.run_id, row.seen_at, "The run ended before its work was done")]
+        return [ExpireLease(row.id, row.renewed_at, "The run ended before its work was done")]
     if row.silent_seconds is not None and row.silent_seconds > limits.dead_after:
-        dead = AbandonRun(row.run_id, row.seen_at, "The run stopped answering")
+        dead = ExpireLease(row.id, row.renewed_at, "The run stopped answering")
         return [dead, FailInDagster(row.run_id)] if state == "live" else [dead]
     return []
 
 
-def _decide_lease(row: RunRow, state: DagsterState) -> list[Repair]:
+def _decide_unclaimed(row: LeaseRow, state: DagsterState) -> list[Repair]:
     if row.outcome is not None:
         return []
     if state == "canceled":
-        return [VoidLease(row.id, "The run was cancelled before it started")]
-    # Launched after all, the run will find its lease void and stop.
+        return [RevokeLease(row.id, None, "The run was cancelled before it started")]
+    # Launched after all, the run will find that its lease has expired, and stop.
     never_launched = state == "unknown" and row.launch_overdue
-    return [VoidLease(row.id)] if state == "finished" or never_launched or row.lease_expired else []
+    if state == "finished" or never_launched or row.claim_overdue:
+        return [ExpireLease(row.id, None, "No run has claimed it")]
+    return []
 
 
 def read(database: Database) -> Snapshot:
@@ -229,7 +230,7 @@ def read(database: Database) -> Snapshot:
         return Snapshot(
             [JobRow(**row) for row in run(connection, "snapshot_jobs")],
             [row["msg_id"] for row in run(connection, "snapshot_messages")],
-            [RunRow(**row) for row in run(connection, "snapshot_runs")],
+            [LeaseRow(**row) for row in run(connection, "snapshot_leases")],
             [row["key"] for row in aside if row["what"] == "enqueue"],
             frozenset(row["key"] for row in aside if row["what"] == "repair"),
         )
@@ -278,33 +279,32 @@ def apply(
     """Carry one repair out, in one transaction. Idempotent, and nothing if the mismatch has gone since."""
     match repair:
         case SendMessage(job_id):
-            run(connection, "ensure_messages", job_ids=[job_id])
+            call(connection, "ensure_messages", job_ids=[job_id])
         case ArchiveMessage(msg_id):
-            run(connection, "archive_stale_messages", msg_ids=[msg_id])
+            call(connection, "archive_stale_messages", msg_ids=[msg_id])
         case RequeueJob(job_id, reason):
-            run(connection, "requeue_jobs", job_ids=[job_id], max_attempts=settings.max_attempts, reason=reason)
-        case VoidLease(lease_id, problem, cause):
-            run(connection, "void_lease", lease_id=lease_id, problem=problem)
-            if cause is not None:
-                run(connection, "note_failed_start", lease_id=lease_id, cause=cause)
-        case SettleRun(run_id):
-            run(
+            call(connection, "requeue_jobs", job_ids=[job_id], max_attempts=settings.max_attempts, reason=reason)
+        case SettleLease(lease_id):
+            call(
                 connection,
-                "settle_run",
-                run_id=run_id,
+                "settle_lease",
+                this_lease=lease_id,
                 cache_configured=settings.app_url is not None,
-                deadline=settings.cache_deadline,
+                cache_deadline=settings.cache_deadline,
             )
-        case AbandonRun(run_id, not_seen_since, reason, retry):
-            max_attempts = settings.max_attempts if retry else 0
-            run(
+        case ExpireLease(lease_id, not_renewed_since, reason, cause):
+            call(
                 connection,
-                "abandon_run",
-                run_id=run_id,
-                not_seen_since=not_seen_since,
-                max_attempts=max_attempts,
+                "expire_lease",
+                this_lease=lease_id,
+                not_renewed_since=not_renewed_since,
+                max_attempts=settings.max_attempts,
                 reason=reason,
             )
+            if cause is not None:
+                call(connection, "note_failed_start", this_lease=lease_id, cause=cause)
+        case RevokeLease(lease_id, not_renewed_since, reason):
+            call(connection, "revoke_lease", this_lease=lease_id, not_renewed_since=not_renewed_since, reason=reason)
         case FailInDagster(run_id):
             fail_in_dagster(run_id)
         case EnqueueAgain(key):

@@ -1,140 +1,268 @@
-"""What a run does with the jobs of its lease: claim, beat, compute, record, settle.
+"""What one run does with the jobs of one lease: claim, beat, compute, fail, deliver, settle.
 
-Each function calls one SQL function of `sql/functions/`, which says what is atomic. Enqueuing and leasing are in
-`queue.py`; delivering cache tags is in `outbox.py`.
+Each step calls one SQL function of `sql/functions/`, which says what is atomic. Enqueuing and leasing are in
+`queue.py`.
 """
 
+import os
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import structlog
 from psycopg import Connection, sql
-from psycopg.types.json import Jsonb
 
 from stats_pipeline.catalog import StatsFunction, dependents
-from stats_pipeline.database import Database, run, run_one
-from stats_pipeline.errors import (
-    LEASE_LOST_SQLSTATE,
-    LeaseLost,
-    StatsPipelineError,
-    one_line,
-)
-from stats_pipeline.jobs.models import Claim
+from stats_pipeline.database import Database, call, call_one, run, run_one
+from stats_pipeline.errors import LEASE_LOST_SQLSTATE, LeaseLost, StatsPipelineError, TenantBusy, one_line
+from stats_pipeline.jobs import outbox
+from stats_pipeline.jobs.invalidation import CacheClient
+from stats_pipeline.jobs.models import Claim, Delivery, Payload
 from stats_pipeline.log import Outage
+from stats_pipeline.settings import Settings
 
 log = structlog.get_logger()
 
 HEARTBEAT_SECONDS = 1
 
 
-def claim(
-    connection: Connection[Any],
-    *,
-    run_id: str,
-    lease_id: UUID | None,
-    functions: Sequence[str],
-    tenant_id: UUID | None,
-    payload: dict[str, Any],
-) -> Claim | None:
-    """Move the leased jobs to `processing`, or give a run without a lease a job of its own, described by `payload`.
+def session_name(run_id: str) -> str:
+    """By which the sessions of a run's process are known, to be cut off when its lease is taken from it."""
+    return f"stats-pipeline run {run_id[:8]} pid {os.getpid()}"
 
-    Safe to call from every op of the run: one of them claims, the others get the same answer. None means that another
-    run of the tenant is open; call again when it has ended. Raises `LeaseLost`, also when none of the leased jobs is
-    there to be done any more.
+
+class Refresh:
+    """The work of one run on one lease, shared by the threads of its process.
+
+    Without a lease the run was started by hand: it acquires one when it claims, with a job of its own. Until then
+    nothing is recorded.
     """
-    try:
-        rows = run(
-            connection,
-            "claim_run",
-            run_id=run_id,
-            lease_id=lease_id,
-            functions=list(functions),
-            tenant_id=tenant_id,
-            payload=Jsonb(payload),
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        *,
+        run_id: str,
+        lease_id: UUID | None = None,
+        tenant_id: UUID | None = None,
+        cache: CacheClient | None = None,
+        busy_until: float = 0,
+    ) -> None:
+        """`busy_until` (Unix time) is how long the claim of a run without a lease waits for the tenant's open one."""
+        self.run_id = run_id
+        self.lease_id = lease_id
+        self._is_by_hand = lease_id is None
+        self._busy_until = busy_until
+        self._tenant_id = tenant_id
+        self._database = database
+        self._settings = settings
+        self._cache = cache
+        self._claimed: Claim | None = None
+        self._claiming = threading.Lock()
+        self._delivering = threading.Lock()
+        self._ending = threading.Event()
+        self._beats: threading.Thread | None = None
+
+    def claim(self, functions: Sequence[str]) -> Claim:
+        """Claim the lease and begin to beat, once per process; other threads get the first one's answer.
+
+        Waits while another lease of the tenant is open; all threads give up at the same moment. Raises `LeaseLost` if
+        this run is no longer wanted, and `TenantBusy`.
+        """
+        # Each op takes the connection it will compute on before its turn, so that all of them are opened meanwhile.
+        with self._database.connection() as connection, self._claiming:
+            if self._claimed is None and (claimed := self._try_to_claim(connection, functions)) is not None:
+                self._begin(claimed)
+        with self._claiming:
+            if self._claimed is None:
+                self._begin(self._wait_for_claim(functions))
+            assert self._claimed is not None
+            return self._claimed
+
+    def try_to_claim(self, functions: Sequence[str]) -> Claim | None:
+        """Move the leased jobs to `processing`; again, the answer is the same. None: another lease is open.
+
+        Raises `LeaseLost`, also when none of the leased jobs is there to be done any more.
+        """
+        with self._database.connection() as connection:
+            return self._try_to_claim(connection, functions)
+
+    def _try_to_claim(self, connection: Connection[Any], functions: Sequence[str]) -> Claim | None:
+        own = Payload(
+            triggered_by="admin",
+            request_id=self.run_id,
+            user_id="dagster",
+            tenant_id=str(self._tenant_id) if self._tenant_id else None,
         )
-    except psycopg.Error as error:
-        raise _lease_lost(error) from None
-    if not rows:
-        return None
-    row = rows[0]
-    if row["outcome"] == "expired":
-        raise LeaseLost(f"none of the jobs of lease {lease_id} is left to do, or to be had now")
-    carried_over = frozenset(carried["rpc"] for carried in run(connection, "list_carried_over", run_id=run_id))
-    return Claim(run_id, row["tenant_id"], tuple(row["job_ids"]), carried_over)
+        try:
+            rows = call(
+                connection,
+                "claim_lease",
+                this_lease=None if self._is_by_hand else self.lease_id,
+                dagster_run=self.run_id,
+                run_functions=list(functions),
+                run_tenant=self._tenant_id,
+                payload=own.as_json(),
+            )
+        except psycopg.Error as error:
+            raise _lease_lost(error) from None
+        if not rows:
+            return None
+        row = rows[0]
+        if row["outcome"] == "empty":
+            raise LeaseLost(f"none of the jobs of lease {self.lease_id} is left to do, or to be had now")
+        self.lease_id = row["id"]
+        carried_over = frozenset(carried["rpc"] for carried in run(connection, "list_carried_over", lease_id=row["id"]))
+        return Claim(row["id"], row["tenant_id"], tuple(row["job_ids"]), carried_over)
 
+    def _wait_for_claim(self, functions: Sequence[str]) -> Claim:
+        """Another lease of the tenant is open, which a run with a lease never meets: only this one needs to listen."""
+        with self._database.dedicated_connection() as connection:
+            if self._database.can_listen:
+                connection.execute("listen stats_pipeline_work")
+            while (claimed := self._try_to_claim(connection, functions)) is None:
+                if time.time() > self._busy_until:
+                    raise TenantBusy("another run of this club was open for too long: start this one again later")
+                for _ in connection.notifies(timeout=1, stop_after=1):
+                    pass
+            return claimed
 
-def heartbeat(connection: Connection[Any], *, run_id: str, lease_seconds: int) -> bool:
-    """Say that the run is alive, and keep its messages leased. False if it has been replaced or has ended."""
-    return bool(run_one(connection, "heartbeat", run_id=run_id, lease_seconds=lease_seconds)["is_open"])
+    def _begin(self, claimed: Claim) -> None:
+        self._claimed = claimed
+        self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._beats.start()
 
+    def renew(self, *, silent_for: int = 0) -> bool:
+        """Say that the run is alive, and keep its messages leased; it may then be silent for so many seconds.
 
-@contextmanager
-def beating(database: Database, *, run_id: str, lease_seconds: int) -> Iterator[None]:
-    """Beat each second until the end of the block. A beat that cannot be sent is missing: the next may get through."""
-    ending = threading.Event()
-    silence = Outage(f"run {run_id} could not say that it is alive", f"run {run_id} is heard again")
+        False if the lease has ended.
+        """
+        with self._database.connection() as connection:
+            return bool(
+                call_one(
+                    connection,
+                    "renew_lease",
+                    this_lease=self.lease_id,
+                    lease_seconds=self._settings.lease_seconds,
+                    silent_for=silent_for,
+                )
+            )
 
-    def beat() -> None:
+    def _beat(self) -> None:
+        """Each second until the end. A beat that cannot be sent is missing: the next may get through."""
+        silence = Outage(f"run {self.run_id} could not say that it is alive", f"run {self.run_id} is heard again")
         # The first beat at once: a process may do one function of a run, and live for less than a second.
-        while not ending.is_set():
+        while not self._ending.is_set():
             try:
-                with database.connection() as connection:
-                    heartbeat(connection, run_id=run_id, lease_seconds=lease_seconds)
+                self.renew()
                 silence.is_over()
             except (psycopg.Error, StatsPipelineError) as error:
                 silence.begins(one_line(error))
-            ending.wait(HEARTBEAT_SECONDS)
+            self._ending.wait(HEARTBEAT_SECONDS)
 
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ending.set()
-        thread.join()
+    def end(self, *, goes_on: bool = False) -> None:
+        """Stop beating. With `goes_on`, another process of the same run is about to start: nobody beats until it has
+        imported everything, which may take many seconds."""
+        self._ending.set()
+        if self._beats is None:
+            return
+        self._beats.join()
+        if goes_on:
+            try:
+                self.renew(silent_for=self._settings.lease_seconds)
+            except (psycopg.Error, StatsPipelineError) as error:
+                log.warning("a run could not say that it goes on", run_id=self.run_id, reason=one_line(error))
 
+    def compute(self, function: StatsFunction, claimed: Claim, *, tries: int) -> tuple[int, dict[str, int]]:
+        """Call the stats function and make its tags due, in one transaction; milliseconds, and rows per table.
 
-def compute(
-    database: Database, function: StatsFunction, claimed: Claim, *, attempt: int, timezone: str = "UTC"
-) -> tuple[int, dict[str, int]]:
-    """Call the stats function and make its tags due, in one transaction; milliseconds, and rows per table.
+        `tries` counts this one. One that fails leaves nothing behind. Raises what the database raised, or `LeaseLost`.
+        """
+        started = time.monotonic()
+        try:
+            with self._database.transaction() as connection:
+                _call(connection, function, claimed.tenant_id, self._settings.timezone)
+                duration_ms = round((time.monotonic() - started) * 1000)
+                rows = {
+                    row["table_name"]: row["row_count"]
+                    for row in run(connection, "count_rows", tables=list(function.tables), tenant_id=claimed.tenant_id)
+                }
+                call(
+                    connection,
+                    "complete_function",
+                    this_lease=claimed.lease_id,
+                    rpc=function.rpc,
+                    tags=list(function.cache_tags),
+                    tries=tries,
+                    duration_ms=duration_ms,
+                )
+            return duration_ms, rows
+        except psycopg.Error as error:
+            raise _lease_lost(error) from error
 
-    Its day is that of `timezone`, unless the app knows the club's own. A try that fails leaves nothing behind. Raises
-    what the database raised, or `LeaseLost`.
-    """
-    started = time.monotonic()
+    def record_failed_try(self, rpc: str, *, tries: int, duration_ms: int, problem: str) -> None:
+        """Note a try that failed, with another one perhaps to come, and show it in the job's row."""
+        if self.lease_id is None:
+            return
+        self._database.call(
+            "record_function",
+            this_lease=self.lease_id,
+            rpc=rpc,
+            status="retrying",
+            tries=tries,
+            duration_ms=duration_ms,
+            problem=problem,
+        )
+        self.settle()
 
-    def elapsed_ms() -> int:
-        return round((time.monotonic() - started) * 1000)
+    def fail(self, rpc: str, problem: str) -> set[str]:
+        """Note that a function has failed for good, and with it those that come after it; the latter's names."""
+        skipped = dependents(rpc, self._settings.functions)
+        if self.lease_id is None:
+            return skipped
+        self._database.call("fail_function", this_lease=self.lease_id, rpc=rpc, problem=problem)
+        for later in skipped:
+            because = f"Not run, because {rpc} failed"
+            self._database.call("fail_function", this_lease=self.lease_id, rpc=later, problem=because)
+        self.settle()
+        return skipped
 
-    try:
-        with database.transaction() as connection:
-            _call(connection, function, claimed.tenant_id, timezone)
-            duration = elapsed_ms()
-            rows = {
-                row["table_name"]: row["row_count"]
-                for row in run(connection, "count_rows", tables=list(function.tables), tenant_id=claimed.tenant_id)
-            }
-            run(
-                connection,
-                "complete_function",
-                run_id=claimed.run_id,
-                rpc=function.rpc,
-                tags=list(function.cache_tags),
-                attempts=attempt,
-                duration_ms=duration,
+    def deliver(self) -> Delivery:
+        """Hand the run's due tags to the app, and settle, whatever the app said.
+
+        One call at a time: functions that end while it is under way share the next one, so a run of ten makes about
+        four calls.
+        """
+        delivery = outbox.NOTHING_DUE
+        if self._cache is not None and self.lease_id is not None:
+            with self._delivering:
+                delivery = outbox.deliver(
+                    self._database,
+                    self._cache,
+                    cache_deadline=self._settings.cache_deadline,
+                    lease_id=self.lease_id,
+                )
+        if delivery == outbox.NOTHING_DUE:
+            self.settle()
+        return delivery
+
+    def settle(self) -> None:
+        """Bring the jobs up to what has been recorded; ends them when nothing is left to do. Idempotent."""
+        if self.lease_id is not None:
+            self._database.call(
+                "settle_lease",
+                this_lease=self.lease_id,
+                cache_configured=self._cache is not None,
+                cache_deadline=self._settings.cache_deadline,
             )
-        return duration, rows
-    except psycopg.Error as error:
-        raise _lease_lost(error) from error
 
 
 def _call(connection: Connection[Any], function: StatsFunction, tenant_id: UUID | None, timezone: str) -> None:
+    """Its day is that of `timezone`, unless the app knows the club's own."""
     run(connection, "begin_computing", milliseconds=function.timeout_seconds * 1000, timezone=timezone)
     argument = sql.SQL("") if tenant_id is None else sql.Literal(tenant_id)
     connection.execute(sql.SQL("select public.{}({})").format(sql.Identifier(function.rpc), argument))
@@ -143,7 +271,7 @@ def _call(connection: Connection[Any], function: StatsFunction, tenant_id: UUID 
 def try_function(
     connection: Connection[Any], function: StatsFunction, tenant_id: UUID | None, *, timezone: str
 ) -> int | None:
-    """Call the stats function as a run does and take everything back; milliseconds. None: the club has an open run.
+    """Call the stats function as a run does and take everything back; milliseconds. None: the club has an open lease.
 
     Waits a second for a lock at most. Raises what the database raises, at the call or by a deferred constraint. What is
     left are gaps in sequences. Not within a transaction of the caller's.
@@ -155,35 +283,6 @@ def try_function(
         _call(connection, function, tenant_id, timezone)
         connection.execute("set constraints all immediate")
         return round((time.monotonic() - started) * 1000)
-
-
-def record_failed_try(
-    database: Database, *, run_id: str, rpc: str, attempt: int, duration_ms: int, problem: str
-) -> None:
-    """Note a try that failed, with another one perhaps to come."""
-    database.run(
-        "record_function",
-        run_id=run_id,
-        rpc=rpc,
-        status="retrying",
-        attempts=attempt,
-        duration_ms=duration_ms,
-        error=problem,
-    )
-
-
-def fail(database: Database, run_id: str, rpc: str, functions: Collection[StatsFunction], problem: str) -> set[str]:
-    """Note that a function has failed for good, and with it those that come after it; the latter's names."""
-    skipped = dependents(rpc, functions)
-    database.run("fail_function", run_id=run_id, rpc=rpc, error=problem)
-    for later in skipped:
-        database.run("fail_function", run_id=run_id, rpc=later, error=f"Not run, because {rpc} failed")
-    return skipped
-
-
-def settle(connection: Connection[Any], *, run_id: str, cache_configured: bool, cache_deadline: int) -> None:
-    """Bring a run's jobs up to what has been recorded; ends them when nothing is left to do. Idempotent."""
-    run(connection, "settle_run", run_id=run_id, cache_configured=cache_configured, deadline=cache_deadline)
 
 
 def _lease_lost(error: psycopg.Error) -> Exception:

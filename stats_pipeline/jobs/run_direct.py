@@ -4,10 +4,9 @@ It leases, claims, computes, delivers and settles with the SQL functions that a 
 beside Dagster: nothing is done twice or undone, and the jobs end in the table like any other. There are no retries.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from uuid import UUID, uuid4
@@ -16,11 +15,12 @@ import psycopg
 
 from stats_pipeline import database
 from stats_pipeline.catalog import StatsFunction
-from stats_pipeline.database import Database, run
+from stats_pipeline.database import Database, call
 from stats_pipeline.errors import InvalidJob, LeaseLost, StatsPipelineError, one_line
-from stats_pipeline.jobs import outbox, queue, reconcile, refresh
+from stats_pipeline.jobs import outbox, queue, reconcile
 from stats_pipeline.jobs.invalidation import CacheClient
-from stats_pipeline.jobs.models import Claim, Lease, Payload
+from stats_pipeline.jobs.models import Claim, Delivery, Lease, Payload
+from stats_pipeline.jobs.refresh import Refresh, session_name
 from stats_pipeline.settings import Settings
 
 
@@ -58,12 +58,14 @@ def _repair(opened: Database, settings: Settings, say: Callable[[str], None]) ->
         say(f"Repairing: {repair}")
     for problem in reconcile.apply_all(opened, repairs, settings, fail_in_dagster=lambda _: None):
         say(f"Not repaired: {problem}")
-    _deliver(opened, settings, say, run_id=None)
+    with _cache(settings) as cache:
+        if cache is not None:
+            _say_what_is_due(outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline), say)
 
 
 def _lease(opened: Database, settings: Settings) -> list[Lease]:
     with opened.connection() as connection:
-        return queue.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+        return queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
 
 
 def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings) -> list[Lease]:
@@ -77,7 +79,7 @@ def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings
     leases: list[Lease] = []
     with opened.transaction() as connection:
         queue.enqueue(connection, payload.as_json())
-        leases = queue.lease(connection, lease_seconds=settings.lease, max_runs=settings.max_runs)
+        leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
         if not leases:
             raise psycopg.Rollback
     return leases
@@ -87,37 +89,28 @@ def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], No
     """One run: its functions in parallel, as far as their order allows; then the delivery of their tags."""
     run_id = str(uuid4())
     functions = sorted(function.rpc for function in settings.functions)
-    name = f"stats-pipeline run {run_id[:8]} pid {os.getpid()}"  # by which a run that is given up is cut off
-    with Database(url, max_connections=len(functions) + 2, application_name=name) as opened:
-        with opened.connection() as connection:
-            try:
-                claimed = refresh.claim(
-                    connection,
-                    run_id=run_id,
-                    lease_id=lease.lease_id,
-                    functions=functions,
-                    tenant_id=lease.tenant_id,
-                    payload={},
-                )
-            except LeaseLost:
-                return ()  # the previous run took so long that the lease expired and another run got the jobs
-        assert claimed is not None  # a leased run waits for no other
-        jobs = f"{count} jobs" if (count := len(claimed.job_ids)) != 1 else "1 job"
-        say(f"Club {lease.tenant_id or 'default'}: {jobs}, {len(functions)} functions …")
-        with refresh.beating(opened, run_id=run_id, lease_seconds=settings.lease):
-            _compute_all(opened, claimed, settings, say)
-            _deliver(opened, settings, say, run_id=run_id)
-            with opened.connection() as connection:
-                refresh.settle(
-                    connection,
-                    run_id=run_id,
-                    cache_configured=settings.app_url is not None,
-                    cache_deadline=settings.cache_deadline,
-                )
+    with (
+        Database(url, max_connections=len(functions) + 2, application_name=session_name(run_id)) as opened,
+        _cache(settings) as cache,
+    ):
+        refresh = Refresh(
+            opened, settings, run_id=run_id, lease_id=lease.lease_id, tenant_id=lease.tenant_id, cache=cache
+        )
+        try:
+            claimed = refresh.claim(functions)
+            jobs = f"{count} jobs" if (count := len(claimed.job_ids)) != 1 else "1 job"
+            say(f"Club {lease.tenant_id or 'default'}: {jobs}, {len(functions)} functions …")
+            _compute_all(refresh, claimed, opened.url, settings, say)
+            _say_what_is_due(refresh.deliver(), say)
+            refresh.settle()
+        except LeaseLost:
+            return ()  # the previous run took so long that the lease expired and another run got the jobs
+        finally:
+            refresh.end()
     return claimed.job_ids
 
 
-def _compute_all(opened: Database, claimed: Claim, settings: Settings, say: Callable[[str], None]) -> None:
+def _compute_all(refresh: Refresh, claimed: Claim, url: str, settings: Settings, say: Callable[[str], None]) -> None:
     functions = {function.rpc: function for function in settings.functions}
     order = TopologicalSorter({rpc: functions.keys() & set(function.after) for rpc, function in functions.items()})
     order.prepare()
@@ -130,47 +123,51 @@ def _compute_all(opened: Database, claimed: Claim, settings: Settings, say: Call
                 if rpc in left_out:
                     order.done(rpc)
                 else:
-                    computing[threads.submit(_compute, opened, functions[rpc], claimed, settings.timezone)] = rpc
+                    computing[threads.submit(_compute, refresh, functions[rpc], claimed)] = rpc
             for future in wait(computing, return_when=FIRST_COMPLETED).done:
                 rpc = computing.pop(future)
                 order.done(rpc)
                 if problem := future.result():
                     say(f"{rpc} failed: {problem}")
-                    left_out |= refresh.fail(opened, claimed.run_id, rpc, functions.values(), problem)
+                    left_out |= refresh.fail(rpc, problem)
     except KeyboardInterrupt:
-        _give_up(opened.url, claimed.run_id, settings.max_attempts)
+        _give_up(url, claimed.lease_id, settings.max_attempts)
         raise
     finally:
         threads.shutdown(cancel_futures=True)
 
 
-def _compute(opened: Database, function: StatsFunction, claimed: Claim, timezone: str) -> str | None:
+def _compute(refresh: Refresh, function: StatsFunction, claimed: Claim) -> str | None:
     """What went wrong, if anything did."""
     try:
-        refresh.compute(opened, function, claimed, attempt=1, timezone=timezone)
+        refresh.compute(function, claimed, tries=1)
     except (psycopg.Error, StatsPipelineError) as error:
         return one_line(error)
     return None
 
 
-def _give_up(url: str, run_id: str, max_attempts: int) -> None:
+def _give_up(url: str, lease_id: UUID, max_attempts: int) -> None:
     """Queue the run's jobs again, and end its statements, which would otherwise go on until their timeout."""
     with database.connect(url, autocommit=True) as connection:
-        run(
+        call(
             connection,
-            "abandon_run",
-            run_id=run_id,
-            not_seen_since=datetime.max.replace(tzinfo=UTC),
+            "expire_lease",
+            this_lease=lease_id,
+            not_renewed_since=datetime.max.replace(tzinfo=UTC),
             max_attempts=max_attempts,
             reason="run-direct was interrupted",
         )
 
 
-def _deliver(opened: Database, settings: Settings, say: Callable[[str], None], *, run_id: str | None) -> None:
-    """What one run has made stale, or all runs."""
+@contextmanager
+def _cache(settings: Settings) -> Iterator[CacheClient | None]:
     if settings.app_url is None:
-        return
-    with closing(CacheClient(settings)) as cache:
-        delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline, run_id=run_id)
+        yield None
+    else:
+        with closing(CacheClient(settings)) as cache:
+            yield cache
+
+
+def _say_what_is_due(delivery: Delivery, say: Callable[[str], None]) -> None:
     if delivery.problem:
         say(f"Cache tags not delivered yet: {delivery.problem}")

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from stats_pipeline.database import Database
+from stats_pipeline.database import APPLICATION_NAME, Database
 from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
 from stats_pipeline.jobs.models import Enqueued, Job
 from stats_pipeline.settings import Settings
@@ -71,7 +71,7 @@ OPERATIONS = (
 def build_app(settings: Settings, database_url: str) -> Starlette:
     """The ASGI app. It opens its connections when it is started, and needs a migrated database."""
     database = Database(
-        database_url, max_connections=MAX_CONNECTIONS, application_name="stats-pipeline-web", patience=PATIENCE
+        database_url, max_connections=MAX_CONNECTIONS, application_name=f"{APPLICATION_NAME} web", patience=PATIENCE
     )
     web = Web(
         settings=settings,

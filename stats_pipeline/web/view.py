@@ -24,7 +24,7 @@ class FunctionRow:
     status: str
     duration_ms: int | None
     share: float
-    attempts: int | None
+    tries: int | None
     error: str | None
 
 
@@ -121,7 +121,7 @@ def function_rows(job: Job, functions: Sequence[StatsFunction]) -> tuple[Functio
             status=str(result.get("status") or _ABSENT[job.status]),
             duration_ms=(took := _whole(result.get("duration_ms"))),
             share=round(100 * (took or 0) / longest, 1) if longest else 0.0,
-            attempts=_whole(result.get("attempts")),
+            tries=_whole(result.get("tries")),
             error=str(result["error"]) if result.get("error") else None,
         )
         for rpc, result in results.items()

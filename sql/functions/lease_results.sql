@@ -1,9 +1,9 @@
--- A run's part of the `results` column: how many functions did what, and which tags the app has taken.
-create or replace function stats_pipeline.run_results(dagster_run_id text, cache_configured boolean) returns jsonb
+-- A lease's part of the `results` column: how many functions did what, and which tags the app has taken.
+create or replace function stats_pipeline.lease_results(this_lease uuid, cache_configured boolean) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select jsonb_build_object(
-    'run_id', r.run_id,
-    'total_functions', cardinality(r.functions),
+    'run_id', l.run_id,
+    'total_functions', cardinality(l.functions),
     'successful_functions', coalesce(f.successful, 0),
     'failed_functions', coalesce(f.failed, 0),
     'functions', coalesce(f.functions, '{}'),
@@ -14,16 +14,16 @@ select jsonb_build_object(
         'pending', coalesce(o.pending, '[]')
     )
 )
-from stats_pipeline.run as r
+from stats_pipeline.lease as l
 cross join lateral (
     select
         count(*) filter (where fr.status = 'success') as successful,
         count(*) filter (where fr.status = 'failed') as failed,
         jsonb_object_agg(fr.rpc, jsonb_strip_nulls(jsonb_build_object(
-            'status', fr.status, 'duration_ms', fr.duration_ms, 'attempts', fr.attempts, 'error', fr.error))
+            'status', fr.status, 'duration_ms', fr.duration_ms, 'tries', fr.tries, 'error', fr.error))
         ) as functions
     from stats_pipeline.function_result as fr
-    where fr.run_id = r.run_id
+    where fr.lease_id = l.id
 ) as f
 cross join lateral (
     select
@@ -32,11 +32,11 @@ cross join lateral (
     from (
         select ob.tag, bool_and(ob.delivered_at is not null) as is_delivered
         from stats_pipeline.outbox as ob
-        where ob.run_id = r.run_id
+        where ob.lease_id = l.id
         group by ob.tag
     ) as due
 ) as o
-where r.run_id = dagster_run_id;
+where l.id = this_lease;
 $$;
 
-revoke all on function stats_pipeline.run_results(text, boolean) from public, anon, authenticated;
+revoke all on function stats_pipeline.lease_results(uuid, boolean) from public, anon, authenticated;

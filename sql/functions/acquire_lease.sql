@@ -1,15 +1,15 @@
 -- Lease a club's waiting jobs together; their messages stay invisible for lease_seconds. Rows that cannot be run, and
 -- all of a club that does not exist (any more), fail with the reason. Returns null if nothing can be leased now, or if
--- a run of the club has been opened meanwhile.
-create or replace function stats_pipeline.lease_club(club uuid, names text[], lease_seconds integer)
-returns stats_pipeline.run
+-- a lease of the club has been opened meanwhile.
+create or replace function stats_pipeline.acquire_lease(club uuid, names text[], lease_seconds integer)
+returns stats_pipeline.lease
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' as $$
 declare
     visible uuid[];
     free uuid[];
     malformed uuid[];
     club_problem constant text := stats_pipeline.tenant_problem(club);
-    leased stats_pipeline.run;
+    leased stats_pipeline.lease;
 begin
     visible := array(
         select j.id
@@ -54,7 +54,7 @@ begin
     end if;
 
     if free <> '{}' then
-        insert into stats_pipeline.run (tenant_id, job_ids, lease_until)
+        insert into stats_pipeline.lease (tenant_id, job_ids, claim_until)
         values (club, free, clock_timestamp() + make_interval(secs => lease_seconds))
         on conflict (tenant_key) where ended_at is null do nothing
         returning * into leased;
@@ -66,4 +66,4 @@ begin
 end;
 $$;
 
-revoke all on function stats_pipeline.lease_club(uuid, text[], integer) from public, anon, authenticated;
+revoke all on function stats_pipeline.acquire_lease(uuid, text[], integer) from public, anon, authenticated;

@@ -1,16 +1,16 @@
--- Bring a run and its jobs up to what has been recorded. Idempotent, and right whoever calls it and in whatever order:
--- when the last function is in, the run ends and the club is free for the next one; when no tag is due any more, its
--- jobs end and their messages are archived. Tags still due after deadline_seconds fail the job, and complete it when
--- they are delivered after all. A row that cannot be written now is set aside and keeps nobody else.
-create or replace function stats_pipeline.settle_run(
-    dagster_run_id text,
+-- Bring a lease and its jobs up to what has been recorded. Idempotent, and right whoever calls it and in whatever
+-- order: when the last function is in, the lease is released and the club is free for the next one; when no tag is due
+-- any more, its jobs end and their messages are archived. Tags still due after cache_deadline seconds fail the job, and
+-- complete it when they are delivered after all. A row that cannot be written now is set aside and keeps nobody else.
+create or replace function stats_pipeline.settle_lease(
+    this_lease uuid,
     cache_configured boolean,
-    deadline_seconds integer
+    cache_deadline integer
 ) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-    settled stats_pipeline.run;
-    outcome_of_run jsonb;
+    settled stats_pipeline.lease;
+    outcome_of_lease jsonb;
     tags_due boolean;
     is_over boolean;
     failures text;
@@ -18,32 +18,29 @@ declare
     written uuid[];
 begin
     -- Callers take turns, so that the statements after this one see what every earlier caller has recorded. No lock on
-    -- the run's row: its heartbeat writes there.
-    perform pg_advisory_xact_lock(hashtextextended('stats_pipeline.settle_run:' || dagster_run_id, 0));
-    select r.* into settled from stats_pipeline.run as r where r.run_id = dagster_run_id;
-    if not found or settled.outcome in ('died', 'expired') then
+    -- the lease's row: its renewal writes there.
+    perform pg_advisory_xact_lock(hashtextextended('stats_pipeline.settle_lease:' || this_lease, 0));
+    select l.* into settled from stats_pipeline.lease as l where l.id = this_lease;
+    if settled.run_id is null or settled.outcome in ('expired', 'revoked') then
         return;
     end if;
-    outcome_of_run := stats_pipeline.run_results(dagster_run_id, cache_configured);
+    outcome_of_lease := stats_pipeline.lease_results(this_lease, cache_configured);
 
     if settled.ended_at is null
-        and (outcome_of_run ->> 'successful_functions')::integer + (outcome_of_run ->> 'failed_functions')::integer
-        >= (outcome_of_run ->> 'total_functions')::integer
+        and (outcome_of_lease ->> 'successful_functions')::integer + (outcome_of_lease ->> 'failed_functions')::integer
+        >= (outcome_of_lease ->> 'total_functions')::integer
     then
-        update stats_pipeline.run as r
-        set ended_at = clock_timestamp(),
-            outcome = case when (outcome_of_run ->> 'failed_functions')::integer = 0 then 'succeeded' else 'failed' end
-        where r.id = settled.id and r.ended_at is null
-        returning r.* into settled;
-        if not found then
-            return; -- given up just now
+        settled := stats_pipeline.release_lease(
+            this_lease,
+            case when (outcome_of_lease ->> 'failed_functions')::integer = 0 then 'succeeded' else 'failed' end);
+        if settled.id is null then
+            return; -- taken back just now
         end if;
-        perform pg_notify('stats_pipeline_work', ''); -- the club's waiting jobs can be leased now
     end if;
 
-    tags_due := cache_configured and jsonb_array_length(outcome_of_run #> '{cache,pending}') > 0;
+    tags_due := cache_configured and jsonb_array_length(outcome_of_lease #> '{cache,pending}') > 0;
     is_over := settled.ended_at is not null
-        and (not tags_due or settled.ended_at < clock_timestamp() - make_interval(secs => deadline_seconds));
+        and (not tags_due or settled.ended_at < clock_timestamp() - make_interval(secs => cache_deadline));
     if is_over then
         -- In the order in which they failed, and why the first one did.
         select 'Failed functions: ' || string_agg(f.rpc || case when f.place = 1 then f.reason else '' end, ', '
@@ -54,7 +51,7 @@ begin
                 coalesce(' (' || nullif(trim(regexp_replace(fr.error, '\s+', ' ', 'g')), '') || ')', '') as reason,
                 row_number() over (order by fr.recorded_at, fr.rpc) as place
             from stats_pipeline.function_result as fr
-            where fr.run_id = dagster_run_id and fr.status = 'failed'
+            where fr.lease_id = this_lease and fr.status = 'failed'
         ) as f;
         end_of_jobs := jsonb_build_object(
             'status', case when settled.outcome = 'succeeded' and not tags_due then 'completed' else 'failed' end,
@@ -63,21 +60,21 @@ begin
                 case when length(failures) > 300 then left(failures, 299) || '…' else failures end,
                 case when tags_due then 'Cache tags not delivered: ' || (
                     select string_agg(t.tag, ', ')
-                    from jsonb_array_elements_text(outcome_of_run #> '{cache,pending}') as t (tag))
+                    from jsonb_array_elements_text(outcome_of_lease #> '{cache,pending}') as t (tag))
                 end), ''));
     end if;
 
     written := stats_pipeline.write_jobs(array(
         select jsonb_build_object('id', j.id, 'was', seen.xmin::text, 'results', n.results)
             || case when n.is_to_end then end_of_jobs else '{}' end
-        from stats_pipeline.jobs_of_run(dagster_run_id) as j
+        from stats_pipeline.jobs_of_lease(this_lease) as j
         join public.background_job_status as seen on seen.id = j.id
         cross join lateral (
             select
                 is_over and (
                     j.status = 'processing' or (j.status = 'failed' and settled.outcome = 'succeeded' and not tags_due)
                 ) as is_to_end,
-                outcome_of_run || jsonb_build_object(
+                outcome_of_lease || jsonb_build_object(
                     'attempt', j.attempts,
                     'coalesced_with', jsonb_build_object(
                         'count', cardinality(settled.job_ids) - 1,
@@ -92,11 +89,11 @@ begin
     update stats_pipeline.attempt as a
     set ended_at = clock_timestamp(), outcome = j.status, error = j.error_message
     from public.background_job_status as j
-    where a.run_id = dagster_run_id and j.id = a.job_id and a.job_id = any(written)
+    where a.lease_id = this_lease and j.id = a.job_id and a.job_id = any(written)
         and a.outcome is distinct from j.status;
-    perform stats_pipeline.withdraw_attempts(dagster_run_id);
+    perform stats_pipeline.withdraw_attempts(this_lease);
     perform stats_pipeline.archive_messages(written);
 end;
 $$;
 
-revoke all on function stats_pipeline.settle_run(text, boolean, integer) from public, anon, authenticated;
+revoke all on function stats_pipeline.settle_lease(uuid, boolean, integer) from public, anon, authenticated;

@@ -1,2 +1,0 @@
--- Enqueue a job through the same door as the app.
-select public.enqueue_stats_job(%(payload)s::jsonb) as answer;

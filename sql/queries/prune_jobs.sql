@@ -1,2 +1,0 @@
--- Delete one batch of old jobs.
-select stats_pipeline.prune_jobs(%(days)s::integer, %(batch)s::integer) as pruned;

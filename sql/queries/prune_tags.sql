@@ -1,2 +1,0 @@
--- Delete one batch of old outbox rows.
-select stats_pipeline.prune_tags(%(days)s::integer, %(batch)s::integer) as pruned;

@@ -1,2 +1,0 @@
--- Enqueue a failed job again.
-select public.retry_stats_job(%(job_id)s::uuid) as answer;
