@@ -79,7 +79,7 @@ def many_tenants(opened: Bench, tenants: int, jobs_per_tenant: int) -> dict[str,
     with opened.ours(url, STATS_MAX_RUNS=str(MAX_RUNS)) as ours:
 
         def look(completed: int) -> None:
-            [row] = ours.connection.execute("select count(*) as runs from stats_pipeline.run where ended_at is null")
+            [row] = ours.connection.execute("select count(*) as runs from stats_pipeline.lease where ended_at is null")
             open_runs.append(row["runs"])
             if len(open_runs) % 50 == 0:
                 say(f"{tenants} tenants: {completed} of {tenants * jobs_per_tenant} jobs completed, {row['runs']} open")

@@ -89,8 +89,8 @@ _HISTORY = (
     select stats_pipeline.tenant_key(tenant_id), request_id, job_id from past
     """,
     """
-    insert into stats_pipeline.run (
-        tenant_id, job_ids, functions, run_id, leased_at, lease_until, claimed_at, seen_at, ended_at, outcome
+    insert into stats_pipeline.lease (
+        tenant_id, job_ids, functions, run_id, acquired_at, claim_until, claimed_at, renewed_at, ended_at, outcome
     )
     select
         tenant_id, array[job_id], %(rpcs)s::text[], run_id, at, at + interval '30 s', at + interval '0.3 s',

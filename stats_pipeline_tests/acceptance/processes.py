@@ -64,7 +64,7 @@ begin
     return new;
 end;
 $$;
-create trigger witness_claim before update on stats_pipeline.run
+create trigger witness_claim before update on stats_pipeline.lease
 for each row when (old.run_id is null and new.run_id is not null) execute function witness.at_claim();
 
 create function witness.at_finish() returns trigger language plpgsql as $$
@@ -73,7 +73,7 @@ begin
     return new;
 end;
 $$;
-create trigger witness_finish before update on stats_pipeline.run
+create trigger witness_finish before update on stats_pipeline.lease
 for each row when (old.ended_at is null and new.outcome in ('succeeded', 'failed'))
 execute function witness.at_finish();
 """

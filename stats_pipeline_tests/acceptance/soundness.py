@@ -16,7 +16,7 @@ _UNFINISHED = """
 select
     (select count(*) from public.background_job_status where status in ('queued', 'processing')) as jobs,
     (select count(*) from pgmq.q_stats_update) as messages,
-    (select count(*) from stats_pipeline.run where ended_at is null) as runs,
+    (select count(*) from stats_pipeline.lease where ended_at is null) as runs,
     (select count(*) from stats_pipeline.attempt where ended_at is null) as attempts,
     (select count(*) from stats_pipeline.outbox where delivered_at is null) as tags,
     (
@@ -36,7 +36,7 @@ where a.started < b.ended and b.started < a.ended
 _LATE_RESULTS = """
 select f.run_id, f.rpc
 from stats_pipeline.function_result as f
-join stats_pipeline.run as r on r.run_id = f.run_id
+join stats_pipeline.lease as r on r.run_id = f.run_id
 where f.status = 'success' and r.outcome = 'died' and f.recorded_at > r.ended_at
 """
 

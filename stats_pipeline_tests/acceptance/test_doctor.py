@@ -311,7 +311,7 @@ def test_trying_leaves_nothing_and_waits_for_nobody(doctor: Doctor, query: Calla
     before = query("select id, status, xmin::text from public.background_job_status")
     assert doctor()["jobs"][0] == "ok"
     assert query("select id, status, xmin::text from public.background_job_status") == before
-    for table in ("stats_pipeline.run", "stats_pipeline.set_aside", "stats_pipeline.function_result"):
+    for table in ("stats_pipeline.lease", "stats_pipeline.set_aside", "stats_pipeline.function_result"):
         assert query(f"select count(*) from {table}") == [{"count": 0}]
 
 

@@ -189,7 +189,7 @@ def test_a_job_whose_runs_die_three_times_fails_and_says_why(pipeline: Pipeline,
 
 
 def test_the_daemon_is_killed_between_the_queue_and_the_launch(pipeline: Pipeline, tenant: UUID) -> None:
-    leased = "select count(*) from stats_pipeline.run where tenant_id = %s"
+    leased = "select count(*) from stats_pipeline.lease where tenant_id = %s"
     with pipeline.locked("dagster.runs"):  # the daemon looks there before it launches
         job = pipeline.enqueue(tenant)
         until(lambda: pipeline.value(leased, tenant), "the lease")

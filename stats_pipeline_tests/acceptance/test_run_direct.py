@@ -136,14 +136,14 @@ def test_a_dead_run_is_replaced_and_a_live_one_is_left_alone(
     job_id = enqueue(connection)
     [leased] = lease(connection)
     claim(connection, leased, "run-1", STATS_FUNCTIONS)
-    query("update stats_pipeline.run set seen_at = now() + interval '1 minute'")  # its next beats, so to speak
+    query("update stats_pipeline.lease set renewed_at = now() + interval '1 minute'")  # its next beats, so to speak
     refused = run_direct()
     assert refused.returncode == 1
     assert "every club has an open run already" in refused.stderr
     assert job(connection, job_id).run_id == "run-1"
     assert len(query("select id from public.background_job_status")) == 1
 
-    query("update stats_pipeline.run set seen_at = now() - interval '1 minute'")
+    query("update stats_pipeline.lease set renewed_at = now() - interval '1 minute'")
     finished = run_direct("--json")
     assert finished.returncode == 0, finished.stderr
     row = job(connection, job_id)
@@ -198,7 +198,7 @@ def test_jobs_of_a_killed_one_are_done_by_the_next(
         process.kill()
         process.communicate()
     until(
-        lambda: query("select 1 from stats_pipeline.run where seen_at < now() - interval '2 seconds'"),
+        lambda: query("select 1 from stats_pipeline.lease where renewed_at < now() - interval '2 seconds'"),
         "its silence",
     )
     finished = run_direct()

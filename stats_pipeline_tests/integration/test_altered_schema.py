@@ -56,7 +56,7 @@ REPAIRED = {
     ],
     "drop index stats_pipeline.run_one_open_per_tenant": ["the index stats_pipeline.run_one_open_per_tenant"],
     "drop index stats_pipeline.run_one_open_per_tenant; create index run_one_open_per_tenant "
-    "on stats_pipeline.run (tenant_key)": ["the index stats_pipeline.run_one_open_per_tenant"],
+    "on stats_pipeline.lease (tenant_key)": ["the index stats_pipeline.run_one_open_per_tenant"],
     "drop index public.idx_background_job_status_waiting": ["the index public.idx_background_job_status_waiting"],
     f"alter table {JOBS} alter id drop default": [f"the default of {JOBS}.id"],
     "alter table stats_pipeline.outbox alter next_try_at set default 'infinity'": [
@@ -64,8 +64,8 @@ REPAIRED = {
     ],
     "alter table stats_pipeline.outbox alter tag drop not null": ["not null of stats_pipeline.outbox.tag"],
     f"alter table {JOBS} drop constraint background_job_status_status_check": [f"a check on status of {JOBS}"],
-    "alter table stats_pipeline.run drop constraint run_ended_has_outcome": [
-        "the constraint run_ended_has_outcome of stats_pipeline.run"
+    "alter table stats_pipeline.lease drop constraint run_ended_has_outcome": [
+        "the constraint run_ended_has_outcome of stats_pipeline.lease"
     ],
     "alter table stats_pipeline.attempt drop constraint attempt_job_id_fkey, add constraint attempt_job_id_fkey "
     f"foreign key (job_id) references {JOBS} (id)": ["the constraint attempt_job_id_fkey of stats_pipeline.attempt"],
@@ -74,15 +74,15 @@ REPAIRED = {
         "the constraint attempt_job_id_fkey of stats_pipeline.attempt",
     ],
     "alter table stats_pipeline.outbox drop column tries": ["the column stats_pipeline.outbox.tries"],
-    "alter table stats_pipeline.run drop column tenant_key": [
+    "alter table stats_pipeline.lease drop column tenant_key": [
         "the column stats_pipeline.run.tenant_key",
         "the index stats_pipeline.run_last_claimed",
         "the index stats_pipeline.run_one_open_per_tenant",
     ],
     "alter table stats_pipeline.job_request set unlogged": ["the table stats_pipeline.job_request"],
     "drop table stats_pipeline.outbox": ["the table stats_pipeline.outbox"],
-    "drop table stats_pipeline.run cascade": [
-        "the table stats_pipeline.run",
+    "drop table stats_pipeline.lease cascade": [
+        "the table stats_pipeline.lease",
         "stats_pipeline.claim_run(text, uuid, text[], uuid, jsonb)",
         "stats_pipeline.lease_club(uuid, text[], integer)",
     ],
@@ -164,13 +164,13 @@ def test_a_unique_index_that_duplicates_are_in_the_way_of(connection: Connected)
     connection.execute("drop index stats_pipeline.run_one_open_per_tenant")
     connection.execute("drop index stats_pipeline.run_died")
     connection.execute(
-        "insert into stats_pipeline.run (job_ids, lease_until) select array[gen_random_uuid()], now() "
+        "insert into stats_pipeline.lease (job_ids, claim_until) select array[gen_random_uuid()], now() "
         "from generate_series(1, 2)"
     )
     message = refused(connection)
     assert "Key (tenant_key)=(default) is duplicated" in message
     statement = sql_of(message, "CREATE UNIQUE INDEX")
-    connection.execute("delete from stats_pipeline.run where ctid = (select max(ctid) from stats_pipeline.run)")
+    connection.execute("delete from stats_pipeline.lease where ctid = (select max(ctid) from stats_pipeline.lease)")
     connection.execute(statement)
     assert migrate.migrate(connection).repaired == ("the index stats_pipeline.run_died",)
 

@@ -39,14 +39,14 @@ def do_what_waits(connection: Connected, opened: Database) -> None:
         claimed = steps.claim(connection, leased, str(uuid4()))
         assert claimed is not None
         steps.compute(opened, claimed)
-        steps.settle(connection, claimed.run_id)
+        steps.settle(connection, claimed.lease_id)
     steps.reconcile(opened)
 
 
 def is_calm(connection: Connected) -> bool:
     """Nothing is open, waits, or was set aside."""
     row = connection.execute(
-        "select (select count(*) from stats_pipeline.run where ended_at is null) "
+        "select (select count(*) from stats_pipeline.lease where ended_at is null) "
         "+ (select count(*) from pgmq.q_stats_update) + (select count(*) from stats_pipeline.set_aside) as left_over"
     ).fetchone()
     assert row is not None
@@ -130,7 +130,7 @@ def test_a_job_that_is_over_set_to_processing_is_done_again(connection: Connecte
     do_what_waits(connection, opened)
     do_what_waits(connection, opened)
     assert steps.job(connection, job_id).status == "completed"
-    assert len(connection.execute("select from stats_pipeline.run").fetchall()) == 2
+    assert len(connection.execute("select from stats_pipeline.lease").fetchall()) == 2
     assert is_calm(connection)
 
 
@@ -153,7 +153,7 @@ def test_an_id_that_is_used_again_is_another_job(connection: Connected, opened: 
     connection.execute("delete from public.background_job_status where id = %s", (job_id,))
     connection.execute(
         "insert into public.background_job_status (id, job_payload, status, run_id) values (%s, %s, 'processing', %s)",
-        (job_id, Jsonb(steps.payload()), claimed.run_id),
+        (job_id, Jsonb(steps.payload()), claimed.lease_id),
     )
     steps.compute(opened, claimed)
     steps.settle(connection)
@@ -187,7 +187,7 @@ def test_a_job_that_is_given_to_another_club_is_computed_for_that_one(
     steps.settle(connection)
     assert steps.job(connection, job_id).status != "completed"
     if when == "queued":
-        connection.execute("update stats_pipeline.run set lease_until = now() where run_id is null")
+        connection.execute("update stats_pipeline.lease set claim_until = now() where run_id is null")
     do_what_waits(connection, opened)
     do_what_waits(connection, opened)
     assert steps.job(connection, job_id).status == "completed"
@@ -343,7 +343,7 @@ def test_both_ways_of_voiding_a_lease_wait_alike(connection: Connected, opened: 
         steps.enqueue(connection, TENANT)
         [leased] = steps.lease(connection)
         if way == "expired":
-            query("update stats_pipeline.run set lease_until = now() where ended_at is null")
+            query("update stats_pipeline.lease set claim_until = now() where ended_at is null")
             steps.lease(connection)
         else:
             opened.run("void_lease", lease_id=leased.lease_id, problem=None)

@@ -83,7 +83,7 @@ def test_a_lease_that_was_lost_on_the_way_is_taken_again(
     replace_first(
         query,
         """
-        update stats_pipeline.run set ended_at = now(), outcome = 'expired' where run_id is null and ended_at is null;
+        update stats_pipeline.lease set ended_at = now(), outcome = 'expired' where run_id is null and ended_at is null;
         update pgmq.q_stats_update set vt = now();
         """,
     )
@@ -96,8 +96,8 @@ def test_what_a_dead_run_has_computed_is_not_computed_again(
 ) -> None:
     job_id = enqueue(connection, TENANT)
     compute(opened, start(connection), FIRST)
-    [row] = query("select seen_at from stats_pipeline.run")
-    apply(connection, AbandonRun("run-1", row["seen_at"], "It stopped answering"), settings, lambda _: None)
+    [row] = query("select renewed_at from stats_pipeline.lease")
+    apply(connection, AbandonRun("run-1", row["renewed_at"], "It stopped answering"), settings, lambda _: None)
     query("create table public.called ()")
     replace_first(query, "insert into public.called default values;")
     assert run_direct.run_direct(opened, settings, print) == [job_id]

@@ -39,8 +39,8 @@ def missing() -> threading.Event:
 
 
 def last_beat(query: Query) -> datetime:
-    [row] = query("select seen_at from stats_pipeline.run")
-    return datetime.fromisoformat(str(row["seen_at"]))
+    [row] = query("select renewed_at from stats_pipeline.lease")
+    return datetime.fromisoformat(str(row["renewed_at"]))
 
 
 def until_it_beats(query: Query, after: datetime) -> None:
@@ -112,7 +112,7 @@ def test_a_beat_keeps_the_message_from_being_read_by_others(
     steps.enqueue(connection)
     steps.start(connection)
     query("update pgmq.q_stats_update set vt = now()")
-    assert opened.run("heartbeat", run_id="run-1", lease_seconds=30) == [{"is_open": True}]
+    assert steps.renew(opened)
     assert 25 < wait_of(query) <= 30
 
 
@@ -122,7 +122,7 @@ def test_a_run_that_has_ended_keeps_nothing(connection: Connected, opened: Datab
     steps.settle(connection, app=True)  # whose tags are still due
     query("update pgmq.q_stats_update set vt = now()")
     before = last_beat(query)
-    assert opened.run("heartbeat", run_id="run-1", lease_seconds=30) == [{"is_open": False}]
+    assert not steps.renew(opened)
     assert last_beat(query) == before
     assert wait_of(query) <= 0
 
@@ -132,8 +132,8 @@ def test_a_beat_is_for_its_own_run(connection: Connected, opened: Database, quer
         steps.enqueue(connection, tenant)
         steps.start(connection, f"run-{number}")
     query("update pgmq.q_stats_update set vt = now()")
-    query("update stats_pipeline.run set seen_at = '2025-06-27 02:00+00'")
-    opened.run("heartbeat", run_id="run-1", lease_seconds=30)
-    assert query("select run_id from stats_pipeline.run where seen_at > '2025-06-28'") == [{"run_id": "run-1"}]
+    query("update stats_pipeline.lease set renewed_at = '2025-06-27 02:00+00'")
+    steps.renew(opened)
+    assert query("select run_id from stats_pipeline.lease where renewed_at > '2025-06-28'") == [{"run_id": "run-1"}]
     assert query("select j.run_id from pgmq.q_stats_update join public.background_job_status as j using (msg_id) "
         "where vt > now() + interval '20 seconds'") == [{"run_id": "run-1"}]  # fmt: skip

@@ -120,8 +120,8 @@ def test_what_a_dead_run_has_computed_is_not_computed_again(
     steps.enqueue(connection)
     [last] = [function for function in STATS_FUNCTIONS if function.rpc == RPC]
     steps.compute(opened, steps.start(connection, "run-1", STATS_FUNCTIONS), last)
-    [row] = query("select seen_at from stats_pipeline.run")
-    death = AbandonRun("run-1", row["seen_at"], "It stopped answering")
+    [row] = query("select renewed_at from stats_pipeline.lease")
+    death = AbandonRun("run-1", row["renewed_at"], "It stopped answering")
     apply(connection, death, Settings.model_validate({}), lambda _: None)
     query("update pgmq.q_stats_update set vt = now()")
     query("create table public.called ()")

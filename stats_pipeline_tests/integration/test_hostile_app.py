@@ -128,7 +128,7 @@ def test_a_trigger_that_waits_for_somebody_holds_nobody_up_for_long(
         assert claimed is not None
         steps.compute(opened, claimed)
         if step == "deliver":
-            steps.settle(connection, claimed.run_id, app=True)
+            steps.settle(connection, claimed.lease_id, app=True)
     trigger(
         connection, "before update", "update public.clubs set jobs = jobs + 1; return new;", f"new.status = '{wanted}'"
     )
@@ -197,7 +197,7 @@ def test_what_was_written_while_a_run_settles_is_not_overwritten(
             other.commit()
             thread.join()
     assert steps.job(connection, job_id).status == "queued"
-    assert query("select outcome from stats_pipeline.run") == [{"outcome": "succeeded"}]
+    assert query("select outcome from stats_pipeline.lease") == [{"outcome": "succeeded"}]
 
 
 def test_a_job_that_is_being_deleted_keeps_no_run_from_its_end(

@@ -34,10 +34,10 @@ def test_a_claimed_run_may_go_on_for_longer_than_its_lease(
 ) -> None:
     job_id = steps.enqueue(connection)
     claimed = steps.start(connection)
-    query("update stats_pipeline.run set lease_until = now() - interval '1 minute'")
+    query("update stats_pipeline.lease set claim_until = now() - interval '1 minute'")
     steps.enqueue(connection)
     assert steps.lease(connection) == []
-    assert opened.run("heartbeat", run_id="run-1", lease_seconds=30) == [{"is_open": True}]
+    assert steps.renew(opened)
     steps.compute(opened, claimed)
     steps.settle(connection)
     assert steps.job(connection, job_id).status == "completed"

@@ -28,7 +28,7 @@ OUTBOX = "stats_pipeline.outbox"
 
 def expire(connection: Connected) -> None:
     """What the passing of the lease's time does."""
-    connection.execute("update stats_pipeline.run set lease_until = now() where run_id is null")
+    connection.execute("update stats_pipeline.lease set claim_until = now() where run_id is null")
     connection.execute("update pgmq.q_stats_update set vt = now()")
 
 
@@ -63,7 +63,7 @@ def test_a_job_from_lease_to_completed(connection: Connected, opened: Database, 
 
     claimed = steps.claim(connection, leased)
     assert claimed is not None
-    assert (claimed.run_id, claimed.tenant_id, claimed.job_ids) == ("run-1", None, (job_id,))
+    assert (claimed.lease_id, claimed.tenant_id, claimed.job_ids) == ("run-1", None, (job_id,))
     job = steps.job(connection, job_id)
     assert (job.status, job.run_id, job.attempts, job.completed_at) == ("processing", "run-1", 1, None)
     assert job.started_at is not None
@@ -181,7 +181,7 @@ def test_the_last_two_functions_end_the_job_whichever_is_last(
         def op(which: int, claimed: Any = claimed) -> None:
             steps.compute(opened, claimed, TWO[which])
             with opened.connection() as pooled:
-                steps.settle(pooled, claimed.run_id)
+                steps.settle(pooled, claimed.lease_id)
 
         assert at_once(2, op) == [None, None]
         assert steps.job(connection, job_id).status == "completed"
@@ -261,7 +261,7 @@ def test_jobs_that_wait_together_share_a_run(connection: Connected, opened: Data
         assert job.results is not None
         others = [str(other) for other in ids if other != job_id]
         assert job.results["coalesced_with"] == {"count": 19, "first": others}
-    assert count("stats_pipeline.run") == 1
+    assert count("stats_pipeline.lease") == 1
     assert (count(QUEUE), count(ARCHIVE)) == (0, 20)
 
 
@@ -299,7 +299,7 @@ def test_a_replaced_run_changes_nothing_more(connection: Connected, opened: Data
     steps.enqueue(connection)
     claimed = steps.start(connection)
     replace_function(connection, "null")
-    connection.execute("update stats_pipeline.run set ended_at = now(), outcome = 'died'")
+    connection.execute("update stats_pipeline.lease set ended_at = now(), outcome = 'died'")
     with pytest.raises(LeaseLost, match="replaced"):
         steps.compute(opened, claimed, TWO[0])
     with pytest.raises(LeaseLost, match="replaced"):
@@ -365,9 +365,7 @@ def test_a_failed_function_fails_the_job_by_name_and_no_other(
 def test_a_try_that_fails_is_shown_and_a_later_success_counts(connection: Connected, opened: Database) -> None:
     job_id = steps.enqueue(connection)
     claimed = steps.start(connection)
-    refresh.record_failed_try(
-        opened, run_id="run-1", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem="deadlock detected"
-    )
+    steps.fail_try(opened, TWO[0].rpc, "deadlock detected")
     steps.settle(connection)
     results = steps.job(connection, job_id).results
     assert results is not None
@@ -378,7 +376,7 @@ def test_a_try_that_fails_is_shown_and_a_later_success_counts(connection: Connec
         "error": "deadlock detected",
     }
 
-    steps.compute(opened, claimed, TWO[0], attempt=2)
+    steps.compute(opened, claimed, TWO[0], tries=2)
     steps.compute(opened, claimed, TWO[1])
     steps.settle(connection)
     job = steps.job(connection, job_id)
@@ -391,8 +389,8 @@ def test_a_try_that_fails_is_shown_and_a_later_success_counts(connection: Connec
 def test_a_success_is_not_taken_back_by_late_reports(connection: Connected, opened: Database) -> None:
     job_id = steps.enqueue(connection)
     steps.compute(opened, steps.start(connection))
-    opened.run("fail_function", run_id="run-1", rpc=TWO[0].rpc, error="late")
-    refresh.record_failed_try(opened, run_id="run-1", rpc=TWO[1].rpc, attempt=1, duration_ms=1, problem="late")
+    steps.fail_function(opened, TWO[0].rpc, "late")
+    steps.fail_try(opened, TWO[1].rpc, "late")
     steps.settle(connection)
     assert steps.job(connection, job_id).status == "completed"
 

@@ -69,7 +69,7 @@ def later(query: Query) -> Callable[[int], None]:
             seconds,
         )
         query("update stats_pipeline.endpoint set next_try_at = next_try_at - make_interval(secs => %s)", seconds)
-        query("update stats_pipeline.run set ended_at = ended_at - make_interval(secs => %s)", seconds)
+        query("update stats_pipeline.lease set ended_at = ended_at - make_interval(secs => %s)", seconds)
 
     return pass_by
 

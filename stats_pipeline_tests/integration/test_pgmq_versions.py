@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from stats_pipeline import database
 from stats_pipeline.database import migrate
-from stats_pipeline.jobs import queue, refresh
+from stats_pipeline.jobs import queue
 from stats_pipeline_tests.integration import steps
 
 Connected = Connection[DictRow]
@@ -115,7 +115,7 @@ def test_what_is_leased_is_invisible_until_the_lease_is_void(old: Connected) -> 
     steps.enqueue(old)
     [stale] = steps.lease(old)
     assert steps.lease(old) == []
-    old.execute("update stats_pipeline.run set lease_until = now()")
+    old.execute("update stats_pipeline.lease set claim_until = now()")
     old.execute("update pgmq.q_stats_update set vt = now()")
     assert steps.lease(old) == []
     old.execute("update pgmq.q_stats_update set vt = now()")  # a second later
@@ -127,7 +127,7 @@ def test_a_heartbeat_keeps_the_message_leased(old: Connected) -> None:
     steps.enqueue(old)
     steps.start(old)
     old.execute("update pgmq.q_stats_update set vt = now()")
-    assert refresh.heartbeat(old, run_id="run-1", lease_seconds=30)
+    assert steps.renew(old, "run-1")
     row = old.execute("select vt > now() + interval '20 seconds' as leased from pgmq.q_stats_update").fetchone()
     assert row == {"leased": True}
 

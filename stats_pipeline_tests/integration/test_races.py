@@ -128,9 +128,9 @@ def test_a_raw_message_that_arrives_while_others_are_admitted_is_not_lost(
 
 def report(connection: Connected, claimed: Claim, function: StatsFunction) -> None:
     """Record a function and settle, in the caller's transaction."""
-    parameters = {"run_id": claimed.run_id, "tags": [], "attempts": 1, "duration_ms": 1}
+    parameters = {"run_id": claimed.lease_id, "tags": [], "attempts": 1, "duration_ms": 1}
     run(connection, "complete_function", rpc=function.rpc, **parameters)
-    steps.settle(connection, claimed.run_id)
+    steps.settle(connection, claimed.lease_id)
 
 
 def test_of_the_last_two_functions_the_second_ends_the_job(
@@ -186,15 +186,15 @@ def claimed(connection: Connected, query: Query) -> Claim:
 
 
 def death_of(query: Query, run_id: str) -> AbandonRun:
-    [row] = query("select seen_at from stats_pipeline.run where run_id = %s", run_id)
-    return AbandonRun(run_id, row["seen_at"], "It stopped answering")
+    [row] = query("select renewed_at from stats_pipeline.lease where run_id = %s", run_id)
+    return AbandonRun(run_id, row["renewed_at"], "It stopped answering")
 
 
 def test_a_function_that_ends_while_its_run_is_given_up_is_undone(
     claimed: Claim, opened: Database, first: Connected, meanwhile: Meanwhile, query: Query
 ) -> None:
     with first.transaction():
-        repair(first, death_of(query, claimed.run_id))
+        repair(first, death_of(query, claimed.lease_id))
         late = meanwhile(lambda _: steps.compute(opened, claimed, WORK))
     with pytest.raises(LeaseLost):
         late.result()
@@ -209,8 +209,8 @@ def test_nobody_is_given_the_jobs_of_a_run_whose_function_may_still_commit(
     with first.transaction():
         first.execute("select public.work()")
         parameters = {"tags": ["tag"], "attempts": 1, "duration_ms": 1}
-        run(first, "complete_function", run_id=claimed.run_id, rpc=WORK.rpc, **parameters)
-        death = death_of(query, claimed.run_id)
+        run(first, "complete_function", run_id=claimed.lease_id, rpc=WORK.rpc, **parameters)
+        death = death_of(query, claimed.lease_id)
         given_up = meanwhile(lambda connection: repair(connection, death))
         query("update pgmq.q_stats_update set vt = now()")
         assert steps.lease(connection) == []

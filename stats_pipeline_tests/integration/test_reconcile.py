@@ -31,6 +31,7 @@ from stats_pipeline.jobs.reconcile import (
     VoidLease,
 )
 from stats_pipeline.settings import Settings
+from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import TWO, claim, compute, enqueue, finish, job, lease, settle, start
 
 Connected = Connection[Any]
@@ -77,7 +78,7 @@ def reconciler(opened: Database) -> Reconciler:
 @pytest.fixture
 def silence(query: Query) -> Callable[[str], None]:
     """A run has not been heard of for seven seconds."""
-    statement = "update stats_pipeline.run set seen_at = now() - interval '7 seconds' where run_id = %s"
+    statement = "update stats_pipeline.lease set renewed_at = now() - interval '7 seconds' where run_id = %s"
 
     def be_silent(run_id: str) -> None:
         query(statement, run_id)
@@ -213,11 +214,11 @@ def test_a_lease_that_no_run_will_claim(
     [leased] = lease(connection)
     if state == "unknown":  # for ten seconds of thirty
         query(
-            "update stats_pipeline.run "
-            "set leased_at = now() - interval '10 seconds', lease_until = now() + interval '20 seconds'"
+            "update stats_pipeline.lease "
+            "set acquired_at = now() - interval '10 seconds', claim_until = now() + interval '20 seconds'"
         )
     if state == "live":
-        query("update stats_pipeline.run set lease_until = now()")
+        query("update stats_pipeline.lease set claim_until = now()")
     reconciler.dagster[str(leased.lease_id)] = state
     [repair] = reconciler.repair()
     assert isinstance(repair, VoidLease)
@@ -237,7 +238,7 @@ def test_a_lease_is_given_time_to_be_claimed(
     enqueue(connection)
     [leased] = lease(connection)
     ago = timedelta(seconds=9 if state == "unknown" else 29)
-    query("update stats_pipeline.run set leased_at = leased_at - %s, lease_until = lease_until - %s", ago, ago)
+    query("update stats_pipeline.lease set acquired_at = acquired_at - %s, claim_until = claim_until - %s", ago, ago)
     reconciler.dagster[str(leased.lease_id)] = state
     assert reconciler.repair() == []
 
@@ -307,7 +308,7 @@ select j.id, j.status, j.run_id, j.attempts, j.error_message, j.msg_id, a.outcom
     (select count(*) from pgmq.q_stats_update) as messages
 from public.background_job_status as j
 left join stats_pipeline.attempt as a on a.job_id = j.id
-left join stats_pipeline.run as r on r.run_id = a.run_id
+left join stats_pipeline.lease as r on r.run_id = a.run_id
 order by j.id, a.attempt
 """
 
@@ -363,7 +364,7 @@ def test_a_run_that_was_only_slow_to_answer_is_left_alone(
     start(connection)
     silence("run-1")
     repairs = reconciler.decide()
-    opened.run("heartbeat", run_id="run-1", lease_seconds=30)
+    steps.renew(opened)
     reconciler.apply(repairs)
     assert job(connection, job_id).status == "processing"
 

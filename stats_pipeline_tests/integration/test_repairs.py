@@ -65,8 +65,8 @@ def test_a_job_of_a_dead_run_is_an_orphan(connection: Connected, opened: Databas
     """Whoever set it to processing again: the run it names will do nothing more."""
     job_id = steps.enqueue(connection)
     steps.start(connection)
-    [row] = query("select seen_at from stats_pipeline.run")
-    apply(opened, [AbandonRun("run-1", row["seen_at"], "It stopped answering")])
+    [row] = query("select renewed_at from stats_pipeline.lease")
+    apply(opened, [AbandonRun("run-1", row["renewed_at"], "It stopped answering")])
     query("update public.background_job_status set status = 'processing', run_id = 'run-1'")
     apply(opened, decide(opened))
     query("update pgmq.q_stats_update set vt = now()")

@@ -16,6 +16,7 @@ from stats_pipeline.database import Database
 from stats_pipeline.errors import LeaseLost
 from stats_pipeline.jobs import reconcile, refresh
 from stats_pipeline.settings import Settings
+from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import TWO, claim, compute, enqueue, job, lease, settle, start
 
 Connected = Connection[Any]
@@ -80,9 +81,7 @@ def test_the_third_death_fails_the_job_with_the_last_error(
     job_id = enqueue(connection)
     for number in (1, 2, 3):
         start(connection, f"run-{number}")
-        refresh.record_failed_try(
-            opened, run_id=f"run-{number}", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem=f"lost {number}"
-        )
+        steps.fail_try(opened, TWO[0].rpc, f"lost {number}", f"run-{number}")
         assert abandon(f"run-{number}")
     row = job(connection, job_id)
     assert (row.status, row.attempts) == ("failed", 3)
@@ -99,7 +98,7 @@ def test_of_several_errors_the_last_one_is_told(
     job_id = enqueue(connection)
     start(connection)
     for function, problem in zip(TWO, ("first", "last"), strict=True):
-        refresh.record_failed_try(opened, run_id="run-1", rpc=function.rpc, attempt=1, duration_ms=5, problem=problem)
+        steps.fail_try(opened, function.rpc, problem)
     abandon(max_attempts=0)
     assert job(connection, job_id).error_message == "It stopped answering: last"
 
@@ -110,9 +109,7 @@ def test_each_attempt_keeps_its_own_reason(
     job_id = enqueue(connection)
     for number in (1, 2):
         start(connection, f"run-{number}")
-        refresh.record_failed_try(
-            opened, run_id=f"run-{number}", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem=f"lost {number}"
-        )
+        steps.fail_try(opened, TWO[0].rpc, f"lost {number}", f"run-{number}")
         abandon(f"run-{number}")
     assert attempts(query, job_id) == [
         (1, "run-1", "died", "It stopped answering: lost 1"),
@@ -192,7 +189,7 @@ def test_a_try_that_was_recorded_before_the_claim_does_not_stop_the_resumption(
     enqueue(connection)
     compute(opened, start(connection, "run-1"), TWO[0])
     abandon("run-1")
-    refresh.record_failed_try(opened, run_id="run-2", rpc=TWO[0].rpc, attempt=1, duration_ms=5, problem="no connection")
+    steps.fail_try(opened, TWO[0].rpc, "no connection", "run-2")
     assert start(connection, "run-2").carried_over == {TWO[0].rpc}
 
 
@@ -209,7 +206,7 @@ def test_another_job_in_the_set_means_newer_data_and_everything_is_computed_agai
 def test_what_failed_is_tried_again(connection: Connected, opened: Database, abandon: Callable[..., bool]) -> None:
     enqueue(connection)
     start(connection, "run-1")
-    opened.run("fail_function", run_id="run-1", rpc=TWO[0].rpc, error="deadlock")
+    steps.fail_function(opened, TWO[0].rpc, "deadlock")
     abandon("run-1")
     assert start(connection, "run-2").carried_over == frozenset()
 
@@ -254,9 +251,9 @@ def test_a_late_report_changes_nothing(connection: Connected, opened: Database, 
     start(connection, "run-2")
     before = job(connection, job_id)
     for rpc in (function.rpc for function in TWO):
-        opened.run("fail_function", run_id="run-1", rpc=rpc, error="too late")
+        steps.fail_function(opened, rpc, "too late")
     settle(connection, "run-1")
-    [beat] = opened.run("heartbeat", run_id="run-1", lease_seconds=30)
+    [beat] = steps.renew(opened)
     assert beat == {"is_open": False}
     assert job(connection, job_id) == before
 
@@ -268,7 +265,7 @@ def test_a_run_that_goes_on_in_another_process_may_be_silent_until_that_one_beat
     start(connection, "run-1")
     opened.run("pause_run", run_id="run-1", seconds=30)
     assert -30 <= silence(opened) < -20
-    opened.run("heartbeat", run_id="run-1", lease_seconds=30)
+    steps.renew(opened)
     assert 0 <= silence(opened) < 10
 
 
@@ -285,7 +282,7 @@ def test_a_frozen_run_is_cut_off_and_its_locks_are_free(
     run_id = "11111111-0000-0000-0000-000000000000"
     start(connection, run_id)
     frozen = psycopg.connect(database_url, application_name=f"stats-pipeline run {run_id[:8]} pid 1")
-    frozen.execute("select * from stats_pipeline.run for update")
+    frozen.execute("select * from stats_pipeline.lease for update")
     assert abandon(run_id)
     with pytest.raises(psycopg.OperationalError):
         frozen.execute("select 1")
@@ -297,9 +294,9 @@ def test_a_run_that_has_beaten_since_the_decision_keeps_its_sessions(
     enqueue(connection)
     run_id = "11111111-0000-0000-0000-000000000000"
     start(connection, run_id)
-    [row] = query("select seen_at from stats_pipeline.run")
-    decision = reconcile.AbandonRun(run_id, row["seen_at"], "It stopped answering")
-    opened.run("heartbeat", run_id=run_id, lease_seconds=30)
+    [row] = query("select renewed_at from stats_pipeline.lease")
+    decision = reconcile.AbandonRun(run_id, row["renewed_at"], "It stopped answering")
+    steps.renew(opened, run_id)
     with psycopg.connect(database_url, application_name=f"stats-pipeline run {run_id[:8]} pid 1") as slow:
         reconcile.apply(connection, decision, Settings.model_validate({}), lambda _: None)
         assert slow.execute("select 1").fetchone() == (1,)
@@ -337,7 +334,7 @@ def test_abandoning_and_completing_at_once_never_loses_or_doubles(
                 compute(opened, claimed, TWO[0])
             else:
                 opened.run(
-                    "abandon_run", run_id=claimed.run_id, not_seen_since=seen, max_attempts=3, reason="It is dead"
+                    "abandon_run", run_id=claimed.lease_id, not_seen_since=seen, max_attempts=3, reason="It is dead"
                 )
 
         completed, abandoned = at_once(2, act)

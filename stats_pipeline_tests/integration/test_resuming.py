@@ -37,8 +37,8 @@ def dies(connection: Connected, query: Query) -> Callable[[str], None]:
     """The run of that name is given up, and its jobs may be leased again."""
 
     def die(run_id: str) -> None:
-        [row] = query("select seen_at from stats_pipeline.run where run_id = %s", run_id)
-        death = AbandonRun(run_id, row["seen_at"], "It stopped answering")
+        [row] = query("select renewed_at from stats_pipeline.lease where run_id = %s", run_id)
+        death = AbandonRun(run_id, row["renewed_at"], "It stopped answering")
         with connection.transaction():
             reconcile.apply(connection, death, Settings.model_validate({}), lambda _: None)
         query("update pgmq.q_stats_update set vt = now()")
@@ -53,7 +53,7 @@ def test_a_lease_that_nobody_claimed_in_between(
     compute(opened, start(connection, "run-1"), ONE)
     dies("run-1")
     lease(connection)
-    query("update stats_pipeline.run set lease_until = now() where run_id is null")
+    query("update stats_pipeline.lease set claim_until = now() where run_id is null")
     assert lease(connection) == []
     query("update pgmq.q_stats_update set vt = now()")
     assert start(connection, "run-2").carried_over == {ONE.rpc}

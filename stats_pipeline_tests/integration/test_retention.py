@@ -21,7 +21,7 @@ Query = Callable[..., list[dict[str, Any]]]
 # Everything happened so many days earlier.
 AGE = """
 update public.background_job_status set completed_at = completed_at - %(age)s where completed_at is not null;
-update stats_pipeline.run set ended_at = ended_at - %(age)s where ended_at is not null;
+update stats_pipeline.lease set ended_at = ended_at - %(age)s where ended_at is not null;
 update stats_pipeline.outbox set due_at = due_at - %(age)s;
 update pgmq.a_stats_update set archived_at = archived_at - %(age)s;
 """
@@ -101,7 +101,7 @@ def test_a_run_is_kept_for_as_long_as_a_job_names_it(
     age(31)
     query("update public.background_job_status set completed_at = now()")
     assert retention.prune(opened, days=30)["runs"] == 0
-    assert ids(query, "stats_pipeline.run", "run_id") == {"late"}
+    assert ids(query, "stats_pipeline.lease", "run_id") == {"late"}
     assert len(ids(query, "stats_pipeline.function_result", "rpc")) == 2
 
 

@@ -59,7 +59,7 @@ def test_visitors_read_the_jobs(connection: Connected, query: Query, role: str) 
         "truncate public.background_job_status",
         """select public.enqueue_stats_job('{"triggeredBy": "admin", "requestId": "1"}')""",
         "select public.retry_stats_job('00000000-0000-4000-8000-000000000000')",
-        "select * from stats_pipeline.run",
+        "select * from stats_pipeline.lease",
         "select stats_pipeline.lease_jobs(30, 4)",
         "select * from pgmq.q_stats_update",
         "select pgmq.send('stats_update', '{}')",

@@ -71,7 +71,7 @@ def test_a_function_that_the_run_does_not_call_cannot_fail_it(connection: Connec
 def test_a_late_failure_of_another_function_ends_no_run(connection: Connected, opened: Database) -> None:
     claimed = steps.claim(connection, None, functions=TWO)
     assert claimed is not None
-    opened.run("fail_function", run_id="run-1", rpc=STATS_FUNCTIONS[0].rpc, error="not one of this run's")
+    steps.fail_function(opened, STATS_FUNCTIONS[0].rpc, "not one of this run's")
     steps.compute(opened, claimed, TWO[0])
     steps.settle(connection)
     assert steps.job(connection, claimed.job_ids[0]).status == "processing"
@@ -152,6 +152,6 @@ def until_listening(query: Query) -> None:
     polling = threading.Event()
     while not query(
         "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() "
-        "and state = 'idle' and query ~ 'claim_run'"
+        "and state = 'idle' and query ~ 'claim_lease'"
     ):
         polling.wait(0.02)

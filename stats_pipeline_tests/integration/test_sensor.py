@@ -93,7 +93,7 @@ class Waiting:
         polling = threading.Event()
         while not query(
             "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() "
-            "and state = 'idle' and query ~ 'lease_jobs'"
+            "and state = 'idle' and query ~ 'acquire_leases'"
         ):
             assert self._thread.is_alive(), self.result
             polling.wait(0.02)
@@ -129,7 +129,7 @@ def test_a_tick_whose_runs_were_never_launched_is_made_up_for(connection: Connec
     """The daemon may die between a tick's end and its runs; another run key, or Dagster would skip it."""
     steps.enqueue(connection)
     [lost] = requests(tick())
-    connection.execute("update stats_pipeline.run set lease_until = now()")
+    connection.execute("update stats_pipeline.lease set claim_until = now()")
     connection.execute("update pgmq.q_stats_update set vt = now()")
     [again] = requests(tick())
     assert again.run_key != lost.run_key
@@ -161,8 +161,8 @@ def test_a_job_that_is_queued_again_ends_the_wait(
     steps.enqueue(connection)
     steps.start(connection)
     waiting = Waiting(tick, query)
-    [row] = query("select seen_at from stats_pipeline.run")
-    dead = AbandonRun("run-1", row["seen_at"], "It stopped answering")
+    [row] = query("select renewed_at from stats_pipeline.lease")
+    dead = AbandonRun("run-1", row["renewed_at"], "It stopped answering")
     with connection.transaction():
         apply(connection, dead, settings_for(database_url), lambda _: None)
     assert len(requests(waiting.end())) == 1
@@ -180,7 +180,7 @@ def test_a_lease_that_expires_is_found_without_a_notification(connection: Connec
     steps.enqueue(connection)
     steps.lease(connection)
     waiting = Waiting(tick, query)
-    connection.execute("update stats_pipeline.run set lease_until = now()")
+    connection.execute("update stats_pipeline.lease set claim_until = now()")
     connection.execute("update pgmq.q_stats_update set vt = now()")
     assert len(requests(waiting.end())) == 1
 
@@ -207,7 +207,7 @@ def test_a_connection_that_is_lost_in_the_tick_is_a_reason_to_skip(tick: Tick, q
     waiting = Waiting(tick, query)
     query(
         "select pg_terminate_backend(pid) from pg_stat_activity "
-        "where datname = current_database() and pid <> pg_backend_pid() and query ~ 'lease_jobs'"
+        "where datname = current_database() and pid <> pg_backend_pid() and query ~ 'acquire_leases'"
     )
     assert reason(waiting.end()).startswith("The database is out of reach: ")
 
@@ -273,7 +273,7 @@ def test_the_nights_run_can_be_claimed(
 ) -> None:
     launched = nightly(instance, settings_for(database_url))
     assert isinstance(launched, list)
-    [row] = query("select id, job_ids from stats_pipeline.run")
+    [row] = query("select id, job_ids from stats_pipeline.lease")
     assert launched[0].tags[LEASE_TAG] == str(row["id"])
     assert len(row["job_ids"]) == 1
 

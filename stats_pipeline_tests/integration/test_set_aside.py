@@ -15,7 +15,7 @@ from werkzeug import Request, Response
 
 from stats_pipeline import database
 from stats_pipeline.database import Database
-from stats_pipeline.jobs import outbox, queue, refresh
+from stats_pipeline.jobs import outbox, queue
 from stats_pipeline.jobs.invalidation import CacheClient
 from stats_pipeline.jobs.models import Payload, SetAside
 from stats_pipeline.settings import Settings
@@ -185,7 +185,7 @@ def test_one_refused_row_of_many_clubs_keeps_no_tag_and_no_club(
     refuse(connection, f"new.status = 'completed' and new.tenant_id = '{CLUBS[1]}'")
     for claimed in claim_all(connection).values():
         steps.compute(opened, claimed)
-        steps.settle(connection, claimed.run_id, app=True)
+        steps.settle(connection, claimed.lease_id, app=True)
     connection.execute("update stats_pipeline.outbox set due_at = due_at - interval '3 s'")
     for _ in range(2):
         outbox.deliver(opened, client, cache_deadline=900)
@@ -273,8 +273,8 @@ def test_a_row_that_is_held_while_its_run_ends(
     hold(other, jobs[1])
     for claimed in claims.values():
         steps.compute(opened, claimed)
-        steps.settle(patient, claimed.run_id, app=True)
-        assert refresh.heartbeat(patient, run_id=claimed.run_id, lease_seconds=30) is False  # it has ended
+        steps.settle(patient, claimed.lease_id, app=True)
+        assert steps.renew(patient, claimed.lease_id) is False  # it has ended
     patient.execute("update stats_pipeline.outbox set due_at = due_at - interval '3 s'")
     for _ in range(3):
         outbox.deliver(opened, client, cache_deadline=900)
@@ -331,7 +331,7 @@ def test_a_message_that_is_held(patient: Connected, opened: Database, other: Con
     running = steps.enqueue(patient, TENANT)
     [*_, claimed] = claim_all(patient).values()
     other.execute("select from pgmq.q_stats_update for update")
-    assert refresh.heartbeat(patient, run_id=claimed.run_id, lease_seconds=3600)
+    assert steps.renew(patient, claimed.lease_id, lease_seconds=3600)
     fresh = steps.enqueue(patient, OTHER_TENANT)
     assert [leased.tenant_id for leased in steps.lease(patient)] == [OTHER_TENANT]
     for one in (claimed,):
@@ -374,7 +374,7 @@ def test_a_run_by_hand_that_is_starting_keeps_only_its_own_club_waiting(
     other.commit()
     pass_time(patient)
     assert steps.lease(patient) == []  # the run by hand is open
-    other.execute("update stats_pipeline.run set ended_at = now(), outcome = 'failed' where run_id = 'by hand'")
+    other.execute("update stats_pipeline.lease set ended_at = now(), outcome = 'failed' where run_id = 'by hand'")
     other.commit()
     assert [leased.tenant_id for leased in steps.lease(patient)] == [CLUBS[1]]
 
@@ -401,7 +401,7 @@ def test_a_run_beats_while_a_function_works_whatever_the_databases_default_isola
         waiting = "select from pg_locks where locktype = 'advisory' and objid = 42 and not granted"
         while not gate.execute(waiting).fetchall():
             pass
-        opened.run("heartbeat", run_id="run-1", lease_seconds=30)
+        steps.renew(opened)
         gate.rollback()
         working.join()
         steps.compute(opened, claimed, TWO[1])
@@ -424,7 +424,7 @@ def test_three_thousand_jobs_of_one_club(patient: Connected, opened: Database, d
     with database.connect(database_url) as settling:
         steps.settle(settling)
         patient.execute("set lock_timeout = '1ms'")
-        assert refresh.heartbeat(patient, run_id="run-1", lease_seconds=30)
+        assert steps.renew(patient, "run-1")
         settling.commit()
     steps.compute(opened, claimed, TWO[1])
     steps.settle(patient)

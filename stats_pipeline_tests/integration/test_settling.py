@@ -37,7 +37,7 @@ def test_what_was_not_computed_is_not_made_good_by_the_app(
     """One function failed, and the app took the other one's tags only after the deadline."""
     job_id = steps.enqueue(connection)
     steps.compute(opened, steps.start(connection), TWO[0])
-    opened.run("fail_function", run_id="run-1", rpc=TWO[1].rpc, error="no such table")
+    steps.fail_function(opened, TWO[1].rpc, "no such table")
     steps.settle(connection, app=True)
     assert steps.job(connection, job_id).status == "processing"
     steps.settle(connection, app=True, deadline=0)
@@ -66,7 +66,7 @@ def test_functions_that_failed_are_named_in_their_order_with_the_first_reason(
     steps.start(connection)
     names = [function.rpc for function in reversed(TWO)]
     for rpc, error in zip(names, (reason, "another reason"), strict=True):
-        opened.run("fail_function", run_id="run-1", rpc=rpc, error=error)
+        steps.fail_function(opened, rpc, error)
     steps.settle(connection)
     expected = f"Failed functions: {shown.format(*names)}"
     message = steps.job(connection, job_id).error_message
@@ -113,7 +113,7 @@ def test_a_run_ends_nobody_elses_jobs(connection: Connected, opened: Database, q
     claimed = steps.claim(connection, None, f"run of {TENANT}")
     assert claimed is not None
     steps.compute(opened, claimed)
-    steps.settle(connection, claimed.run_id)
+    steps.settle(connection, claimed.lease_id)
     assert steps.job(connection, ours).status == "completed"
     assert steps.job(connection, theirs).status == "processing"
     assert query("select message from pgmq.q_stats_update") == [{"message": {"jobId": str(theirs)}}]

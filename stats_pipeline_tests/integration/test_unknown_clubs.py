@@ -116,7 +116,7 @@ def test_a_request_that_was_taken_is_known_whatever_became_of_the_club(
 def test_a_run_by_hand_for_it_makes_no_job(connection: Connected, count: Count) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=REASON):
         steps.claim(connection, None, "by hand", tenant=OTHER_TENANT)
-    assert (count(JOBS), count("stats_pipeline.run")) == (0, 0)
+    assert (count(JOBS), count("stats_pipeline.lease")) == (0, 0)
     assert steps.claim(connection, None, "by hand too", tenant=TENANT) is not None
 
 

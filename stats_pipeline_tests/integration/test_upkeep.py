@@ -115,7 +115,7 @@ def test_a_run_that_fell_silent_is_given_up_here_and_failed_there(
     job_id = steps.enqueue(connection)
     run_id = add_run(instance, STATUS.STARTED)
     steps.start(connection, run_id)
-    query("update stats_pipeline.run set seen_at = seen_at - interval '7 seconds'")
+    query("update stats_pipeline.lease set renewed_at = renewed_at - interval '7 seconds'")
     # A server that has just started would count from its start: this one has been up for longer.
     query("select pg_sleep(greatest(0, 7 - extract(epoch from clock_timestamp() - pg_postmaster_start_time())))")
     planned, _ = repair_all(opened, SETTINGS, instance, dry_run=True)

@@ -263,7 +263,7 @@ class Runs(Doors):
 
     def _beat(self, process: Process) -> bool:
         with self.world.watched(), self.database.connection() as connection:
-            is_open = refresh.heartbeat(connection, run_id=process.run_id, lease_seconds=LEASE_SECONDS)
+            is_open = refresh.renew()  # to adapt
         if is_open:
             process.seen_at = self.account.now
         assert is_open or not process.is_calm or process.claimed is None or process.is_complete

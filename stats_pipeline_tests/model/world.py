@@ -95,7 +95,7 @@ select
         from public.computed as c) as computed,
     (select case when is_called then last_value else 0 end from public.computed_id_seq) as position,
     (select coalesce(jsonb_agg(coalesce(r.tenant_id, %(default)s) order by r.tenant_id), '[]')
-        from stats_pipeline.run as r where r.ended_at is null) as leased,
+        from stats_pipeline.lease as r where r.ended_at is null) as leased,
     (select coalesce(jsonb_agg(q.msg_id order by q.msg_id), '[]') from pgmq.q_stats_update as q) as messages,
     (select coalesce(jsonb_agg(jsonb_build_array(o.run_id, o.tag) order by o.id), '[]')
         from stats_pipeline.jobs.outbox as o where o.delivered_at is null) as due,

@@ -110,8 +110,8 @@ def test_metrics_count_what_has_happened(local: Served, connection: Connection[A
         steps.finish(connection, database, "run-1")
         steps.enqueue(connection, triggeredBy="post-match", matchId=1)
         claimed = steps.start(connection, "run-2")
-        steps.compute(database, claimed, steps.TWO[0], attempt=3)
-        database.run("fail_function", run_id="run-2", rpc=steps.TWO[1].rpc, error="no such table")
+        steps.compute(database, claimed, steps.TWO[0], tries=3)
+        steps.fail_function(database, steps.TWO[1].rpc, "no such table", "run-2")
         steps.settle(connection, "run-2")
     waiting = steps.enqueue(connection, triggeredBy="cron")
     connection.execute(
@@ -168,7 +168,7 @@ def test_counters_stay_when_what_they_counted_is_added_up_and_pruned(
         before = samples(local)
         database.run("tidy_up")
         connection.execute("update public.background_job_status set completed_at = now() - interval '2 days'")
-        connection.execute("update stats_pipeline.run set ended_at = now() - interval '2 days'")
+        connection.execute("update stats_pipeline.lease set ended_at = now() - interval '2 days'")
         assert retention.prune(database, days=1)["jobs"] == 1
         after = samples(local)
         steps.enqueue(connection)
