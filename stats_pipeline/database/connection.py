@@ -15,7 +15,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
-from psycopg.types.json import Jsonb, set_json_loads
+from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from stats_pipeline.database import embedded
@@ -249,7 +249,7 @@ def run_one(connection: Connection[Any], query: str, **parameters: Any) -> Any:
 def call(connection: Connection[Any], function: str, /, **arguments: Any) -> list[Any]:
     """Call a function of schema `stats_pipeline`, or of the schema in its name, by named arguments; its rows.
 
-    In the caller's transaction. A dictionary is passed as JSON.
+    In the caller's transaction.
     """
     schema, _, name = function.rpartition(".")
     statement = sql.SQL("select * from {}({})").format(
@@ -258,8 +258,7 @@ def call(connection: Connection[Any], function: str, /, **arguments: Any) -> lis
             sql.SQL("{} => {}").format(sql.Identifier(argument), sql.Placeholder(argument)) for argument in arguments
         ),
     )
-    adapted = {name: Jsonb(value) if isinstance(value, dict) else value for name, value in arguments.items()}
-    return connection.execute(statement, adapted).fetchall()
+    return connection.execute(statement, arguments).fetchall()
 
 
 def call_one(connection: Connection[Any], function: str, /, **arguments: Any) -> Any:

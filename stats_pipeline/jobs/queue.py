@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 import structlog
 from psycopg import Connection
+from psycopg.types.json import Jsonb
 
 from stats_pipeline.database import call, call_one, run
 from stats_pipeline.errors import (
@@ -25,7 +26,7 @@ log = structlog.get_logger()
 
 def enqueue(connection: Connection[Any], payload: dict[str, Any]) -> Enqueued:
     """Enqueue a job, or return the one that has this requestId already. Raises `InvalidJob` naming the field."""
-    return _public_call(connection, "public.enqueue_stats_job", payload=payload)
+    return _public_call(connection, "public.enqueue_stats_job", payload=Jsonb(payload))
 
 
 def try_to_enqueue(connection: Connection[Any]) -> None:
@@ -62,7 +63,7 @@ def enqueue_each(connection: Connection[Any], payloads: Iterable[Payload]) -> li
     answers = []
     for payload in payloads:
         key = payload.tenant_id or "default"
-        answer = call_one(connection, "enqueue_or_put_aside", payload=payload.as_json(), key=key)
+        answer = call_one(connection, "enqueue_or_put_aside", payload=Jsonb(payload.as_json()), aside_key=key)
         if answer is None:
             log.warning("a job could not be enqueued and is set aside", request_id=payload.request_id, tenant=key)
         else:

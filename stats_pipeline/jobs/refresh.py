@@ -14,6 +14,7 @@ from uuid import UUID
 import psycopg
 import structlog
 from psycopg import Connection, sql
+from psycopg.types.json import Jsonb
 
 from stats_pipeline.catalog import StatsFunction, dependents
 from stats_pipeline.database import Database, call, call_one, run, run_one
@@ -106,7 +107,7 @@ class Refresh:
                 dagster_run=self.run_id,
                 run_functions=list(functions),
                 run_tenant=self._tenant_id,
-                payload=own.as_json(),
+                payload=Jsonb(own.as_json()),
             )
         except psycopg.Error as error:
             raise _lease_lost(error) from None

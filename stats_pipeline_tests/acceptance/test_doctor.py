@@ -107,8 +107,8 @@ def test_a_function_that_is_missing_is_named(doctor: Doctor, query: Callable[...
 
 
 def test_a_database_of_an_older_version_is_told_to_migrate(doctor: Doctor, query: Callable[..., Any]) -> None:
-    query("update stats_pipeline.migration set checksum = 'older' where name = 'settle_run.sql'")
-    assert doctor()["schema"] == ("problem", "settle_run.sql to apply: run `stats-pipeline migrate`")
+    query("update stats_pipeline.migration set checksum = 'older' where name = 'settle_lease.sql'")
+    assert doctor()["schema"] == ("problem", "settle_lease.sql to apply: run `stats-pipeline migrate`")
 
 
 def test_what_somebody_has_dropped_is_named_and_left(doctor: Doctor, query: Callable[..., Any]) -> None:

@@ -94,6 +94,14 @@ def lease_of(opened: Opened, run: str | UUID = "run-1") -> UUID:
     return UUID(str(lease_id))
 
 
+def run_of(opened: Opened, lease_id: UUID) -> str:
+    """The run that has claimed this lease."""
+    with _database(opened).connection() as connection:
+        cursor = connection.cursor(row_factory=tuple_row)
+        ((run_id,),) = cursor.execute("select run_id from stats_pipeline.lease where id = %s", [lease_id]).fetchall()
+    return str(run_id)
+
+
 def renew(opened: Opened, run: str | UUID = "run-1", *, lease_seconds: int = 30, silent_for: int = 0) -> bool:
     this_lease = lease_of(opened, run)
     with _database(opened).connection() as connection:
@@ -107,6 +115,22 @@ def renew(opened: Opened, run: str | UUID = "run-1", *, lease_seconds: int = 30,
 def settle(opened: Opened, run: str | UUID = "run-1", *, app: bool = False, deadline: int = 900) -> None:
     this_lease = lease_of(opened, run)
     _database(opened).call("settle_lease", this_lease=this_lease, cache_configured=app, cache_deadline=deadline)
+
+
+def complete(opened: Opened, rpc: str, *tags: str, run: str | UUID = "run-1") -> None:
+    """Note a function as computed."""
+    this_lease = lease_of(opened, run)
+    _database(opened).call("complete_function", this_lease=this_lease, rpc=rpc, tags=list(tags), tries=1, duration_ms=1)
+
+
+def take_back(opened: Opened, lease_id: UUID) -> None:
+    """Expire a lease that no run has claimed."""
+    _database(opened).call("expire_lease", this_lease=lease_id, not_renewed_since=None, max_attempts=3, reason="")
+
+
+def revoke(opened: Opened, lease_id: UUID, reason: str = "The run was cancelled before it started") -> None:
+    """Somebody has cancelled the run of a lease that it has not claimed."""
+    _database(opened).call("revoke_lease", this_lease=lease_id, not_renewed_since=None, reason=reason)
 
 
 def fail_try(

@@ -54,9 +54,9 @@ REPAIRED = {
     "when (new.status = 'failed') execute function stats_pipeline.job_queued()": [
         "trigger zz_stats_pipeline_job_queued"
     ],
-    "drop index stats_pipeline.run_one_open_per_tenant": ["the index stats_pipeline.run_one_open_per_tenant"],
-    "drop index stats_pipeline.run_one_open_per_tenant; create index run_one_open_per_tenant "
-    "on stats_pipeline.lease (tenant_key)": ["the index stats_pipeline.run_one_open_per_tenant"],
+    "drop index stats_pipeline.lease_one_open_per_tenant": ["the index stats_pipeline.lease_one_open_per_tenant"],
+    "drop index stats_pipeline.lease_one_open_per_tenant; create index lease_one_open_per_tenant "
+    "on stats_pipeline.lease (tenant_key)": ["the index stats_pipeline.lease_one_open_per_tenant"],
     "drop index public.idx_background_job_status_waiting": ["the index public.idx_background_job_status_waiting"],
     f"alter table {JOBS} alter id drop default": [f"the default of {JOBS}.id"],
     "alter table stats_pipeline.outbox alter next_try_at set default 'infinity'": [
@@ -64,8 +64,8 @@ REPAIRED = {
     ],
     "alter table stats_pipeline.outbox alter tag drop not null": ["not null of stats_pipeline.outbox.tag"],
     f"alter table {JOBS} drop constraint background_job_status_status_check": [f"a check on status of {JOBS}"],
-    "alter table stats_pipeline.lease drop constraint run_ended_has_outcome": [
-        "the constraint run_ended_has_outcome of stats_pipeline.lease"
+    "alter table stats_pipeline.lease drop constraint lease_ended_has_outcome": [
+        "the constraint lease_ended_has_outcome of stats_pipeline.lease"
     ],
     "alter table stats_pipeline.attempt drop constraint attempt_job_id_fkey, add constraint attempt_job_id_fkey "
     f"foreign key (job_id) references {JOBS} (id)": ["the constraint attempt_job_id_fkey of stats_pipeline.attempt"],
@@ -75,16 +75,18 @@ REPAIRED = {
     ],
     "alter table stats_pipeline.outbox drop column tries": ["the column stats_pipeline.outbox.tries"],
     "alter table stats_pipeline.lease drop column tenant_key": [
-        "the column stats_pipeline.run.tenant_key",
-        "the index stats_pipeline.run_last_claimed",
-        "the index stats_pipeline.run_one_open_per_tenant",
+        "the column stats_pipeline.lease.tenant_key",
+        "the index stats_pipeline.lease_last_claimed",
+        "the index stats_pipeline.lease_one_open_per_tenant",
     ],
     "alter table stats_pipeline.job_request set unlogged": ["the table stats_pipeline.job_request"],
     "drop table stats_pipeline.outbox": ["the table stats_pipeline.outbox"],
     "drop table stats_pipeline.lease cascade": [
         "the table stats_pipeline.lease",
-        "stats_pipeline.claim_run(text, uuid, text[], uuid, jsonb)",
-        "stats_pipeline.lease_club(uuid, text[], integer)",
+        "stats_pipeline.claim_lease(uuid, text, text[], uuid, jsonb)",
+        "stats_pipeline.acquire_lease(uuid, text[], integer)",
+        "stats_pipeline.end_lease(uuid, text, timestamptz)",
+        "stats_pipeline.release_lease(uuid, text)",
     ],
     "select pgmq.drop_queue('stats_update')": ["the queue stats_update"],
     f"drop policy background_job_status_read on {JOBS}": [f"the policy background_job_status_read of {JOBS}"],
@@ -101,14 +103,16 @@ REPAIRED = {
     "create or replace function stats_pipeline.tenant_key(tenant_id uuid) returns text language sql immutable "
     "set search_path = pg_catalog, pg_temp as 'select ''everybody'''": ["stats_pipeline.tenant_key(uuid)"],
     "alter function public.enqueue_stats_job(jsonb) security invoker": ["public.enqueue_stats_job(jsonb)"],
-    "alter function stats_pipeline.settle_run(text, boolean, integer) reset search_path": [
-        "stats_pipeline.settle_run(text, boolean, integer)"
+    "alter function stats_pipeline.settle_lease(uuid, boolean, integer) reset search_path": [
+        "stats_pipeline.settle_lease(uuid, boolean, integer)"
     ],
     "revoke execute on function public.retry_stats_job(uuid) from service_role": ["public.retry_stats_job(uuid)"],
-    "grant execute on function stats_pipeline.lease_jobs(integer, integer) to public": [
-        "stats_pipeline.lease_jobs(integer, integer)"
+    "grant execute on function stats_pipeline.acquire_leases(integer, integer) to public": [
+        "stats_pipeline.acquire_leases(integer, integer)"
     ],
-    "drop function stats_pipeline.heartbeat(text, integer)": ["stats_pipeline.heartbeat(text, integer)"],
+    "drop function stats_pipeline.renew_lease(uuid, integer, integer)": [
+        "stats_pipeline.renew_lease(uuid, integer, integer)"
+    ],
     "drop function stats_pipeline.job_queued() cascade": [
         "stats_pipeline.job_queued()",
         "trigger zz_stats_pipeline_job_queued",
@@ -154,15 +158,15 @@ def test_a_lost_list_of_applied_files_is_written_anew(connection: Connected, los
 
 
 def test_a_column_made_again_has_its_default_in_rows_that_there_are(connection: Connected) -> None:
-    connection.execute("insert into stats_pipeline.outbox (run_id, rpc, tag) values ('r', 'f', 't')")
+    connection.execute("insert into stats_pipeline.outbox (lease_id, rpc, tag) values (gen_random_uuid(), 'f', 't')")
     connection.execute("alter table stats_pipeline.outbox drop column tries")
     migrate.migrate(connection)
     assert connection.execute("select tries from stats_pipeline.outbox").fetchall() == [{"tries": 0}]
 
 
 def test_a_unique_index_that_duplicates_are_in_the_way_of(connection: Connected) -> None:
-    connection.execute("drop index stats_pipeline.run_one_open_per_tenant")
-    connection.execute("drop index stats_pipeline.run_died")
+    connection.execute("drop index stats_pipeline.lease_one_open_per_tenant")
+    connection.execute("drop index stats_pipeline.lease_lost")
     connection.execute(
         "insert into stats_pipeline.lease (job_ids, claim_until) select array[gen_random_uuid()], now() "
         "from generate_series(1, 2)"
@@ -172,7 +176,7 @@ def test_a_unique_index_that_duplicates_are_in_the_way_of(connection: Connected)
     statement = sql_of(message, "CREATE UNIQUE INDEX")
     connection.execute("delete from stats_pipeline.lease where ctid = (select max(ctid) from stats_pipeline.lease)")
     connection.execute(statement)
-    assert migrate.migrate(connection).repaired == ("the index stats_pipeline.run_died",)
+    assert migrate.migrate(connection).repaired == ("the index stats_pipeline.lease_lost",)
 
 
 def test_another_type_is_named_with_the_sql(connection: Connected) -> None:
@@ -269,9 +273,9 @@ def test_looking_takes_no_lock_that_a_worker_waits_for(connection: Connected, fi
 
 def test_functions_that_an_older_version_applied_are_applied_again(connection: Connected) -> None:
     connection.execute("alter table stats_pipeline.migration drop column made")
-    connection.execute("alter function stats_pipeline.heartbeat(text, integer) reset search_path")
-    assert "heartbeat.sql" in migrate.pending(connection)
-    assert "heartbeat.sql" in migrate.migrate(connection).functions
+    connection.execute("alter function stats_pipeline.renew_lease(uuid, integer, integer) reset search_path")
+    assert "renew_lease.sql" in migrate.pending(connection)
+    assert "renew_lease.sql" in migrate.migrate(connection).functions
     assert migrate.migrate(connection) == NOTHING
 
 

@@ -14,9 +14,9 @@ from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.errors import InvalidJob
 from stats_pipeline.jobs import run_direct
-from stats_pipeline.jobs.reconcile import AbandonRun, apply
+from stats_pipeline.jobs.reconcile import apply
 from stats_pipeline.settings import Settings
-from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO, compute, enqueue, job, start
+from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO, compute, enqueue, expiry, job, start
 
 Query = Callable[..., list[dict[str, Any]]]
 
@@ -96,8 +96,7 @@ def test_what_a_dead_run_has_computed_is_not_computed_again(
 ) -> None:
     job_id = enqueue(connection, TENANT)
     compute(opened, start(connection), FIRST)
-    [row] = query("select renewed_at from stats_pipeline.lease")
-    apply(connection, AbandonRun("run-1", row["renewed_at"], "It stopped answering"), settings, lambda _: None)
+    apply(connection, expiry(connection), settings, lambda _: None)
     query("create table public.called ()")
     replace_first(query, "insert into public.called default values;")
     assert run_direct.run_direct(opened, settings, print) == [job_id]

@@ -21,7 +21,7 @@ Connected = Connection[DictRow]
 Query = Callable[..., list[dict[str, Any]]]
 
 PATIENCE = 20  # seconds until a beat that should come at once counts as never coming
-HEARTBEAT = "stats_pipeline.heartbeat(text, integer)"
+HEARTBEAT = "stats_pipeline.renew_lease(uuid, integer, integer)"
 
 
 @pytest.fixture
@@ -56,7 +56,18 @@ def until_it_beats(query: Query, after: datetime) -> None:
 def no_function(query: Query, _: str) -> Iterator[None]:
     query(f"alter function {HEARTBEAT} rename to mislaid")
     yield
-    query("alter function stats_pipeline.mislaid(text, integer) rename to heartbeat")
+    query("alter function stats_pipeline.mislaid(uuid, integer, integer) rename to renew_lease")
+
+
+@contextmanager
+def beating(database: Database) -> Iterator[None]:
+    """A process of the claimed run, for the length of the block."""
+    process = steps.run(database, lease_id=steps.lease_of(database))
+    process.claim([function.rpc for function in steps.TWO])
+    try:
+        yield
+    finally:
+        process.end()
 
 
 @contextmanager
@@ -80,7 +91,7 @@ def test_a_run_goes_on_beating_after_an_outage(
     steps.start(connection)
     with (
         Database(database_url, application_name="beating", patience=0.5) as database,
-        refresh.beating(database, run_id="run-1", lease_seconds=30),
+        beating(database),
     ):
         until_it_beats(query, last_beat(query))
         with outage(query, database_url):
@@ -96,7 +107,7 @@ def test_the_first_beat_comes_at_once_and_none_after_the_block(
     steps.enqueue(connection)
     steps.start(connection)
     claimed_at = last_beat(query)
-    with refresh.beating(opened, run_id="run-1", lease_seconds=30):
+    with beating(opened):
         until_it_beats(query, claimed_at)
     assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
 

@@ -20,7 +20,7 @@ from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import LEASE_TAG
 from stats_pipeline.jobs import queue
 from stats_pipeline.jobs.models import Job
-from stats_pipeline.jobs.reconcile import AbandonRun, apply
+from stats_pipeline.jobs.reconcile import apply
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 
@@ -102,7 +102,7 @@ def test_what_a_function_cannot_do_is_tried_once_and_fails_the_job(finished: Cal
     query(f"drop function public.{RPC}(uuid)")
     job = finished()
     assert (job.status, job.error_message) == ("failed", f"Failed functions: {RPC} ({function(job)['error']})")
-    assert (function(job)["status"], function(job)["attempts"]) == ("failed", 1)
+    assert (function(job)["status"], function(job)["tries"]) == ("failed", 1)
     assert "does not exist" in function(job)["error"]
 
 
@@ -110,7 +110,7 @@ def test_what_may_be_gone_the_next_time_is_tried_three_times(finished: Callable[
     replace(query, "raise exception 'not now'")
     job = finished()
     assert (job.status, job.error_message) == ("failed", f"Failed functions: {RPC} (not now (SQLSTATE P0001))")
-    assert (function(job)["status"], function(job)["attempts"]) == ("failed", 3)
+    assert (function(job)["status"], function(job)["tries"]) == ("failed", 3)
     assert "not now" in function(job)["error"]
 
 
@@ -120,8 +120,7 @@ def test_what_a_dead_run_has_computed_is_not_computed_again(
     steps.enqueue(connection)
     [last] = [function for function in STATS_FUNCTIONS if function.rpc == RPC]
     steps.compute(opened, steps.start(connection, "run-1", STATS_FUNCTIONS), last)
-    [row] = query("select renewed_at from stats_pipeline.lease")
-    death = AbandonRun("run-1", row["renewed_at"], "It stopped answering")
+    death = steps.expiry(opened)
     apply(connection, death, Settings.model_validate({}), lambda _: None)
     query("update pgmq.q_stats_update set vt = now()")
     query("create table public.called ()")

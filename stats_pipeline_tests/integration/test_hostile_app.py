@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from stats_pipeline import database
 from stats_pipeline.database import Database
+from stats_pipeline.errors import LeaseLost
 from stats_pipeline.jobs import queue
 from stats_pipeline.jobs.models import Payload
 from stats_pipeline_tests.integration import steps
@@ -137,21 +138,20 @@ def test_a_trigger_that_waits_for_somebody_holds_nobody_up_for_long(
 
     began = time.monotonic()
     if step == "claim":
-        with pytest.raises(queue.LeaseLost):
+        with pytest.raises(LeaseLost):
             steps.claim(connection, leases[0])
     elif step == "settle":
         steps.settle(connection, "run 0")
     elif step == "deliver":
-        due = opened.run("list_due_tags", route="r", run_id="run 0")
-        opened.run("record_delivery", route="r", asked=[row["id"] for row in due],
-            taken=[row["tag"] for row in due], problem=None, deadline=900)  # fmt: skip
+        due = opened.run("list_due_tags", route="r", lease_id=steps.lease_of(opened, "run 0"))
+        opened.call("record_delivery", route="r", asked=[row["id"] for row in due],
+            taken=[row["tag"] for row in due], problem=None, cache_deadline=900)  # fmt: skip
     else:
         leased = steps.lease(connection)
     assert time.monotonic() - began < PATIENCE
-    assert (
-        not query("select from stats_pipeline.outbox where run_id = 'run 0' and delivered_at is null")
-        or step != "deliver"
-    )
+    if step == "deliver":
+        delivered = steps.lease_of(opened, "run 0")
+        assert not query("select from stats_pipeline.outbox where lease_id = %s and delivered_at is null", delivered)
     other.rollback()
     if waiting:
         query("update stats_pipeline.set_aside set next_try_at = now()")
@@ -220,7 +220,7 @@ def test_cancelling_a_lease_fails_no_other_clubs_job(connection: Connected, open
     [leased] = steps.lease(connection)
     connection.execute("update public.background_job_status set tenant_id = %s where id = %s", (OTHER_TENANT, moved))
     connection.execute("update public.background_job_status set job_type = 'email' where id = %s", (other_type,))
-    opened.run("void_lease", lease_id=leased.lease_id, problem="The run was cancelled before it started")
+    steps.revoke(opened, leased.lease_id)
     rows = connection.execute("select id, status from public.background_job_status").fetchall()
     assert {row["id"]: row["status"] for row in rows} == {moved: "queued", other_type: "queued", ours: "failed"}
 

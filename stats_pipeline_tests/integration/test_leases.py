@@ -10,18 +10,11 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from stats_pipeline.database import Database
-from stats_pipeline.jobs import reconcile
-from stats_pipeline.jobs.reconcile import VoidLease
-from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT
 
 Connected = Connection[DictRow]
 Query = Callable[..., list[dict[str, Any]]]
-
-
-def void(connection: Connected, lease_id: UUID, problem: str | None = None) -> None:
-    reconcile.apply(connection, VoidLease(lease_id, problem), Settings.model_validate({}), lambda _: None)
 
 
 def visible_at(query: Query, job_id: UUID) -> datetime:
@@ -98,13 +91,13 @@ def test_a_job_that_somebody_has_ended_leaves_the_queue(connection: Connected, o
     assert query("select * from pgmq.q_stats_update") == []
 
 
-def test_a_lease_that_was_claimed_after_all_is_not_void(connection: Connected, opened: Database) -> None:
+def test_a_lease_that_was_claimed_after_all_is_not_taken_back(connection: Connected, opened: Database) -> None:
     job_id = steps.enqueue(connection)
     [leased] = steps.lease(connection)
     claimed = steps.claim(connection, leased)
     assert claimed is not None
-    void(connection, leased.lease_id)
-    void(connection, leased.lease_id, "The run was cancelled before it started")
+    steps.take_back(connection, leased.lease_id)
+    steps.revoke(connection, leased.lease_id)
     steps.compute(opened, claimed)
     steps.settle(connection)
     assert steps.job(connection, job_id).status == "completed"
@@ -114,7 +107,7 @@ def test_a_lease_that_is_cancelled_fails_none_of_its_jobs_that_are_over(connecti
     ended, other = steps.enqueue(connection), steps.enqueue(connection)
     [leased] = steps.lease(connection)
     query("update public.background_job_status set status = 'completed' where id = %s", ended)
-    void(connection, leased.lease_id, "The run was cancelled before it started")
+    steps.revoke(connection, leased.lease_id)
     assert steps.job(connection, ended).status == "completed"
     assert steps.job(connection, other).status == "failed"
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -12,8 +12,10 @@ from psycopg.rows import DictRow
 
 from stats_pipeline.database import Database
 from stats_pipeline.errors import LeaseLost
-from stats_pipeline.jobs import queue, refresh
+from stats_pipeline.jobs import queue
 from stats_pipeline.jobs.models import Job
+from stats_pipeline.jobs.refresh import Refresh
+from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO
 
@@ -34,7 +36,10 @@ def expire(connection: Connected) -> None:
 
 def deliver(connection: Connected, run_id: str = "run-1") -> None:
     """What the app's taking the tags does."""
-    connection.execute("update stats_pipeline.outbox set delivered_at = now() where run_id = %s", (run_id,))
+    connection.execute(
+        "update stats_pipeline.outbox set delivered_at = now() where lease_id = %s",
+        (steps.lease_of(connection, run_id),),
+    )
 
 
 def replace_function(connection: Connected, then: str) -> None:
@@ -63,7 +68,7 @@ def test_a_job_from_lease_to_completed(connection: Connected, opened: Database, 
 
     claimed = steps.claim(connection, leased)
     assert claimed is not None
-    assert (claimed.lease_id, claimed.tenant_id, claimed.job_ids) == ("run-1", None, (job_id,))
+    assert (claimed.lease_id, claimed.tenant_id, claimed.job_ids) == (leased.lease_id, None, (job_id,))
     job = steps.job(connection, job_id)
     assert (job.status, job.run_id, job.attempts, job.completed_at) == ("processing", "run-1", 1, None)
     assert job.started_at is not None
@@ -103,13 +108,13 @@ def test_a_job_from_lease_to_completed(connection: Connected, opened: Database, 
         "total_functions": 2,
         "successful_functions": 2,
         "failed_functions": 0,
-        "functions": {function.rpc: {"status": "success", "attempts": 1} for function in TWO},
+        "functions": {function.rpc: {"status": "success", "tries": 1} for function in TWO},
         "cache": {"status": "delivered", "delivered": ["all_time_stats", "hall_of_fame"], "pending": []},
         "coalesced_with": {"count": 0, "first": []},
     }
     assert (count(QUEUE), count(ARCHIVE)) == (0, 1)
-    assert query("select job_id, attempt, run_id, outcome, error from stats_pipeline.attempt") == [
-        {"job_id": job_id, "attempt": 1, "run_id": "run-1", "outcome": "completed", "error": None}
+    assert query("select job_id, attempt, lease_id, outcome, error from stats_pipeline.attempt") == [
+        {"job_id": job_id, "attempt": 1, "lease_id": leased.lease_id, "outcome": "completed", "error": None}
     ]
 
 
@@ -149,10 +154,12 @@ def test_settling_an_ended_run_changes_nothing(connection: Connected, opened: Da
     assert count(ARCHIVE) == 1
 
 
-def test_settling_a_run_that_is_unknown_changes_nothing(connection: Connected) -> None:
+def test_settling_a_lease_that_is_unknown_or_unclaimed_changes_nothing(connection: Connected) -> None:
     job_id = steps.enqueue(connection)
+    [leased] = steps.lease(connection)
     before = steps.job(connection, job_id)
-    steps.settle(connection, "no-such-run")
+    for lease_id in (uuid4(), leased.lease_id):
+        steps.settle(connection, lease_id)
     assert steps.job(connection, job_id) == before
 
 
@@ -265,7 +272,7 @@ def test_jobs_that_wait_together_share_a_run(connection: Connected, opened: Data
     assert (count(QUEUE), count(ARCHIVE)) == (0, 20)
 
 
-def test_an_expired_lease_is_handed_out_again_and_void(connection: Connected, opened: Database) -> None:
+def test_an_expired_lease_is_handed_out_again(connection: Connected, opened: Database) -> None:
     job_id = steps.enqueue(connection)
     [stale] = steps.lease(connection)
     assert steps.lease(connection) == []
@@ -275,7 +282,7 @@ def test_an_expired_lease_is_handed_out_again_and_void(connection: Connected, op
     [fresh] = steps.lease(connection)
     assert fresh.lease_id != stale.lease_id
 
-    with pytest.raises(LeaseLost, match="void"):
+    with pytest.raises(LeaseLost, match="has ended"):
         steps.claim(connection, stale, "late")
     assert steps.job(connection, job_id).status == "queued"
 
@@ -299,10 +306,10 @@ def test_a_replaced_run_changes_nothing_more(connection: Connected, opened: Data
     steps.enqueue(connection)
     claimed = steps.start(connection)
     replace_function(connection, "null")
-    connection.execute("update stats_pipeline.lease set ended_at = now(), outcome = 'died'")
-    with pytest.raises(LeaseLost, match="replaced"):
+    connection.execute("update stats_pipeline.lease set ended_at = now(), outcome = 'expired'")
+    with pytest.raises(LeaseLost, match="was taken from"):
         steps.compute(opened, claimed, TWO[0])
-    with pytest.raises(LeaseLost, match="replaced"):
+    with pytest.raises(LeaseLost, match="was taken from"):
         steps.claim(connection, None, "run-1")
     assert [count(table) for table in ("public.written", OUTBOX, "stats_pipeline.function_result")] == [0, 0, 0]
 
@@ -371,7 +378,7 @@ def test_a_try_that_fails_is_shown_and_a_later_success_counts(connection: Connec
     assert results is not None
     assert results["functions"][TWO[0].rpc] == {
         "status": "retrying",
-        "attempts": 1,
+        "tries": 1,
         "duration_ms": 5,
         "error": "deadlock detected",
     }
@@ -383,7 +390,7 @@ def test_a_try_that_fails_is_shown_and_a_later_success_counts(connection: Connec
     assert job.status == "completed"
     assert job.results is not None
     result = job.results["functions"][TWO[0].rpc]
-    assert (result["status"], result["attempts"], result.get("error")) == ("success", 2, None)
+    assert (result["status"], result["tries"], result.get("error")) == ("success", 2, None)
 
 
 def test_a_success_is_not_taken_back_by_late_reports(connection: Connected, opened: Database) -> None:
@@ -481,8 +488,9 @@ def test_a_tag_that_goes_stale_again_is_due_again(connection: Connected, opened:
         steps.compute(opened, steps.start(connection, run_id))
         steps.settle(connection, run_id, app=True)
     deliver(connection, "run-1")
-    due = query(f"select run_id, tag from {OUTBOX} where delivered_at is null order by tag")
-    assert due == [{"run_id": "run-2", "tag": tag} for tag in ("all_time_stats", "hall_of_fame")]
+    due = query(f"select lease_id, tag from {OUTBOX} where delivered_at is null order by tag")
+    second = steps.lease_of(connection, "run-2")
+    assert due == [{"lease_id": second, "tag": tag} for tag in ("all_time_stats", "hall_of_fame")]
 
 
 # What the list says
@@ -500,6 +508,7 @@ def test_a_functions_day_is_the_one_of_the_time_zone_it_is_told(
     """Twenty-six hours apart: the one is always a day ahead of the other."""
     replace_function(connection, "insert into public.written values (current_date::text)")
     steps.enqueue(connection)
-    refresh.compute(opened, TWO[0], steps.start(connection), attempt=1, timezone=timezone)
-    [there] = query("select (now() at time zone %s)::date::text as day", timezone)
-    assert {"what": there["day"]} in query("select what from public.written")
+    there = Refresh(opened, Settings.model_validate({"STATS_TIMEZONE": timezone}), run_id="run-1")
+    there.compute(TWO[0], steps.start(connection), tries=1)
+    [now] = query("select (now() at time zone %s)::date::text as day", timezone)
+    assert {"what": now["day"]} in query("select what from public.written")

@@ -94,12 +94,8 @@ def works(connection: Connected) -> None:
     """A job comes through."""
     steps.enqueue(connection)
     claimed = steps.start(connection)
-    connection.execute(
-        b"select stats_pipeline.complete_function(%s, %s, array['tag'], 1, 1)", ("run-1", steps.TWO[0].rpc)
-    )
-    connection.execute(
-        b"select stats_pipeline.complete_function(%s, %s, array['tag'], 1, 1)", ("run-1", steps.TWO[1].rpc)
-    )
+    for function in steps.TWO:
+        steps.complete(connection, function.rpc, "tag")
     steps.settle(connection)
     assert steps.job(connection, claimed.job_ids[0]).status == "completed"
 

@@ -9,19 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
-import dagster as dg
 import pytest
 from psycopg import Connection
 
 from stats_pipeline.catalog import STATS_FUNCTIONS, StatsFunction
 from stats_pipeline.database import Database
-from stats_pipeline.defs.resources import Refresh
 from stats_pipeline.jobs import outbox
 from stats_pipeline.jobs.invalidation import CacheClient
 from stats_pipeline.jobs.models import Delivery
+from stats_pipeline.jobs.refresh import Refresh
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.acceptance.app_server import KEY, App, Call, leave, refuse, take_all
-from stats_pipeline_tests.integration.steps import TWO, compute, enqueue, job, settle, start
+from stats_pipeline_tests.integration.steps import TWO, compute, enqueue, expire, job, lease_of, settle, start
 
 Connected = Connection[Any]
 Query = Callable[..., list[dict[str, Any]]]
@@ -95,7 +94,7 @@ def test_a_hook_delivers_the_tags_of_its_run_at_once(
 ) -> None:
     job_id = computed(connection, opened)
     for _ in TWO:
-        outbox.deliver(opened, cache, cache_deadline=DEADLINE, run_id="run-1")
+        outbox.deliver(opened, cache, cache_deadline=DEADLINE, lease_id=lease_of(opened))
     assert told(app) == [sum((function.cache_tags for function in TWO), ())]
     assert due(query) == set()
     assert job(connection, job_id).status == "completed"
@@ -119,21 +118,21 @@ def test_functions_that_end_during_a_call_share_the_next_one(
     claimed = start(connection, "run-1", THREE)
     compute(opened, claimed, THREE[0])
     with (
-        dg.build_init_resource_context() as context,
-        Refresh().yield_for_execution(context) as refresh,
+        closing(CacheClient(Settings())) as cache,
         ThreadPoolExecutor() as hooks,
     ):
+        refresh = Refresh(opened, Settings(), run_id="run-1", lease_id=claimed.lease_id, cache=cache)
         others: list[Future[Delivery]] = []
 
         def end_meanwhile_then_take(call: Call) -> None:
             for function in THREE[1:]:
                 compute(opened, claimed, function)
-                others.append(hooks.submit(refresh.deliver, "run-1"))
+                others.append(hooks.submit(refresh.deliver))
             app.behaviour = take_all
             take_all(call)
 
         with app.behaving(end_meanwhile_then_take):
-            refresh.deliver("run-1")
+            refresh.deliver()
         assert all(other.result(timeout=10).problem is None for other in others)
     assert told(app) == [THREE[0].cache_tags, tuple(sorted(THREE[1].cache_tags + THREE[2].cache_tags))]
     assert due(query) == set()
@@ -200,14 +199,14 @@ def test_a_tag_of_two_functions_is_due_until_both_have_been_told(
     job_id = enqueue(connection)
     claimed = start(connection)
     compute(opened, claimed, first)
-    outbox.deliver(opened, cache, cache_deadline=DEADLINE, run_id="run-1")
+    outbox.deliver(opened, cache, cache_deadline=DEADLINE, lease_id=lease_of(opened))
     compute(opened, claimed, second)
     settle(connection, app=True)
     row = job(connection, job_id)
     assert row.status == "processing"
     assert row.results is not None
     assert row.results["cache"] == {"status": "pending", "delivered": [], "pending": list(first.cache_tags)}
-    outbox.deliver(opened, cache, cache_deadline=DEADLINE, run_id="run-1")
+    outbox.deliver(opened, cache, cache_deadline=DEADLINE, lease_id=lease_of(opened))
     assert job(connection, job_id).status == "completed"
     assert told(app) == [first.cache_tags] * 2
 
@@ -271,8 +270,8 @@ def test_ten_failures_at_once_are_one(
     ids = [row["id"] for row in query("select id from stats_pipeline.outbox")]
 
     def fail(_: int) -> None:
-        parameters = {"asked": ids, "taken": [], "problem": "down", "deadline": DEADLINE}
-        opened.run("record_delivery", route=cache.url, **parameters)
+        parameters = {"asked": ids, "taken": [], "problem": "down", "cache_deadline": DEADLINE}
+        opened.call("record_delivery", route=cache.url, **parameters)
 
     assert at_once(10, fail) == [None] * 10
     [row] = query("select failures from stats_pipeline.endpoint")
@@ -363,8 +362,7 @@ def test_what_a_dead_run_made_stale_is_delivered_though_nobody_resumed_it(
 ) -> None:
     enqueue(connection)
     compute(opened, start(connection), TWO[0])
-    parameters = {"not_seen_since": query("select now() as now")[0]["now"], "max_attempts": 0, "reason": "dead"}
-    opened.run("abandon_run", run_id="run-1", **parameters)
+    expire(opened, max_attempts=0)
     later(3)
     relay()
     assert due(query) == set()

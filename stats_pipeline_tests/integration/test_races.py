@@ -14,11 +14,11 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from stats_pipeline.catalog import StatsFunction
-from stats_pipeline.database import Database, run
+from stats_pipeline.database import Database, call
 from stats_pipeline.errors import LeaseLost
 from stats_pipeline.jobs import queue, reconcile
 from stats_pipeline.jobs.models import Claim
-from stats_pipeline.jobs.reconcile import AbandonRun, RequeueJob, SendMessage
+from stats_pipeline.jobs.reconcile import RequeueJob, SendMessage
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT, TWO
@@ -128,8 +128,7 @@ def test_a_raw_message_that_arrives_while_others_are_admitted_is_not_lost(
 
 def report(connection: Connected, claimed: Claim, function: StatsFunction) -> None:
     """Record a function and settle, in the caller's transaction."""
-    parameters = {"run_id": claimed.lease_id, "tags": [], "attempts": 1, "duration_ms": 1}
-    run(connection, "complete_function", rpc=function.rpc, **parameters)
+    steps.complete(connection, function.rpc, run=claimed.lease_id)
     steps.settle(connection, claimed.lease_id)
 
 
@@ -158,7 +157,7 @@ def test_of_the_last_two_deliveries_the_second_ends_the_job(
 
     def take(connection: Connected, due: dict[str, Any]) -> None:
         what = {"asked": [due["id"]], "taken": [due["tag"]], "problem": None}
-        run(connection, "record_delivery", route="http://app", deadline=900, **what)
+        call(connection, "record_delivery", route="http://app", cache_deadline=900, **what)
 
     with first.transaction():
         take(first, one)
@@ -185,16 +184,11 @@ def claimed(connection: Connected, query: Query) -> Claim:
     return steps.start(connection, functions=(WORK,))
 
 
-def death_of(query: Query, run_id: str) -> AbandonRun:
-    [row] = query("select renewed_at from stats_pipeline.lease where run_id = %s", run_id)
-    return AbandonRun(run_id, row["renewed_at"], "It stopped answering")
-
-
 def test_a_function_that_ends_while_its_run_is_given_up_is_undone(
     claimed: Claim, opened: Database, first: Connected, meanwhile: Meanwhile, query: Query
 ) -> None:
     with first.transaction():
-        repair(first, death_of(query, claimed.lease_id))
+        repair(first, steps.expiry(first, claimed.lease_id))
         late = meanwhile(lambda _: steps.compute(opened, claimed, WORK))
     with pytest.raises(LeaseLost):
         late.result()
@@ -208,9 +202,8 @@ def test_nobody_is_given_the_jobs_of_a_run_whose_function_may_still_commit(
     """Or its work, done before the heir was asked, would come after the heir's."""
     with first.transaction():
         first.execute("select public.work()")
-        parameters = {"tags": ["tag"], "attempts": 1, "duration_ms": 1}
-        run(first, "complete_function", run_id=claimed.lease_id, rpc=WORK.rpc, **parameters)
-        death = death_of(query, claimed.lease_id)
+        steps.complete(first, WORK.rpc, "tag", run=claimed.lease_id)
+        death = steps.expiry(connection, claimed.lease_id)
         given_up = meanwhile(lambda connection: repair(connection, death))
         query("update pgmq.q_stats_update set vt = now()")
         assert steps.lease(connection) == []

@@ -17,18 +17,18 @@ from stats_pipeline.database import Database
 from stats_pipeline.jobs import reconcile
 from stats_pipeline.jobs.models import Lease, Payload
 from stats_pipeline.jobs.reconcile import (
-    AbandonRun,
     ArchiveMessage,
     DagsterState,
+    ExpireLease,
     FailInDagster,
+    LeaseRow,
     Limits,
     Repair,
     RequeueJob,
-    RunRow,
+    RevokeLease,
     SendMessage,
-    SettleRun,
+    SettleLease,
     Snapshot,
-    VoidLease,
 )
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
@@ -177,7 +177,7 @@ def test_a_run_that_dagster_believes_in_but_is_silent_is_dead(
     start(connection)
     reconciler.dagster["run-1"] = "live"
     silence("run-1")
-    assert [type(repair) for repair in reconciler.repair()] == [AbandonRun, FailInDagster]
+    assert [type(repair) for repair in reconciler.repair()] == [ExpireLease, FailInDagster]
     assert reconciler.told == ["run-1"]
     assert job(connection, job_id).status == "queued"
 
@@ -187,7 +187,7 @@ def test_a_finished_run_with_an_open_job(connection: Connected, reconciler: Reco
     job_id = enqueue(connection)
     start(connection)
     reconciler.dagster["run-1"] = state
-    assert [type(repair) for repair in reconciler.repair()] == [AbandonRun]
+    assert [type(repair) for repair in reconciler.repair()] == [ExpireLease if state == "finished" else RevokeLease]
     row = job(connection, job_id)
     if state == "finished":
         assert (row.status, row.error_message) == ("queued", None)
@@ -201,7 +201,7 @@ def test_a_run_that_has_recorded_everything_is_settled_and_not_repeated(
     job_id = enqueue(connection)
     compute(opened, start(connection))
     reconciler.dagster["run-1"] = "finished"  # and its hooks raised
-    assert reconciler.repair() == [SettleRun("run-1")]
+    assert reconciler.repair() == [SettleLease(steps.lease_of(connection))]
     row = job(connection, job_id)
     assert (row.status, row.attempts) == ("completed", 1)
 
@@ -221,7 +221,7 @@ def test_a_lease_that_no_run_will_claim(
         query("update stats_pipeline.lease set claim_until = now()")
     reconciler.dagster[str(leased.lease_id)] = state
     [repair] = reconciler.repair()
-    assert isinstance(repair, VoidLease)
+    assert isinstance(repair, RevokeLease if state == "canceled" else ExpireLease)
     if state == "canceled":
         assert job(connection, job_id).error_message == "The run was cancelled before it started"
         assert messages(query) == []
@@ -269,7 +269,7 @@ def test_outbox_rows_of_a_vanished_job_are_still_delivered(
     reconciler.dagster["run-1"] = "finished"
     reconciler.repair()
     query("update stats_pipeline.outbox set due_at = due_at - interval '3 seconds'")
-    due = opened.run("list_due_tags", route="http://app", run_id=None)
+    due = opened.run("list_due_tags", route="http://app", lease_id=None)
     assert {row["tag"] for row in due} == {tag for function in TWO for tag in function.cache_tags}
 
 
@@ -308,7 +308,7 @@ select j.id, j.status, j.run_id, j.attempts, j.error_message, j.msg_id, a.outcom
     (select count(*) from pgmq.q_stats_update) as messages
 from public.background_job_status as j
 left join stats_pipeline.attempt as a on a.job_id = j.id
-left join stats_pipeline.lease as r on r.run_id = a.run_id
+left join stats_pipeline.lease as r on r.id = a.lease_id
 order by j.id, a.attempt
 """
 
@@ -369,14 +369,16 @@ def test_a_run_that_was_only_slow_to_answer_is_left_alone(
     assert job(connection, job_id).status == "processing"
 
 
-# The decision about a run, for every combination of what may be known of it.
+# The decision about a lease, for every combination of what may be known of it.
 
 NOW = datetime.now(UTC)
-EVERY_RUN = [
-    RunRow(UUID(int=1), run_id, outcome, NOW if run_id else None, expired, overdue, silent, ended, unrecorded, tags_due)
+EVERY_LEASE = [
+    LeaseRow(
+        UUID(int=1), run_id, outcome, NOW if run_id else None, expired, overdue, silent, ended, unrecorded, tags_due
+    )
     for run_id, outcome, expired, overdue, silent, ended, unrecorded, tags_due in itertools.product(
         (None, "run-1"),
-        (None, "succeeded", "failed", "expired", "died"),
+        (None, "succeeded", "failed", "empty", "expired", "revoked"),
         (False, True),
         (False, True),
         (0.0, 7.0),
@@ -388,44 +390,37 @@ EVERY_RUN = [
 EVERY_STATE: tuple[DagsterState, ...] = ("live", "finished", "canceled", "unknown", "not asked")
 
 
-def only(row: RunRow) -> Snapshot:
+def only(row: LeaseRow) -> Snapshot:
     return Snapshot([], [], [row], [], frozenset())
 
 
 @pytest.mark.parametrize("limits", [LIMITS, WITH_APP])
 @pytest.mark.parametrize("state", EVERY_STATE)
-def test_every_run_there_can_be(state: DagsterState, limits: Limits) -> None:
-    for row in EVERY_RUN:
+def test_every_lease_there_can_be(state: DagsterState, limits: Limits) -> None:
+    for row in EVERY_LEASE:
         key = row.run_id or str(row.id)
         kinds = [type(repair) for repair in reconcile.decide(only(row), {key: state}, limits)]
         assert kinds == expected(row, state, limits), (row, state)
 
 
-def expected(row: RunRow, state: DagsterState, limits: Limits) -> list[type]:
+def expected(row: LeaseRow, state: DagsterState, limits: Limits) -> list[type]:
     is_open = row.outcome is None
     is_claimed = row.run_id is not None
+    end: type = RevokeLease if state == "canceled" else ExpireLease
     if not is_claimed:
         never_launched = row.launch_overdue and state == "unknown"
-        is_void = is_open and (row.lease_expired or never_launched or state in ("finished", "canceled"))
-        return [VoidLease] if is_void else []
-    if row.outcome == "died":
+        is_over = is_open and (row.claim_overdue or never_launched or state in ("finished", "canceled"))
+        return [end] if is_over else []
+    if row.outcome in ("expired", "revoked"):
         return [FailInDagster] if state == "live" else []
     if not is_open or row.unrecorded == 0:
         waits = not is_open and limits.cache_configured and row.tags_due and row.ended_seconds < limits.cache_deadline
-        return [] if waits else [SettleRun]
+        return [] if waits else [SettleLease]
     if state in ("finished", "canceled"):
-        return [AbandonRun]
+        return [end]
     if row.silent_seconds > limits.dead_after:
-        return [AbandonRun, FailInDagster] if state == "live" else [AbandonRun]
+        return [ExpireLease, FailInDagster] if state == "live" else [ExpireLease]
     return []
-
-
-def test_a_cancelled_run_is_the_only_one_whose_jobs_are_not_tried_again() -> None:
-    row = RunRow(UUID(int=1), "run-1", None, NOW, False, False, 0.0, None, 1, False)
-    for state in ("finished", "canceled"):
-        [repair] = reconcile.decide(only(row), {"run-1": state}, LIMITS)  # type: ignore[dict-item]
-        assert isinstance(repair, AbandonRun)
-        assert repair.retry == (state == "finished")
 
 
 def test_a_lease_carries_no_word_of_a_run_it_does_not_belong_to(connection: Connected, reconciler: Reconciler) -> None:

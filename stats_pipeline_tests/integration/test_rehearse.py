@@ -7,7 +7,7 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
-from stats_pipeline.database import Database, run_one
+from stats_pipeline.database import Database, call
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT
 
@@ -19,7 +19,7 @@ WELL = {"step": None, "problem": None, "state": None}
 
 
 def rehearse(connection: Connected) -> dict[str, str | None]:
-    return dict(run_one(connection, "rehearse", functions=[function.rpc for function in STATS_FUNCTIONS]))
+    return dict(*call(connection, "rehearse", functions=[function.rpc for function in STATS_FUNCTIONS]))
 
 
 def work(connection: Connected, opened: Database) -> None:
@@ -48,7 +48,7 @@ def test_it_waits_for_nobody(connection: Connected, opened: Database, first: Con
     with first.transaction():
         for table in names(query, "r"):
             first.execute(f"select from {table} for update".encode())
-        first.execute("select pg_advisory_xact_lock(hashtextextended('stats_pipeline.lease_jobs', 0))")
+        first.execute("select pg_advisory_xact_lock(hashtextextended('stats_pipeline.acquire_leases', 0))")
         connection.execute("set statement_timeout = '900ms'")
         assert rehearse(connection) == WELL
 

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from stats_pipeline.database import Database
 from stats_pipeline.jobs import reconcile
-from stats_pipeline.jobs.reconcile import AbandonRun, ArchiveMessage, DagsterState, Limits, Repair, SendMessage
+from stats_pipeline.jobs.reconcile import ArchiveMessage, DagsterState, Limits, Repair, SendMessage
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT
@@ -65,8 +65,7 @@ def test_a_job_of_a_dead_run_is_an_orphan(connection: Connected, opened: Databas
     """Whoever set it to processing again: the run it names will do nothing more."""
     job_id = steps.enqueue(connection)
     steps.start(connection)
-    [row] = query("select renewed_at from stats_pipeline.lease")
-    apply(opened, [AbandonRun("run-1", row["renewed_at"], "It stopped answering")])
+    apply(opened, [steps.expiry(opened)])
     query("update public.background_job_status set status = 'processing', run_id = 'run-1'")
     apply(opened, decide(opened))
     query("update pgmq.q_stats_update set vt = now()")

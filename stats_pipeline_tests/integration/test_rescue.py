@@ -14,7 +14,7 @@ from psycopg import Connection
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.errors import LeaseLost
-from stats_pipeline.jobs import reconcile, refresh
+from stats_pipeline.jobs import reconcile
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import TWO, claim, compute, enqueue, job, lease, settle, start
@@ -27,21 +27,19 @@ Query = Callable[..., list[dict[str, Any]]]
 def abandon(opened: Database, query: Query) -> Callable[..., bool]:
     def abandon(run_id: str = "run-1", *, max_attempts: int = 3) -> bool:
         query("update pgmq.q_stats_update set vt = now()")
-        [row] = opened.run(
-            "abandon_run",
-            run_id=run_id,
-            not_seen_since=query("select now() as now")[0]["now"],
-            max_attempts=max_attempts,
-            reason="It stopped answering",
-        )
+        is_expired = steps.expire(opened, run_id, max_attempts=max_attempts, reason="It stopped answering")
         query("update pgmq.q_stats_update set vt = now()")  # the wait before the next attempt
-        return bool(row["abandoned"])
+        return is_expired
 
     return abandon
 
 
 def attempts(query: Query, job_id: UUID) -> list[tuple[int, str, str | None, str | None]]:
-    rows = query("select * from stats_pipeline.attempt where job_id = %s order by attempt", job_id)
+    rows = query(
+        "select a.*, l.run_id from stats_pipeline.attempt as a join stats_pipeline.lease as l on l.id = a.lease_id "
+        "where a.job_id = %s order by a.attempt",
+        job_id,
+    )
     return [(row["attempt"], row["run_id"], row["outcome"], row["error"]) for row in rows]
 
 
@@ -142,8 +140,7 @@ def test_later_attempts_wait_longer(connection: Connected, opened: Database, que
     waits = []
     for number in (1, 2, 3):
         start(connection, f"run-{number}")
-        parameters = {"not_seen_since": query("select now() as now")[0]["now"], "max_attempts": 9, "reason": "dead"}
-        opened.run("abandon_run", run_id=f"run-{number}", **parameters)
+        steps.expire(opened, f"run-{number}", max_attempts=9)
         [row] = query("select round(extract(epoch from vt - clock_timestamp()))::int as wait from pgmq.q_stats_update")
         waits.append(row["wait"])
         query("update pgmq.q_stats_update set vt = now()")
@@ -167,8 +164,10 @@ def test_the_next_run_of_the_same_jobs_goes_on_where_the_dead_one_stopped(
     assert row.status == "completed"
     assert row.results is not None
     assert row.results["successful_functions"] == 2
-    tags = query("select run_id, tag from stats_pipeline.outbox order by id")
-    assert {tag["run_id"] for tag in tags} == {"run-2"}  # and they are this job's to wait for
+    tags = query("select lease_id, tag from stats_pipeline.outbox order by id")
+    assert {tag["lease_id"] for tag in tags} == {
+        steps.lease_of(connection, "run-2")
+    }  # and they are this job's to wait for
     assert {tag["tag"] for tag in tags} == {*TWO[0].cache_tags, *TWO[1].cache_tags}
 
 
@@ -189,8 +188,11 @@ def test_a_try_that_was_recorded_before_the_claim_does_not_stop_the_resumption(
     enqueue(connection)
     compute(opened, start(connection, "run-1"), TWO[0])
     abandon("run-1")
-    steps.fail_try(opened, TWO[0].rpc, "no connection", "run-2")
-    assert start(connection, "run-2").carried_over == {TWO[0].rpc}
+    [leased] = lease(connection)
+    steps.fail_try(opened, TWO[0].rpc, "no connection", leased.lease_id)
+    claimed = claim(connection, leased, "run-2")
+    assert claimed is not None
+    assert claimed.carried_over == {TWO[0].rpc}
 
 
 def test_another_job_in_the_set_means_newer_data_and_everything_is_computed_again(
@@ -235,8 +237,8 @@ def test_a_run_that_wakes_up_late_cannot_commit_its_work(
     first = claim(connection, leased, "run-1", (late,))
     assert first is not None
     abandon("run-1")
-    with pytest.raises(LeaseLost, match="run run-1 has been replaced"):
-        refresh.compute(opened, late, first, attempt=1)
+    with pytest.raises(LeaseLost, match="was taken from its run"):
+        compute(opened, first, late)
     assert query("select * from public.work") == []
     assert query("select * from stats_pipeline.outbox") == []
     with pytest.raises(LeaseLost):
@@ -253,8 +255,7 @@ def test_a_late_report_changes_nothing(connection: Connected, opened: Database, 
     for rpc in (function.rpc for function in TWO):
         steps.fail_function(opened, rpc, "too late")
     settle(connection, "run-1")
-    [beat] = steps.renew(opened)
-    assert beat == {"is_open": False}
+    assert not steps.renew(opened)
     assert job(connection, job_id) == before
 
 
@@ -263,16 +264,16 @@ def test_a_run_that_goes_on_in_another_process_may_be_silent_until_that_one_beat
 ) -> None:
     enqueue(connection)
     start(connection, "run-1")
-    opened.run("pause_run", run_id="run-1", seconds=30)
+    steps.renew(opened, silent_for=30)
     assert -30 <= silence(opened) < -20
     steps.renew(opened)
     assert 0 <= silence(opened) < 10
 
 
 def silence(opened: Database) -> float:
-    [run] = reconcile.read(opened).runs
-    assert run.silent_seconds is not None
-    return run.silent_seconds
+    [row] = reconcile.read(opened).leases
+    assert row.silent_seconds is not None
+    return row.silent_seconds
 
 
 def test_a_frozen_run_is_cut_off_and_its_locks_are_free(
@@ -294,8 +295,7 @@ def test_a_run_that_has_beaten_since_the_decision_keeps_its_sessions(
     enqueue(connection)
     run_id = "11111111-0000-0000-0000-000000000000"
     start(connection, run_id)
-    [row] = query("select renewed_at from stats_pipeline.lease")
-    decision = reconcile.AbandonRun(run_id, row["renewed_at"], "It stopped answering")
+    decision = steps.expiry(opened, run_id)
     steps.renew(opened, run_id)
     with psycopg.connect(database_url, application_name=f"stats-pipeline run {run_id[:8]} pid 1") as slow:
         reconcile.apply(connection, decision, Settings.model_validate({}), lambda _: None)
@@ -327,15 +327,12 @@ def test_abandoning_and_completing_at_once_never_loses_or_doubles(
     for number in range(20):
         enqueue(connection)
         claimed = start(connection, f"dying-{number}")
-        seen = query("select clock_timestamp() as now")[0]["now"]
 
-        def act(which: int, claimed: Any = claimed, seen: Any = seen) -> None:
+        def act(which: int, claimed: Any = claimed) -> None:
             if which == 0:
                 compute(opened, claimed, TWO[0])
             else:
-                opened.run(
-                    "abandon_run", run_id=claimed.lease_id, not_seen_since=seen, max_attempts=3, reason="It is dead"
-                )
+                steps.expire(opened, claimed.lease_id)
 
         completed, abandoned = at_once(2, act)
         assert abandoned is None
@@ -345,7 +342,7 @@ def test_abandoning_and_completing_at_once_never_loses_or_doubles(
         assert heir.carried_over == ({TWO[0].rpc} if completed is None else frozenset())
         outcomes.add(completed is None)
         compute(opened, heir, *(function for function in TWO if function.rpc not in heir.carried_over))
-        settle(connection, heir.run_id)
+        settle(connection, heir.lease_id)
         assert job(connection, heir.job_ids[0]).status == "completed"
     assert outcomes, "at least one race was run"
 

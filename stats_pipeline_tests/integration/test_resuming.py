@@ -11,7 +11,7 @@ from psycopg import Connection
 
 from stats_pipeline.database import Database
 from stats_pipeline.jobs import reconcile
-from stats_pipeline.jobs.reconcile import AbandonRun, VoidLease
+from stats_pipeline.jobs.reconcile import ExpireLease
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration.steps import (
     OTHER_TENANT,
@@ -20,6 +20,7 @@ from stats_pipeline_tests.integration.steps import (
     claim,
     compute,
     enqueue,
+    expiry,
     job,
     lease,
     settle,
@@ -37,8 +38,7 @@ def dies(connection: Connected, query: Query) -> Callable[[str], None]:
     """The run of that name is given up, and its jobs may be leased again."""
 
     def die(run_id: str) -> None:
-        [row] = query("select renewed_at from stats_pipeline.lease where run_id = %s", run_id)
-        death = AbandonRun(run_id, row["renewed_at"], "It stopped answering")
+        death = expiry(connection, run_id)
         with connection.transaction():
             reconcile.apply(connection, death, Settings.model_validate({}), lambda _: None)
         query("update pgmq.q_stats_update set vt = now()")
@@ -108,7 +108,7 @@ def test_a_run_in_between_that_could_not_start_and_said_why(
     compute(opened, start(connection, "run-1"), ONE)
     dies("run-1")
     [leased] = lease(connection)
-    repair = VoidLease(leased.lease_id, cause="no space left")
+    repair = ExpireLease(leased.lease_id, None, "No run has claimed it", cause="no space left")
     for _ in range(2):
         with connection.transaction():
             reconcile.apply(connection, repair, Settings.model_validate({}), lambda _: None)

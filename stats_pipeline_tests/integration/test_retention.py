@@ -14,7 +14,7 @@ from stats_pipeline.definitions import build_defs
 from stats_pipeline.defs.jobs import build_prune_job, prune_dagster_runs
 from stats_pipeline.jobs import retention
 from stats_pipeline.settings import Settings
-from stats_pipeline_tests.integration.steps import enqueue, finish, start
+from stats_pipeline_tests.integration.steps import enqueue, finish, lease_of, start
 
 Query = Callable[..., list[dict[str, Any]]]
 
@@ -68,13 +68,14 @@ def test_what_is_old_is_deleted_and_nothing_else(
     age(31)
     fresh = complete("fresh")
     waiting = enqueue(connection)
-    assert retention.prune(opened, days=30) == {"jobs": 1, "runs": 1, "tags": 2, "messages": 1}
+    assert retention.prune(opened, days=30) == {"jobs": 1, "leases": 1, "tags": 2, "messages": 1}
     assert ids(query, "public.background_job_status", "id") == {fresh, waiting}
     assert ids(query, "stats_pipeline.job_request", "job_id") == {fresh, waiting}
     assert ids(query, "stats_pipeline.attempt", "job_id") == {fresh}
-    for table in ("run", "function_result", "outbox"):
-        assert ids(query, f"stats_pipeline.{table}", "run_id") == {"fresh"}
-    assert retention.prune(opened, days=30) == {"jobs": 0, "runs": 0, "tags": 0, "messages": 0}
+    for table in ("lease", "function_result", "outbox"):
+        column = "id" if table == "lease" else "lease_id"
+        assert ids(query, f"stats_pipeline.{table}", column) == {lease_of(opened, "fresh")}
+    assert retention.prune(opened, days=30) == {"jobs": 0, "leases": 0, "tags": 0, "messages": 0}
 
 
 def test_what_is_not_ours_or_not_over_is_kept_however_old(
@@ -93,14 +94,14 @@ def test_what_is_not_ours_or_not_over_is_kept_however_old(
     assert {waiting, going} < ids(query, "public.background_job_status", "id")
 
 
-def test_a_run_is_kept_for_as_long_as_a_job_names_it(
+def test_a_lease_is_kept_for_as_long_as_a_job_names_its_run(
     opened: Database, complete: Callable[[str], UUID], age: Callable[[int], None], query: Query
 ) -> None:
     """The tags of this one were taken late."""
     complete("late")
     age(31)
     query("update public.background_job_status set completed_at = now()")
-    assert retention.prune(opened, days=30)["runs"] == 0
+    assert retention.prune(opened, days=30)["leases"] == 0
     assert ids(query, "stats_pipeline.lease", "run_id") == {"late"}
     assert len(ids(query, "stats_pipeline.function_result", "rpc")) == 2
 
@@ -110,9 +111,10 @@ def test_a_due_tag_is_kept_however_old_but_only_once(
 ) -> None:
     complete("first")
     complete("second")
+    second = lease_of(opened, "second")
     age(31)
     assert retention.prune(opened, days=30)["tags"] == 2
-    assert query("select distinct run_id from stats_pipeline.outbox") == [{"run_id": "second"}]
+    assert query("select distinct lease_id from stats_pipeline.outbox") == [{"lease_id": second}]
 
 
 def test_nothing_younger_is_deleted(
@@ -136,7 +138,7 @@ def test_everything_goes_in_however_many_batches(
         complete(f"run-{number}")
     deliver_everything(query)
     age(31)
-    assert retention.prune(opened, days=30) == {"jobs": 5, "runs": 5, "tags": 10, "messages": 5}
+    assert retention.prune(opened, days=30) == {"jobs": 5, "leases": 5, "tags": 10, "messages": 5}
 
 
 def add_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> str:

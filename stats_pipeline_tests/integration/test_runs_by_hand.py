@@ -5,6 +5,7 @@ The claim of such a run by itself is in `test_life_cycle.py`.
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -18,12 +19,15 @@ from psycopg.rows import DictRow
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
+from stats_pipeline.definitions import build_defs
 from stats_pipeline.defs import resources
 from stats_pipeline.defs.jobs import JOB_NAME
-from stats_pipeline.defs.resources import LEASE_TAG, TENANT_TAG, Refresh
+from stats_pipeline.defs.resources import LEASE_TAG, TENANT_TAG, refresh_resource
+from stats_pipeline.errors import TenantBusy
 from stats_pipeline.jobs import reconcile
-from stats_pipeline.jobs import refresh as refresh_steps
 from stats_pipeline.jobs.models import Claim
+from stats_pipeline.jobs.refresh import Refresh
+from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import TENANT, TWO
 
@@ -40,8 +44,8 @@ def refresh(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     @contextmanager
     def opened(run: dg.DagsterRun | None = None) -> Iterator[Refresh]:
-        context: Any = SimpleNamespace(run=run, run_id=run and run.run_id)
-        with Refresh().yield_for_execution(context) as resource:
+        context: Any = SimpleNamespace(run=run or dagster_run(), instance=None)
+        with contextmanager(refresh_resource.resource_fn)(context) as resource:
             yield resource
 
     return opened
@@ -60,7 +64,8 @@ def test_a_function_that_the_run_does_not_call_cannot_fail_it(connection: Connec
     later = dataclasses.replace(second, after=(first.rpc,))
     claimed = steps.claim(connection, None, functions=TWO[:1])
     assert claimed is not None
-    refresh_steps.fail(opened, "run-1", first.rpc, [first, later], "no such table")
+    settings = Settings.model_validate({}).model_copy(update={"functions": (first, later)})
+    Refresh(opened, settings, run_id="run-1", lease_id=claimed.lease_id).fail(first.rpc, "no such table")
     steps.settle(connection)
     job = steps.job(connection, claimed.job_ids[0])
     assert (job.status, job.error_message) == ("failed", f"Failed functions: {first.rpc} (no such table)")
@@ -89,13 +94,13 @@ def test_a_re_execution_has_its_parents_tags_and_a_job_of_its_own(
     steps.enqueue(connection, TENANT)
     [leased] = steps.lease(connection)
     parent = dagster_run(tags={LEASE_TAG: str(leased.lease_id), TENANT_TAG: str(TENANT)})
-    with refresh() as resource:
-        first = resource.claim(parent, RPCS)
+    with refresh(parent) as resource:
+        first = resource.claim(RPCS)
     steps.compute(opened, first)
     steps.settle(connection, parent.run_id)
     again = dagster_run(tags=parent.tags, parent_run_id=parent.run_id, root_run_id=parent.run_id)
-    with refresh() as resource:
-        second = resource.claim(again, RPCS)
+    with refresh(again) as resource:
+        second = resource.claim(RPCS)
     assert second.job_ids != first.job_ids
     job = steps.job(connection, second.job_ids[0])
     assert (job.status, job.run_id, job.tenant_id) == ("processing", again.run_id, TENANT)
@@ -111,8 +116,8 @@ def test_only_a_process_that_another_one_follows_asks_for_patience(
     """Until the next process has imported everything, nobody beats."""
     run = dagster_run(run_config={"execution": {"config": {executor: {}}}})
     with refresh(run) as resource:
-        resource.claim(run, RPCS)
-    [row] = reconcile.read(opened).runs
+        resource.claim(RPCS)
+    [row] = reconcile.read(opened).leases
     assert row.silent_seconds is not None
     assert (row.silent_seconds < -20) == is_paused
 
@@ -127,7 +132,7 @@ def test_a_run_by_hand_is_woken_by_the_end_of_the_one_before(
     before = steps.start(connection)
     claims: list[Claim] = []
     with refresh() as resource:
-        claiming = threading.Thread(target=lambda: claims.append(resource.claim(dagster_run(), RPCS)))
+        claiming = threading.Thread(target=lambda: claims.append(resource.claim(RPCS)))
         claiming.start()
         until_listening(query)
         assert claims == []
@@ -138,14 +143,32 @@ def test_a_run_by_hand_is_woken_by_the_end_of_the_one_before(
     assert steps.job(connection, claimed.job_ids[0]).status == "processing"
 
 
-def test_a_run_by_hand_waits_for_so_long_and_no_longer(
-    connection: Connected, refresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def test_all_ops_of_a_run_by_hand_give_up_at_the_same_moment(
+    connection: Connected, refresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, at_once: Callable[..., Any]
 ) -> None:
+    """And not each of them only then begins to wait."""
+    monkeypatch.setattr(resources, "BUSY_TIMEOUT", 2)
+    steps.enqueue(connection)
+    steps.start(connection)
+    with refresh() as resource:
+        began = time.monotonic()
+        outcomes = at_once(10, lambda _: resource.claim(RPCS))
+        assert 2 <= time.monotonic() - began < 6
+    assert {type(outcome) for outcome in outcomes} == {TenantBusy}
+
+
+def test_an_op_that_waited_in_vain_is_not_tried_again(
+    connection: Connected, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATS_DATABASE_URL", database_url)
     monkeypatch.setattr(resources, "BUSY_TIMEOUT", 0)
     steps.enqueue(connection)
     steps.start(connection)
-    with refresh() as resource, pytest.raises(TimeoutError, match="another run of this tenant has been open"):
-        resource.claim(dagster_run(), RPCS)
+    job = build_defs().resolve_job_def(JOB_NAME)
+    result = job.execute_in_process(op_selection=[TWO[0].rpc], raise_on_error=False)
+    [failure] = [event for event in result.all_events if event.is_step_failure]
+    assert "another run of this club was open for too long" in str(failure.step_failure_data.error)
+    assert not any(event.is_step_up_for_retry for event in result.all_events)
 
 
 def until_listening(query: Query) -> None:

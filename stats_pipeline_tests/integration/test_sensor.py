@@ -16,7 +16,7 @@ from stats_pipeline.database import Database
 from stats_pipeline.defs import sensors
 from stats_pipeline.defs.resources import JOBS_TAG, LEASE_TAG, TENANT_TAG
 from stats_pipeline.defs.schedules import build_nightly_schedule
-from stats_pipeline.jobs.reconcile import AbandonRun, apply
+from stats_pipeline.jobs.reconcile import apply
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.integration.steps import OTHER_TENANT, TENANT
@@ -161,8 +161,7 @@ def test_a_job_that_is_queued_again_ends_the_wait(
     steps.enqueue(connection)
     steps.start(connection)
     waiting = Waiting(tick, query)
-    [row] = query("select renewed_at from stats_pipeline.lease")
-    dead = AbandonRun("run-1", row["renewed_at"], "It stopped answering")
+    dead = steps.expiry(connection)
     with connection.transaction():
         apply(connection, dead, settings_for(database_url), lambda _: None)
     assert len(requests(waiting.end())) == 1

@@ -220,7 +220,7 @@ def test_a_repair_that_fails_is_left_out_for_a_while(connection: Connected, open
     steps.start(connection)
     good = steps.enqueue(connection, TENANT)
     connection.execute("delete from pgmq.q_stats_update")
-    connection.execute("drop function stats_pipeline.abandon_run")
+    connection.execute("drop function stats_pipeline.expire_lease")
     [problem] = steps.reconcile(opened, {"run-1": "finished"})
     assert problem.startswith("AbandonRun run-1: function stats_pipeline.abandon_run")
     assert aside(connection)["repair"].key == "AbandonRun run-1"

@@ -70,7 +70,7 @@ def test_an_app_that_takes_no_tags_is_failing(
     ticks("1 second")
     served = serve(**APP)
     assert health(served)[1]["app"]["status"] == "ok"
-    query("insert into stats_pipeline.outbox (run_id, rpc, tag) values ('r', 'f', 'season_stats')")
+    query("insert into stats_pipeline.outbox (lease_id, rpc, tag) values (gen_random_uuid(), 'f', 'season_stats')")
     query(
         "insert into stats_pipeline.endpoint (url, failures, next_try_at, last_error) values (%s, 3, now(), 'secret')",
         f"{APP['NEXT_PUBLIC_APP_URL']}/api/internal/cache/invalidate",
