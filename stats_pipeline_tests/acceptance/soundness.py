@@ -16,7 +16,7 @@ _UNFINISHED = """
 select
     (select count(*) from public.background_job_status where status in ('queued', 'processing')) as jobs,
     (select count(*) from pgmq.q_stats_update) as messages,
-    (select count(*) from stats_pipeline.lease where ended_at is null) as runs,
+    (select count(*) from stats_pipeline.lease where ended_at is null) as leases,
     (select count(*) from stats_pipeline.attempt where ended_at is null) as attempts,
     (select count(*) from stats_pipeline.outbox where delivered_at is null) as tags,
     (
@@ -32,12 +32,12 @@ join witness.call as b on b.rpc = a.rpc and b.tenant = a.tenant and b.id > a.id 
 where a.started < b.ended and b.started < a.ended
 """
 
-# A run that was replaced may not have committed anything after its replacement started.
+# A run may not have committed anything after its lease was taken from it.
 _LATE_RESULTS = """
-select f.run_id, f.rpc
+select l.run_id, f.rpc
 from stats_pipeline.function_result as f
-join stats_pipeline.lease as r on r.run_id = f.run_id
-where f.status = 'success' and r.outcome = 'died' and f.recorded_at > r.ended_at
+join stats_pipeline.lease as l on l.id = f.lease_id
+where f.status = 'success' and l.outcome in ('expired', 'revoked') and f.recorded_at > l.ended_at
 """
 
 

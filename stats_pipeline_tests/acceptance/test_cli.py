@@ -413,11 +413,11 @@ def test_a_database_that_is_not_migrated_is_told_to_be(tmp_path: Path, create_da
 def test_what_migrate_cannot_repair_is_named_with_the_sql(
     tmp_path: Path, database_url: str, query: Callable[..., Any]
 ) -> None:
-    query("drop index stats_pipeline.run_one_open_per_tenant")
+    query("drop index stats_pipeline.lease_one_open_per_tenant")
     query("insert into stats_pipeline.lease (job_ids, claim_until) select '{}', now() from generate_series(1, 2)")
     message = refusal(run(tmp_path, "migrate", STATS_DATABASE_URL=database_url))
     assert message.startswith("nothing was changed; put this right by hand, and migrate again: the index stats_pipel")
-    assert "CREATE UNIQUE INDEX run_one_open_per_tenant ON stats_pipeline.lease" in message
+    assert "CREATE UNIQUE INDEX lease_one_open_per_tenant ON stats_pipeline.lease" in message
 
 
 def test_a_bad_setting_is_named(tmp_path: Path) -> None:

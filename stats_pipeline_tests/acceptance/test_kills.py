@@ -38,7 +38,7 @@ def successes(pipeline: Pipeline, job: UUID) -> int:
     """How many functions of the job's run have committed."""
     return pipeline.value(
         "select count(*) from stats_pipeline.function_result as f "
-        "join public.background_job_status as j using (run_id) where j.id = %s and f.status = 'success'",
+        "join stats_pipeline.attempt as a using (lease_id) where a.job_id = %s and f.status = 'success'",
         job,
     )
 
