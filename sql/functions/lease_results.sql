@@ -20,7 +20,7 @@ cross join lateral (
         count(*) filter (where fr.status = 'success') as successful,
         count(*) filter (where fr.status = 'failed') as failed,
         jsonb_object_agg(fr.rpc, jsonb_strip_nulls(jsonb_build_object(
-            'status', fr.status, 'duration_ms', fr.duration_ms, 'tries', fr.tries, 'error', fr.error))
+            'status', fr.status, 'duration_ms', fr.duration_ms, 'attempts', fr.tries, 'error', fr.error))
         ) as functions
     from stats_pipeline.function_result as fr
     where fr.lease_id = l.id

@@ -1,8 +1,7 @@
 -- What is due for the app now, of one lease or of all; nothing while the route is given a rest.
 -- Of all, only what its own run's hooks have had three seconds to deliver: sooner, the app would be told twice.
-select o.id, o.tag, coalesce(l.run_id, o.lease_id::text) as request_id
+select o.id, o.lease_id, o.tag
 from stats_pipeline.outbox as o
-left join stats_pipeline.lease as l on l.id = o.lease_id
 where o.delivered_at is null and o.next_try_at <= now()
     and case
         when %(lease_id)s::uuid is null then o.due_at <= now() - interval '3 seconds'

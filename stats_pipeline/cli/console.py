@@ -117,7 +117,7 @@ def function_table(job: Job, functions: Iterable[StatsFunction], width: int = _P
             "": Text(mark, style=color),
             "Function": function.rpc,
             "Took": plain(f"{result.get('duration_ms')} ms" if result else ""),
-            "Tries": plain(result.get("tries", "")),
+            "Tries": plain(result.get("attempts", "")),
             "Fills": ", ".join(function.tables),
         }
         table.add_row(*(cells[name] for name in names))

@@ -23,7 +23,7 @@ def deliver(database: Database, cache: CacheClient, *, cache_deadline: int, leas
     due = database.run("list_due_tags", route=cache.url, lease_id=lease_id)
     if not due:
         return NOTHING_DUE
-    delivery = cache.invalidate({row["tag"] for row in due}, request_id=due[0]["request_id"])
+    delivery = cache.invalidate({row["tag"] for row in due}, request_id=str(due[0]["lease_id"]))
     with database.transaction() as connection:
         call(
             connection,

@@ -121,7 +121,7 @@ def function_rows(job: Job, functions: Sequence[StatsFunction]) -> tuple[Functio
             status=str(result.get("status") or _ABSENT[job.status]),
             duration_ms=(took := _whole(result.get("duration_ms"))),
             share=round(100 * (took or 0) / longest, 1) if longest else 0.0,
-            tries=_whole(result.get("tries")),
+            tries=_whole(result.get("attempts")),
             error=str(result["error"]) if result.get("error") else None,
         )
         for rpc, result in results.items()

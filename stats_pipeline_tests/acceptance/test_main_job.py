@@ -101,7 +101,7 @@ def test_a_job_comes_through_each_door_to_its_end(
     assert (job["status"], job["error_message"], job["attempts"]) == ("completed", None, 1)
     assert job["created_at"] <= job["started_at"] <= job["completed_at"]
     results = job["results"]
-    outcomes = {rpc: (result["status"], result["tries"]) for rpc, result in results["functions"].items()}
+    outcomes = {rpc: (result["status"], result["attempts"]) for rpc, result in results["functions"].items()}
     assert outcomes == dict.fromkeys(RPCS, ("success", 1))
     assert (results["total_functions"], results["successful_functions"], results["failed_functions"]) == (10, 10, 0)
     assert results["cache"] == {"status": "delivered", "delivered": sorted(TAGS), "pending": []}
@@ -135,7 +135,7 @@ def test_a_function_that_fails_for_good_takes_no_other_with_it(pipeline: Pipelin
     functions = failed["results"]["functions"]
     assert {rpc for rpc, result in functions.items() if result["status"] == "success"} == RPCS - {HALL_OF_FAME.rpc}
     result = functions[HALL_OF_FAME.rpc]
-    assert (result["status"], result["tries"]) == ("failed", 1)
+    assert (result["status"], result["attempts"]) == ("failed", 1)
     assert result["error"] == "no right to fame (SQLSTATE 42501)"
     assert sorted(received(app)) == sorted(TAGS - set(HALL_OF_FAME.cache_tags))
 
@@ -159,7 +159,7 @@ def test_a_function_that_fails_once_is_tried_again(pipeline: Pipeline) -> None:
     finally:
         pipeline.query("drop sequence public.tries")
     assert job["status"] == "completed"
-    assert {rpc: result["tries"] for rpc, result in job["results"]["functions"].items()} == {
+    assert {rpc: result["attempts"] for rpc, result in job["results"]["functions"].items()} == {
         rpc: 2 if rpc == ALL_TIME.rpc else 1 for rpc in RPCS
     }
     assert "error" not in job["results"]["functions"][ALL_TIME.rpc]
@@ -170,7 +170,7 @@ def test_a_function_that_keeps_failing_is_given_up_after_three_tries(pipeline: P
         job = ended(pipeline, enqueue(pipeline))
     assert job["status"] == "failed"
     result = job["results"]["functions"][ALL_TIME.rpc]
-    assert (result["status"], result["tries"], result["error"]) == ("failed", 3, "never (SQLSTATE P0001)")
+    assert (result["status"], result["attempts"], result["error"]) == ("failed", 3, "never (SQLSTATE P0001)")
 
 
 def test_a_function_that_is_missing_fails_by_name(pipeline: Pipeline) -> None:
@@ -180,7 +180,7 @@ def test_a_function_that_is_missing_fails_by_name(pipeline: Pipeline) -> None:
     finally:
         pipeline.query(f"alter function public.the_original(uuid) rename to {ALL_TIME.rpc}")
     result = job["results"]["functions"][ALL_TIME.rpc]
-    assert (job["status"], result["tries"]) == ("failed", 1)
+    assert (job["status"], result["attempts"]) == ("failed", 1)
     assert f"function public.{ALL_TIME.rpc}() does not exist" in result["error"]
 
 

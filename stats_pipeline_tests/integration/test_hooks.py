@@ -102,7 +102,7 @@ def test_what_a_function_cannot_do_is_tried_once_and_fails_the_job(finished: Cal
     query(f"drop function public.{RPC}(uuid)")
     job = finished()
     assert (job.status, job.error_message) == ("failed", f"Failed functions: {RPC} ({function(job)['error']})")
-    assert (function(job)["status"], function(job)["tries"]) == ("failed", 1)
+    assert (function(job)["status"], function(job)["attempts"]) == ("failed", 1)
     assert "does not exist" in function(job)["error"]
 
 
@@ -110,7 +110,7 @@ def test_what_may_be_gone_the_next_time_is_tried_three_times(finished: Callable[
     replace(query, "raise exception 'not now'")
     job = finished()
     assert (job.status, job.error_message) == ("failed", f"Failed functions: {RPC} (not now (SQLSTATE P0001))")
-    assert (function(job)["status"], function(job)["tries"]) == ("failed", 3)
+    assert (function(job)["status"], function(job)["attempts"]) == ("failed", 3)
     assert "not now" in function(job)["error"]
 
 

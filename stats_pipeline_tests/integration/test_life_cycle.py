@@ -108,7 +108,7 @@ def test_a_job_from_lease_to_completed(connection: Connected, opened: Database, 
         "total_functions": 2,
         "successful_functions": 2,
         "failed_functions": 0,
-        "functions": {function.rpc: {"status": "success", "tries": 1} for function in TWO},
+        "functions": {function.rpc: {"status": "success", "attempts": 1} for function in TWO},
         "cache": {"status": "delivered", "delivered": ["all_time_stats", "hall_of_fame"], "pending": []},
         "coalesced_with": {"count": 0, "first": []},
     }
@@ -378,7 +378,7 @@ def test_a_try_that_fails_is_shown_and_a_later_success_counts(connection: Connec
     assert results is not None
     assert results["functions"][TWO[0].rpc] == {
         "status": "retrying",
-        "tries": 1,
+        "attempts": 1,
         "duration_ms": 5,
         "error": "deadlock detected",
     }
@@ -390,7 +390,7 @@ def test_a_try_that_fails_is_shown_and_a_later_success_counts(connection: Connec
     assert job.status == "completed"
     assert job.results is not None
     result = job.results["functions"][TWO[0].rpc]
-    assert (result["status"], result["tries"], result.get("error")) == ("success", 2, None)
+    assert (result["status"], result["attempts"], result.get("error")) == ("success", 2, None)
 
 
 def test_a_success_is_not_taken_back_by_late_reports(connection: Connected, opened: Database) -> None:
