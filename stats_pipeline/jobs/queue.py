@@ -62,7 +62,7 @@ def enqueue_each(connection: Connection[Any], payloads: Iterable[Payload]) -> li
     answers = []
     for payload in payloads:
         key = payload.tenant_id or "default"
-        answer = call_one(connection, "enqueue_or_put_aside", payload=payload.as_json(), key=key)
+        answer = call_one(connection, "enqueue_or_put_aside", payload=payload.as_json(), aside_key=key)
         if answer is None:
             log.warning("a job could not be enqueued and is set aside", request_id=payload.request_id, tenant=key)
         else:
