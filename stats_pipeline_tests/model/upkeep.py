@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from stats_pipeline.jobs import queue, reconcile
+from stats_pipeline.jobs import outbox, queue, reconcile
 from stats_pipeline.jobs.reconcile import Limits, Repair
 from stats_pipeline_tests.acceptance.app_server import Call
 from stats_pipeline_tests.model.account import CACHE_DEADLINE, DEAD_AFTER
@@ -50,7 +50,12 @@ class Upkeep(Runs):
     @step(is_twice=st.booleans())
     def relay(self, is_twice: bool) -> None:
         for _ in range(1 + is_twice):
-            self._deliver(None)
+            self._relay()
+
+    def _relay(self) -> None:
+        if self.account.has_app:
+            with self.world.watched():
+                outbox.deliver(self.database, self.cache, cache_deadline=CACHE_DEADLINE)
 
     def _look(self) -> list[Repair]:
         with self.world.watched():
@@ -66,7 +71,7 @@ class Upkeep(Runs):
 
     def _fail_in_dagster(self, run_id: str) -> None:
         if self.account.dagster.get(run_id) == "live":
-            self.account.dagster[run_id] = "finished"
+            self._dagster_says(run_id, "finished")
 
     @step(is_twice=st.booleans())
     def repair(self, is_twice: bool) -> None:
@@ -112,7 +117,7 @@ class Upkeep(Runs):
         self._pass(seconds)
 
     def _pass(self, seconds: int) -> None:
-        calm = [p for p in self.account.processes.values() if p.is_calm and p.is_alive]
+        calm = [p for p in self.account.processes if p.is_calm and p.is_alive]
         for process in calm:
             if process.claimed is None and process.lease is not None:
                 self._claim(process)
