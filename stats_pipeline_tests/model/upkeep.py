@@ -7,11 +7,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from stats_pipeline.jobs import outbox, queue, reconcile
-from stats_pipeline.jobs.reconcile import Limits, Repair
+from stats_pipeline.jobs.reconcile import Limits, Repair, SettleLease
 from stats_pipeline_tests.acceptance.app_server import Call
 from stats_pipeline_tests.model.account import CACHE_DEADLINE, DEAD_AFTER
 from stats_pipeline_tests.model.base import PICK, step
-from stats_pipeline_tests.model.runs import Runs
+from stats_pipeline_tests.model.runs import NUMBER, Runs
+from stats_pipeline_tests.model.world import FUNCTIONS
 
 MOODS = ("well", "takes some", "takes none", "unavailable", "hangs up", "takes and hangs up")
 # Seconds: between two waits of ours that double from one second on, give or take a quarter.
@@ -62,7 +63,15 @@ class Upkeep(Runs):
             seen = reconcile.read(self.database)
         has_app = self.account.has_app
         limits = Limits(dead_after=DEAD_AFTER, cache_deadline=CACHE_DEADLINE, cache_configured=has_app)
-        return reconcile.decide(seen, self.account.dagster, limits)
+        repairs = reconcile.decide(seen, self.account.dagster, limits)
+        for repair in repairs:
+            if isinstance(repair, SettleLease) and (process := self.account.holders[str(repair.lease_id)]).is_calm:
+                of_lease = (process.run_id, process.club)
+                left = [
+                    j for j in self.account.jobs.values() if (j.run_id, j.club, j.status) == (*of_lease, "processing")
+                ]
+                assert left, f"a repair for nothing: {repair}"
+        return repairs
 
     def _apply(self, repairs: list[Repair]) -> None:
         with self.world.watched():
@@ -91,6 +100,19 @@ class Upkeep(Runs):
             self._pass(SPANS[1])
             self.repair(is_twice=False)
             self._go_on(process, steps)
+
+    @step(number=NUMBER)
+    def be_heard_of_one_lease(self, number: int) -> None:
+        """The calm club's run computes, and its other leases are given up meanwhile."""
+        for process in [p for p in self.account.processes if p.is_calm and p.is_alive]:
+            for one in self.account.of_run(process.run_id):
+                if one.is_alive and one.claimed is None:
+                    self._claim(one)
+                    self.compare()
+            self._fall_asleep(process, FUNCTIONS[number])
+        self._pass(SPANS[1])
+        self.repair(is_twice=False)
+        self.wake_up()
 
     @step(pick=PICK)
     def be_seen_before_being_given_up(self, pick: int) -> None:
