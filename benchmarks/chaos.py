@@ -222,7 +222,7 @@ def count(pipeline: Pipeline, chaos: Chaos, sent: set[UUID]) -> dict[str, Any]:
         "failed": statuses["failed"],
         "lost": len(sent) - statuses.total() + pipeline.value(UNSATISFIED, RPCS, ids),
         "stuck": statuses["queued"] + statuses["processing"],
-        "runs": pipeline.value("select count(*) from stats_pipeline.lease where claimed_at is not null"),
+        "runs": pipeline.value("select count(distinct run_id) from stats_pipeline.lease"),
         "attempts": pipeline.value("select count(*) from stats_pipeline.attempt where job_id = any(%s)", ids),
         "doubled": len(pipeline.query(OVERLAPS)),
         "stale_tags": len(pipeline.app.stale_tags()),

@@ -53,7 +53,10 @@ used, wanted = Path(stats_pipeline.__file__).parents[1], Path(sys.argv[1])
 if used != wanted:
     sys.exit(f"{used} would be used in place of {wanted}")
 from stats_pipeline import database
-from stats_pipeline.database import migrate
+try:
+    from stats_pipeline.database import migrate
+except ImportError:  # 0.1.0
+    from stats_pipeline import migrate
 with database.connect(sys.argv[2], autocommit=True) as connection:
     migrate.migrate(connection, reference_stats=True)
 """

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 import psycopg
@@ -25,8 +25,8 @@ from starlette.applications import Starlette
 
 from benchmarks.harness import bench, say, show, write_json
 from stats_pipeline import database
-from stats_pipeline.database import Database, run
-from stats_pipeline.jobs import queue, reconcile, refresh, retention
+from stats_pipeline.database import Database, call_one, run
+from stats_pipeline.jobs import queue, reconcile, retention
 from stats_pipeline.jobs.models import Claim, Lease, Payload
 from stats_pipeline.settings import SQL_ROOT, Settings
 from stats_pipeline.web.app import build_app
@@ -36,6 +36,7 @@ CLUBS = (None, *(UUID(int=number) for number in range(0xC1, 0xC4)))  # that shar
 NEW_CLUB = UUID(int=0xC4)  # has none
 OLD_JOBS = 2_000  # older than OLD_DAYS, however many there are in all
 OLD_DAYS, NOT_SO_OLD_DAYS = 380, 600
+COMPUTING_RUN, DELIVERING_RUN = "a run that computes", "a run that delivers"
 ROUTE = "https://app.example.com/api/internal/cache/invalidate"
 FOR_LONG = 86_400  # seconds
 AIM_RATIO = 1.5
@@ -46,6 +47,8 @@ create temporary table past on commit drop as
 select
     n,
     md5('job ' || n)::uuid as job_id,
+    md5('lease ' || n)::uuid as lease_id,
+    md5('lost lease ' || n)::uuid as lost_lease_id,
     md5('run ' || n)::uuid::text as run_id,
     md5('request ' || n) as request_id,
     (%(clubs)s::uuid[])[1 + n %% cardinality(%(clubs)s::uuid[])] as tenant_id,
@@ -73,7 +76,7 @@ _HISTORY = (
         at + interval '0.6 s',
         case when has_failed then 'Failed functions: ' || (%(rpcs)s::text[])[2] end,
         jsonb_build_object('run_id', run_id, 'attempt', 1, 'total_functions', 2, 'functions', (
-            select jsonb_object_agg(f.rpc, jsonb_build_object('status', 'success', 'duration_ms', 25, 'attempts', 1))
+            select jsonb_object_agg(f.rpc, jsonb_build_object('status', 'success', 'duration_ms', 25, 'tries', 1))
             from unnest(%(rpcs)s::text[]) as f (rpc)
         )),
         at,
@@ -90,40 +93,42 @@ _HISTORY = (
     """,
     """
     insert into stats_pipeline.lease (
-        tenant_id, job_ids, functions, run_id, acquired_at, claim_until, claimed_at, renewed_at, ended_at, outcome
+        id, tenant_id, job_ids, functions, run_id, acquired_at, claim_until, claimed_at, renewed_at, ended_at, outcome
     )
     select
-        tenant_id, array[job_id], %(rpcs)s::text[], run_id, at, at + interval '30 s', at + interval '0.3 s',
+        lease_id, tenant_id, array[job_id], %(rpcs)s::text[], run_id, at, at + interval '30 s', at + interval '0.3 s',
         at + interval '0.5 s', at + interval '0.5 s', case when has_failed then 'failed' else 'succeeded' end
     from past
     union all
     select
-        tenant_id, array[job_id], %(rpcs)s::text[], 'dead ' || run_id, at, at + interval '30 s', at + interval '0.1 s',
-        at + interval '0.1 s', at + interval '0.2 s', 'died'
+        lost_lease_id, tenant_id, array[job_id], %(rpcs)s::text[], 'dead ' || run_id, at, at + interval '30 s',
+        at + interval '0.1 s', at + interval '0.1 s', at + interval '0.2 s', 'expired'
     from past
     where had_died
     union all
-    select tenant_id, array[job_id], null, null, at, at + interval '0.2 s', null, null, at + interval '0.2 s', 'expired'
+    select
+        gen_random_uuid(), tenant_id, array[job_id], null, null, at, at + interval '0.2 s', null, null,
+        at + interval '0.2 s', 'expired'
     from past
     where had_expired
     """,
     """
-    insert into stats_pipeline.attempt (job_id, attempt, run_id, started_at, ended_at, outcome)
-    select job_id, 1 + had_died::integer, run_id, at + interval '0.3 s', at + interval '0.6 s',
+    insert into stats_pipeline.attempt (job_id, attempt, lease_id, started_at, ended_at, outcome)
+    select job_id, 1 + had_died::integer, lease_id, at + interval '0.3 s', at + interval '0.6 s',
         case when has_failed then 'failed' else 'completed' end
     from past
     union all
-    select job_id, 1, 'dead ' || run_id, at + interval '0.1 s', at + interval '0.2 s', 'died' from past where had_died
+    select job_id, 1, lost_lease_id, at + interval '0.1 s', at + interval '0.2 s', 'died' from past where had_died
     """,
     """
-    insert into stats_pipeline.function_result (run_id, rpc, status, attempts, duration_ms, recorded_at)
-    select run_id, rpc, case when has_failed and number = 2 then 'failed' else 'success' end, 1, 25,
+    insert into stats_pipeline.function_result (lease_id, rpc, status, tries, duration_ms, recorded_at)
+    select lease_id, rpc, case when has_failed and number = 2 then 'failed' else 'success' end, 1, 25,
         at + interval '0.5 s'
     from past cross join unnest(%(rpcs)s::text[]) with ordinality as f (rpc, number)
     """,
     """
-    insert into stats_pipeline.outbox (run_id, rpc, tag, due_at, next_try_at, delivered_at, tries)
-    select run_id, rpc, tag, at + interval '0.5 s', at + interval '0.5 s', at + interval '0.6 s', 1
+    insert into stats_pipeline.outbox (lease_id, rpc, tag, due_at, next_try_at, delivered_at, tries)
+    select lease_id, rpc, tag, at + interval '0.5 s', at + interval '0.5 s', at + interval '0.6 s', 1
     from past cross join unnest(%(rpcs)s::text[], %(tags)s::text[]) as f (rpc, tag)
     """,
     """
@@ -198,7 +203,7 @@ class Work:
 
     def apply(self, repair: reconcile.Repair) -> None:
         """Carry one repair out."""
-        reconcile.apply_all(self.database, [repair], self.settings, lambda _: None)
+        assert reconcile.apply_all(self.database, [repair], self.settings, lambda _: None) == []
 
     @contextmanager
     def undone(self, statement: "Statement") -> Iterator[None]:
@@ -242,7 +247,10 @@ def work_on(url: str) -> Iterator[Work]:
             for leased in queue.lease(connection, lease_seconds=FOR_LONG, max_runs=len(tenants))
         }
         leased, computing, delivering, new_club = (leases[tenant] for tenant in tenants)
-        claims = [steps.claim(connection, lease, str(uuid4())) for lease in (computing, delivering)]
+        claims = [
+            steps.claim(connection, computing, COMPUTING_RUN),
+            steps.claim(connection, delivering, DELIVERING_RUN),
+        ]
         assert claims[0] is not None
         assert claims[1] is not None
         with Database(url) as pool:
@@ -295,15 +303,15 @@ def _claim(work: Work, lease: Lease | None, run_id: str = "another run", tenant:
 
 
 def _beat(work: Work) -> None:
-    assert refresh.heartbeat(work.connection, run_id=work.computing.run_id, lease_seconds=2 * FOR_LONG)
+    assert steps.renew(work.connection, work.computing.lease_id, lease_seconds=2 * FOR_LONG)
 
 
 def _query(name: str, **parameters: Any) -> Callable[[Work], object]:
     return lambda work: run(work.connection, name, **parameters)
 
 
-def _queries(prefix: str) -> list[str]:
-    return sorted(path.stem for path in (SQL_ROOT / "queries").glob(f"{prefix}_*.sql"))
+def _named(folder: str, prefix: str) -> list[str]:
+    return sorted(path.stem for path in (SQL_ROOT / folder).glob(f"{prefix}_*.sql"))
 
 
 def _insert(work: Work) -> None:
@@ -318,21 +326,20 @@ def _send_raw(work: Work) -> None:
 
 
 def _due(work: Work) -> list[DictRow]:
-    due = run(work.connection, "list_due_tags", route=ROUTE, run_id=work.delivering.run_id)
+    due = run(work.connection, "list_due_tags", route=ROUTE, lease_id=work.delivering.lease_id)
     assert due
     return due
 
 
 def _record_delivery(work: Work) -> None:
     due = _due(work)
-    run(
-        work.connection,
+    work.database.call(
         "record_delivery",
         route=ROUTE,
         asked=[row["id"] for row in due],
         taken=sorted({row["tag"] for row in due}),
         problem=None,
-        deadline=900,
+        cache_deadline=900,
     )
 
 
@@ -347,15 +354,20 @@ def _metrics(work: Work) -> None:
 
 def _prune(name: str, days: int) -> Callable[[Work], None]:
     def prune(work: Work) -> None:
-        [row] = run(work.connection, name, days=days, batch=retention.BATCH)
-        assert row["pruned"] == (retention.BATCH if days == OLD_DAYS else 0)
+        pruned = call_one(work.connection, name, days=days, batch=retention.BATCH)
+        assert pruned == (retention.BATCH if days == OLD_DAYS else 0)
 
     return prune
 
 
 def _prune_all_jobs(work: Work) -> None:
-    while run(work.connection, "prune_jobs", days=OLD_DAYS, batch=retention.BATCH)[0]["pruned"]:
+    while call_one(work.connection, "prune_jobs", days=OLD_DAYS, batch=retention.BATCH):
         pass
+
+
+def _lost(work: Work) -> tuple[UUID, datetime]:
+    """A claimed lease, and a time since which it has not been renewed."""
+    return work.computing.lease_id, datetime.now(UTC) + timedelta(minutes=1)
 
 
 def _job_of(claim: Claim) -> UUID:
@@ -370,54 +382,53 @@ STATEMENTS: dict[str, Statement] = {
     ),
     "a plain insert": Statement(_insert),
     "retry_stats_job": Statement(lambda work: queue.retry(work.connection, work.failed)),
-    "lease_jobs, nothing waiting": Statement(_lease(0), before=_lease(1)),
-    "lease_jobs, one waiting": Statement(_lease(1)),
-    "lease_jobs, a raw message waiting": Statement(_lease(1), before=_send_raw),
-    "claim_run": Statement(lambda work: _claim(work, work.leased)),
-    "claim_run, a new club": Statement(lambda work: _claim(work, work.new_club)),
-    "claim_run, by hand": Statement(lambda work: _claim(work, None, tenant=CLUBS[0])),
-    "claim_run, claimed already": Statement(lambda work: _claim(work, None, work.computing.run_id, CLUBS[2])),
-    "heartbeat": Statement(_beat),
-    "pause_run": Statement(
-        lambda work: run(work.connection, "pause_run", run_id=work.computing.run_id, seconds=5),
+    "acquire_leases, nothing waiting": Statement(_lease(0), before=_lease(1)),
+    "acquire_leases, one waiting": Statement(_lease(1)),
+    "acquire_leases, a raw message waiting": Statement(_lease(1), before=_send_raw),
+    "claim_lease": Statement(lambda work: _claim(work, work.leased)),
+    "claim_lease, a new club": Statement(lambda work: _claim(work, work.new_club)),
+    "claim_lease, by hand": Statement(lambda work: _claim(work, None, tenant=CLUBS[0])),
+    "claim_lease, claimed already": Statement(
+        lambda work: _claim(work, Lease(work.computing.lease_id, CLUBS[2], 1), COMPUTING_RUN)
     ),
+    "renew_lease": Statement(_beat),
     "record_function": Statement(
-        lambda work: refresh.record_failed_try(
-            work.database,
-            run_id=work.computing.run_id,
+        lambda work: work.database.call(
+            "record_function",
+            this_lease=work.computing.lease_id,
             rpc=steps.TWO[1].rpc,
-            attempt=1,
+            status="retrying",
+            tries=1,
             duration_ms=25,
             problem="no such table",
         )
     ),
     "fail_function": Statement(
-        lambda work: run(
-            work.connection, "fail_function", run_id=work.computing.run_id, rpc=steps.TWO[1].rpc, error="no such table"
-        )
+        lambda work: steps.fail_function(work.connection, steps.TWO[1].rpc, "no such table", work.computing.lease_id)
     ),
     "complete_function": Statement(
-        lambda work: run(
-            work.connection,
+        lambda work: work.database.call(
             "complete_function",
-            run_id=work.computing.run_id,
+            this_lease=work.computing.lease_id,
             rpc=steps.TWO[1].rpc,
             tags=list(steps.TWO[1].cache_tags),
-            attempts=1,
+            tries=1,
             duration_ms=25,
         )
     ),
-    "settle_run, half done": Statement(lambda work: steps.settle(work.connection, work.computing.run_id, app=True)),
-    "settle_run, the end": Statement(lambda work: steps.settle(work.connection, work.delivering.run_id)),
-    "list_due_tags, of a run": Statement(_due),
-    "list_due_tags, of all": Statement(_query("list_due_tags", route=ROUTE, run_id=None)),
+    "settle_lease, half done": Statement(lambda work: steps.settle(work.connection, work.computing.lease_id, app=True)),
+    "settle_lease, the end": Statement(lambda work: steps.settle(work.connection, work.delivering.lease_id)),
+    "list_due_tags, of a lease": Statement(_due),
+    "list_due_tags, of all": Statement(_query("list_due_tags", route=ROUTE, lease_id=None)),
     "list_due_tags, then record_delivery": Statement(_record_delivery),
-    "void_lease": Statement(lambda work: work.apply(reconcile.VoidLease(work.leased.lease_id))),
-    "abandon_run": Statement(
-        lambda work: work.apply(
-            reconcile.AbandonRun(work.computing.run_id, datetime.now(UTC) + timedelta(minutes=1), "dead")
-        )
+    "expire_lease, unclaimed": Statement(
+        lambda work: work.apply(reconcile.ExpireLease(work.leased.lease_id, None, "late"))
     ),
+    "expire_lease, claimed": Statement(lambda work: work.apply(reconcile.ExpireLease(*_lost(work), "dead"))),
+    "revoke_lease, unclaimed": Statement(
+        lambda work: work.apply(reconcile.RevokeLease(work.leased.lease_id, None, "cancelled"))
+    ),
+    "revoke_lease, claimed": Statement(lambda work: work.apply(reconcile.RevokeLease(*_lost(work), "cancelled"))),
     "requeue_jobs": Statement(lambda work: work.apply(reconcile.RequeueJob(_job_of(work.computing)))),
     "ensure_messages": Statement(lambda work: work.apply(reconcile.SendMessage(work.waiting))),
     "archive_stale_messages": Statement(
@@ -425,7 +436,7 @@ STATEMENTS: dict[str, Statement] = {
             reconcile.ArchiveMessage(run(work.connection, "get_job", job_id=work.waiting)[0]["msg_id"])
         )
     ),
-    **{name: Statement(_query(name)) for name in _queries("snapshot")},
+    **{name: Statement(_query(name)) for name in _named("queries", "snapshot")},
     "make_jobs_visible": Statement(_query("make_jobs_visible")),
     "list_jobs": Statement(lambda work: queue.list_jobs(work.connection, limit=100)),
     "get_job": Statement(lambda work: queue.get_job(work.connection, work.failed)),
@@ -438,15 +449,15 @@ STATEMENTS: dict[str, Statement] = {
         lambda work: queue.enqueue_each(work.connection, [Payload(triggered_by="?", request_id="refused")])
     ),
     "put_aside": Statement(
-        lambda work: queue.put_aside(work.connection, "repair", "SettleRun run-1", RuntimeError("refused"))
+        lambda work: queue.put_aside(work.connection, "repair", "SettleLease 1", RuntimeError("refused"))
     ),
     "read_set_aside": Statement(_query("read_set_aside", key="default")),
     "take_up_again": Statement(_query("take_up_again", what="enqueue", key="default")),
-    **{name: Statement(_query(name)) for name in _queries("measure")},
+    **{name: Statement(_query(name)) for name in _named("queries", "measure")},
     "GET /metrics": Statement(_metrics),
     **{
-        f"{name}, {what}": Statement(_prune(name, days), _prune_all_jobs if name == "prune_runs" else lambda _: None)
-        for name in _queries("prune")
+        f"{name}, {what}": Statement(_prune(name, days), _prune_all_jobs if name == "prune_leases" else lambda _: None)
+        for name in _named("functions", "prune")
         for what, days in (("one batch", OLD_DAYS), ("nothing old", NOT_SO_OLD_DAYS))
     },
 }
@@ -487,7 +498,7 @@ def main(
 ) -> None:
     """What each statement of the protocol costs with a small and with a large history, in milliseconds.
 
-    Two databases on one embedded server have so many finished jobs, each with its run, attempt, request, archived
+    Two databases on one embedded server have so many finished jobs, each with its lease, attempt, request, archived
     message, two results of functions and two delivered tags, and the same few jobs at every point of their life. Every
     statement is called through the product's own code, for one and for the other database in turn, in a transaction
     that is rolled back. Beside the times stands how many rows it reads in the large one, of the table it reads most of.

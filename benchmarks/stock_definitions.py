@@ -13,7 +13,7 @@ from stats_pipeline import database
 from stats_pipeline import settings as settings_module
 from stats_pipeline.defs.assets import build_source_assets, build_stats_assets
 from stats_pipeline.defs.jobs import JOB_NAME
-from stats_pipeline.defs.resources import Refresh
+from stats_pipeline.defs.resources import refresh_resource
 from stats_pipeline.defs.runs import repair_all
 from stats_pipeline.defs.sensors import run_requests
 from stats_pipeline.jobs import outbox, queue
@@ -37,7 +37,8 @@ def stats_upkeep(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         cache = CacheClient(settings)
         outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline)
         cache.close()
-        return dg.SkipReason(f"{len(repair_all(opened, settings, context.instance))} repairs")
+        repairs, problems = repair_all(opened, settings, context.instance)
+        return dg.SkipReason(f"{len(repairs)} repairs, {len(problems)} of them failed")
 
 
 stats_assets = build_stats_assets(settings.functions)
@@ -45,5 +46,5 @@ defs = dg.Definitions(
     assets=[*build_source_assets(settings.functions), *stats_assets],
     jobs=[dg.define_asset_job(JOB_NAME, selection=dg.AssetSelection.assets(*stats_assets))],
     sensors=[stats_queue, stats_upkeep],
-    resources={"refresh": Refresh()},
+    resources={"refresh": refresh_resource},
 )

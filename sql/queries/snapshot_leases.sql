@@ -11,13 +11,15 @@ with looked_at as (
     union
     select l.id
     from public.background_job_status as j
-    join stats_pipeline.lease as l on l.run_id = j.run_id
+    join stats_pipeline.attempt as a on a.job_id = j.id
+    join stats_pipeline.lease as l on l.id = a.lease_id and l.run_id = j.run_id
     where j.status = 'processing' and j.id::text not in (select stats_pipeline.aside('job'))
     union
     select l.id
     from stats_pipeline.set_aside as s
     join public.background_job_status as j on s.what = 'job' and j.id::text = s.key
-    join stats_pipeline.lease as l on l.run_id = j.run_id
+    join stats_pipeline.attempt as a on a.job_id = j.id
+    join stats_pipeline.lease as l on l.id = a.lease_id and l.run_id = j.run_id
     where s.next_try_at <= now()
 )
 

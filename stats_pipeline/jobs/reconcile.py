@@ -173,15 +173,17 @@ def decide(snapshot: Snapshot, dagster: Mapping[str, DagsterState] | None, limit
     """What to repair, given what there is. Pure; the same state gives the same repairs, a sound one gives none.
 
     `dagster` tells of a claimed run under its id, of one that has not claimed its lease under the lease's; None if
-    Dagster was not asked.
+    Dagster was not asked. A run of which one lease is heard is alive, whatever has become of its others.
     """
+    heard = {row.run_id for row in snapshot.leases if row.outcome is None and not _is_silent(row, limits)}
     repairs: list[Repair] = [ArchiveMessage(msg_id) for msg_id in snapshot.stale_messages]
     repairs += [SendMessage(job.id) if job.status == "queued" else RequeueJob(job.id) for job in snapshot.jobs]
     for lease in snapshot.leases:
         state = "not asked" if dagster is None else dagster.get(lease.run_id or str(lease.id), "unknown")
-        repairs += _decide_lease(lease, state, limits)
+        repairs += _decide_lease(lease, state, limits, is_heard=lease.run_id in heard)
     repairs += [EnqueueAgain(key) for key in snapshot.enqueues]
-    return [repair for repair in repairs if name_of(repair) not in snapshot.resting]
+    # Several leases may have had one run.
+    return [repair for repair in dict.fromkeys(repairs) if name_of(repair) not in snapshot.resting]
 
 
 def name_of(repair: Repair) -> str:
@@ -190,11 +192,16 @@ def name_of(repair: Repair) -> str:
     return f"{type(repair).__name__} {subject}"
 
 
-def _decide_lease(row: LeaseRow, state: DagsterState, limits: Limits) -> list[Repair]:
+def _is_silent(row: LeaseRow, limits: Limits) -> bool:
+    return row.silent_seconds is not None and row.silent_seconds > limits.dead_after
+
+
+def _decide_lease(row: LeaseRow, state: DagsterState, limits: Limits, *, is_heard: bool) -> list[Repair]:
     if row.run_id is None:
         return _decide_unclaimed(row, state)
+    in_dagster: list[Repair] = [FailInDagster(row.run_id)] if state == "live" and not is_heard else []
     if row.outcome in ("expired", "revoked"):
-        return [FailInDagster(row.run_id)] if state == "live" else []
+        return in_dagster
     if row.outcome is not None:
         waits = row.tags_due and limits.cache_configured and (row.ended_seconds or 0) < limits.cache_deadline
         return [] if waits else [SettleLease(row.id)]
@@ -204,9 +211,8 @@ def _decide_lease(row: LeaseRow, state: DagsterState, limits: Limits) -> list[Re
         return [RevokeLease(row.id, row.renewed_at, "The run was cancelled")]
     if state == "finished":
         return [ExpireLease(row.id, row.renewed_at, "The run ended before its work was done")]
-    if row.silent_seconds is not None and row.silent_seconds > limits.dead_after:
-        dead = ExpireLease(row.id, row.renewed_at, "The run stopped answering")
-        return [dead, FailInDagster(row.run_id)] if state == "live" else [dead]
+    if _is_silent(row, limits):
+        return [ExpireLease(row.id, row.renewed_at, "The run stopped answering"), *in_dagster]
     return []
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from stats_pipeline.jobs.models import Claim, Lease
 from stats_pipeline.jobs.reconcile import DagsterState
+from stats_pipeline.jobs.refresh import Refresh
 from stats_pipeline_tests.model.world import DEFAULT, RPCS, TAGS, Seen
 
 MAX_ATTEMPTS = 3
@@ -41,9 +42,9 @@ def is_wellformed(payload: Any) -> bool:
 
 @dataclass
 class Process:
-    """A run's process, as the machine plays it."""
+    """What works on one lease, as the machine plays it: a run's process, or a part of one that has several leases."""
 
-    run_id: str
+    refresh: Refresh
     club: str
     lease: Lease | None
     number: int  # of jobs there were when it was leased
@@ -58,6 +59,10 @@ class Process:
     complete_at: float | None = None
     is_replaced: bool = False
     is_cancelled: bool = False
+
+    @property
+    def run_id(self) -> str:
+        return self.refresh.run_id
 
     @property
     def is_complete(self) -> bool:
@@ -122,7 +127,8 @@ class Account:
         self.deleted: dict[str, Job] = {}
         self.raw: list[Message] = []
         self.requests: dict[tuple[str, str], str] = {}  # club and requestId, and their first job
-        self.processes: dict[str, Process] = {}
+        self.processes: list[Process] = []
+        self.holders: dict[str, Process] = {}  # by the leases that they have claimed
         self.dagster: dict[str, DagsterState] = {}
         self.position = 0
         self.computed: list[tuple[int, str, str]] = []
@@ -146,6 +152,14 @@ class Account:
             and club_of(None, message.payload) == club
             and not message.may_fail
         ]
+
+    def of_run(self, run_id: str | None) -> list[Process]:
+        """Each has a lease of another club."""
+        return [process for process in self.processes if process.run_id == run_id]
+
+    def _at_work_on(self, job: Job) -> list[Process]:
+        """Of a row that a person has written, only the run is known."""
+        return [p for p in self.of_run(job.run_id) if p.club == job.club or job.is_touched]
 
     # What happened.
 
@@ -219,18 +233,18 @@ class Account:
         process.is_cancelled = True
         for job in self.jobs.values():
             is_leased = job.club == process.club and job.number <= process.number and process.claimed is None
-            if is_leased or job.run_id == process.run_id:
+            if is_leased or process in self._at_work_on(job):
                 job.may_fail.add("cancelled")
 
     def function_failed(self, process: Process) -> None:
         for job in self.jobs.values():
-            if job.run_id == process.run_id:
+            if process in self._at_work_on(job):
                 job.may_fail.add("a function failed")
 
     def tags_are_late(self) -> None:
         for job in self.jobs.values():
-            process = self.processes.get(job.run_id or "")
-            if process and process.complete_at is not None and self.now - process.complete_at >= CACHE_DEADLINE:
+            complete_at = [p.complete_at for p in self._at_work_on(job) if p.complete_at is not None]
+            if complete_at and self.now - min(complete_at) >= CACHE_DEADLINE:
                 job.may_fail.add("tags late")
 
     def app_took(self, tags: set[str]) -> None:
@@ -272,8 +286,8 @@ class Account:
         attempts = Counter(job_id for job_id, _, _ in seen.attempts)
         for job in self.jobs.values():
             assert job.is_touched or attempts[job.id] == job.claims, f"attempts miscounted: {job}"
-        for job_id, run_id, is_open in seen.attempts:
-            process, job = self.processes.get(run_id), self.jobs.get(job_id)
+        for job_id, lease_id, is_open in seen.attempts:
+            process, job = self.holders.get(lease_id), self.jobs.get(job_id)
             if is_open and process is not None and process.is_replaced:
                 assert job is None or job.is_hindered, f"attempt open, its run is replaced: {job}, {process}"
 
@@ -295,7 +309,7 @@ class Account:
     def _explain(self, row: dict[str, Any], seen: Seen) -> Job:
         """Whose a row is that no rule has put there."""
         assert row["id"] not in self.deleted, f"deleted, and there again: {row}"
-        for process in self.processes.values():
+        for process in self.processes:
             if process.claimed and process.lease is None and UUID(row["id"]) in process.claimed.job_ids:
                 job = self.accept(
                     row["id"], row["job_payload"], row["tenant_id"], status="processing", is_request=False
@@ -325,9 +339,9 @@ class Account:
     # Each change of a status that is none of a person's.
 
     def _queued_processing(self, job: Job, row: dict[str, Any]) -> None:
-        process = self.processes.get(row["run_id"])
-        assert process is not None, f"claimed by nobody: {row}"
-        assert process.club == job.club, f"claimed for {process.club}: {row}, {job}"
+        clubs = {process.club for process in self.of_run(row["run_id"])}
+        assert clubs, f"claimed by nobody: {row}"
+        assert job.club in clubs, f"claimed for {clubs}: {row}, {job}"
         job.claims += 1
         assert job.claims <= MAX_ATTEMPTS, f"one attempt too many: {row}, {job}"
 
@@ -347,15 +361,15 @@ class Account:
         # Whoever put the row into a lease or a run that somebody else cancels has to expect that.
         was_cancelled = job.is_touched and any(
             process.is_cancelled and (process.club == job.club or process.run_id == job.run_id)
-            for process in self.processes.values()
+            for process in self.processes
         )
         assert job.may_fail or was_cancelled, f"failed for no reason: {row}, {job}"
         assert row["error_message"], f"failed and does not say why: {row}"
 
     def _processing_queued(self, job: Job, row: dict[str, Any]) -> None:
-        process = self.processes.get(job.run_id or "")
         if job.is_touched or job.may_fail:
             return
+        process = next(iter(self._at_work_on(job)), None)
         assert process is not None, f"processed by nobody: {row}, {job}"
         assert not process.is_complete, f"its run has done its work: {row}, {job}"
         is_silent = self.now - process.seen_at >= DEAD_AFTER

@@ -52,47 +52,47 @@ class Break:
 BREAKS = (
     Break(
         "a leased job that was given to another club is computed for the old one",
-        "claim_run",
+        "claim_lease",
         """            and stats_pipeline.club(j.tenant_id, j.job_payload, default_tenant)
                 is not distinct from nullif(claimed.tenant_id, default_tenant)
 """,
         "",
     ),
-    Break("an attempt is not counted", "claim_run", "0), 100) + 1,", "0), 100),"),
+    Break("an attempt is not counted", "claim_lease", "0), 100) + 1,", "0), 100),"),
     Break(
         "a job that was given to another club while its run worked is completed",
-        "jobs_of_run",
+        "jobs_of_lease",
         """    and stats_pipeline.club(j.tenant_id, j.job_payload, d.default_tenant)
-        is not distinct from nullif(r.tenant_id, d.default_tenant)
+        is not distinct from nullif(l.tenant_id, d.default_tenant)
 """,
         "",
     ),
     Break(
         "a run that says it is alive is not heard",
-        "heartbeat",
-        "set seen_at = clock_timestamp()",
-        "set seen_at = r.seen_at",
+        "renew_lease",
+        "set renewed_at = clock_timestamp() + make_interval(secs => silent_for)",
+        "set renewed_at = l.renewed_at",
     ),
-    Break("a run is over before its last function", "settle_run", "        >= (outcome", "        >= -1 + (outcome"),
+    Break("a run is over before its last function", "settle_lease", "        >= (outcome", "        >= -1 + (outcome"),
     Break("a job has one attempt more", "requeue_jobs", ">= max_attempts\n", "> max_attempts\n"),
     Break(
         "what was computed for a job is taken for what it needs after somebody has queued it again",
-        "resumable_run",
+        "resumable_lease",
         """
             and a.put_back_as = j.xmin::text""",
         "",
     ),
     Break(
         "what was computed before another job joined is taken for it too",
-        "resumable_run",
+        "resumable_lease",
         "    and cardinality(successor.job_ids) = (\n",
         "    and 0 < (\n",
     ),
     Break(
         "a run that was replaced can commit",
         "complete_function",
-        "where r.run_id = dagster_run_id and r.outcome is distinct from 'died'",
-        "where r.run_id = dagster_run_id",
+        " and coalesce(l.outcome, '') not in ('expired', 'revoked')",
+        "",
     ),
     Break(
         "a table is fresh and its tag is not due",
@@ -127,16 +127,15 @@ BREAKS = (
     Break("a retry is the default club's", "retry_stats_job", "jsonb_build_object('tenantId', j.tenant_id)", "'{}'"),
     Break(
         "a run that has been seen since is given up",
-        "abandon_run",
-        """    where r.run_id = dagster_run_id and r.ended_at is null and r.seen_at <= not_seen_since;
-    if""",
-        "    where r.run_id = dagster_run_id and r.ended_at is null;\n    if",
+        "end_lease",
+        " and (l.run_id is null or l.renewed_at <= not_renewed_since)",
+        "",
     ),
     Break(
         "a run that waits for its tags counts as dead",
         "orphans",
-        "r.outcome is distinct from 'died'",
-        "r.outcome is null",
+        "coalesce(l.outcome, '') not in ('expired', 'revoked')",
+        "l.outcome is null",
     ),
     Break(
         "attempts at rows that somebody has changed stay open",

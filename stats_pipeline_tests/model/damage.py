@@ -106,7 +106,7 @@ class Damage(Upkeep):
 
     @step(pick=PICK, run=PICK)
     def set_run(self, pick: int, run: int) -> None:
-        runs = [None, "nobody", *self.account.processes]
+        runs = [None, "nobody", *dict.fromkeys(process.run_id for process in self.account.processes)]
         self._update(pick, {"run_id": runs[run % len(runs)]}, True)
 
     @step(pick=PICK, triggers=TRIGGERS)

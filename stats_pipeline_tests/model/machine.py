@@ -17,7 +17,7 @@ class Machine(Locks):
         self.let_go(is_committed=True)
         self.refuse_no_more()
         self.mood = "well"
-        for process in self.account.processes.values():
+        for process in self.account.processes:
             process.is_alive = process.is_calm and process.is_alive
         self.compare()
         left: dict[str, object] = {"all": None}
@@ -32,8 +32,8 @@ class Machine(Locks):
         self._pass(A_WHILE)
         self.relay(is_twice=False)
         self.repair(is_twice=False)
-        self.lease(is_launched=True)
-        for process in list(self.account.processes.values()):
+        self.lease(is_launched=True, per_run=1)
+        for process in list(self.account.processes):
             while process.is_alive and (process.lease is not None or process.claimed is not None):
                 self._advance(process)
                 self.compare()

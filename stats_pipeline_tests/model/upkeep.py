@@ -6,12 +6,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from stats_pipeline.jobs import queue, reconcile
-from stats_pipeline.jobs.reconcile import Limits, Repair
+from stats_pipeline.jobs import outbox, queue, reconcile
+from stats_pipeline.jobs.reconcile import Limits, Repair, SettleLease
 from stats_pipeline_tests.acceptance.app_server import Call
 from stats_pipeline_tests.model.account import CACHE_DEADLINE, DEAD_AFTER
 from stats_pipeline_tests.model.base import PICK, step
-from stats_pipeline_tests.model.runs import Runs
+from stats_pipeline_tests.model.runs import NUMBER, Runs
+from stats_pipeline_tests.model.world import FUNCTIONS
 
 MOODS = ("well", "takes some", "takes none", "unavailable", "hangs up", "takes and hangs up")
 # Seconds: between two waits of ours that double from one second on, give or take a quarter.
@@ -50,14 +51,27 @@ class Upkeep(Runs):
     @step(is_twice=st.booleans())
     def relay(self, is_twice: bool) -> None:
         for _ in range(1 + is_twice):
-            self._deliver(None)
+            self._relay()
+
+    def _relay(self) -> None:
+        if self.account.has_app:
+            with self.world.watched():
+                outbox.deliver(self.database, self.cache, cache_deadline=CACHE_DEADLINE)
 
     def _look(self) -> list[Repair]:
         with self.world.watched():
             seen = reconcile.read(self.database)
         has_app = self.account.has_app
         limits = Limits(dead_after=DEAD_AFTER, cache_deadline=CACHE_DEADLINE, cache_configured=has_app)
-        return reconcile.decide(seen, self.account.dagster, limits)
+        repairs = reconcile.decide(seen, self.account.dagster, limits)
+        for repair in repairs:
+            if isinstance(repair, SettleLease) and (process := self.account.holders[str(repair.lease_id)]).is_calm:
+                of_lease = (process.run_id, process.club)
+                left = [
+                    j for j in self.account.jobs.values() if (j.run_id, j.club, j.status) == (*of_lease, "processing")
+                ]
+                assert left, f"a repair for nothing: {repair}"
+        return repairs
 
     def _apply(self, repairs: list[Repair]) -> None:
         with self.world.watched():
@@ -66,7 +80,7 @@ class Upkeep(Runs):
 
     def _fail_in_dagster(self, run_id: str) -> None:
         if self.account.dagster.get(run_id) == "live":
-            self.account.dagster[run_id] = "finished"
+            self._dagster_says(run_id, "finished")
 
     @step(is_twice=st.booleans())
     def repair(self, is_twice: bool) -> None:
@@ -86,6 +100,19 @@ class Upkeep(Runs):
             self._pass(SPANS[1])
             self.repair(is_twice=False)
             self._go_on(process, steps)
+
+    @step(number=NUMBER)
+    def be_heard_of_one_lease(self, number: int) -> None:
+        """The calm club's run computes, and its other leases are given up meanwhile."""
+        for process in [p for p in self.account.processes if p.is_calm and p.is_alive]:
+            for one in self.account.of_run(process.run_id):
+                if one.is_alive and one.claimed is None:
+                    self._claim(one)
+                    self.compare()
+            self._fall_asleep(process, FUNCTIONS[number])
+        self._pass(SPANS[1])
+        self.repair(is_twice=False)
+        self.wake_up()
 
     @step(pick=PICK)
     def be_seen_before_being_given_up(self, pick: int) -> None:
@@ -112,7 +139,7 @@ class Upkeep(Runs):
         self._pass(seconds)
 
     def _pass(self, seconds: int) -> None:
-        calm = [p for p in self.account.processes.values() if p.is_calm and p.is_alive]
+        calm = [p for p in self.account.processes if p.is_calm and p.is_alive]
         for process in calm:
             if process.claimed is None and process.lease is not None:
                 self._claim(process)

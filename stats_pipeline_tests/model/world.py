@@ -94,13 +94,13 @@ select
     (select coalesce(jsonb_agg(jsonb_build_array(c.id, c.club, c.rpc) order by c.id), '[]')
         from public.computed as c) as computed,
     (select case when is_called then last_value else 0 end from public.computed_id_seq) as position,
-    (select coalesce(jsonb_agg(coalesce(r.tenant_id, %(default)s) order by r.tenant_id), '[]')
-        from stats_pipeline.lease as r where r.ended_at is null) as leased,
+    (select coalesce(jsonb_agg(coalesce(l.tenant_id, %(default)s) order by l.tenant_id), '[]')
+        from stats_pipeline.lease as l where l.ended_at is null) as leased,
     (select coalesce(jsonb_agg(q.msg_id order by q.msg_id), '[]') from pgmq.q_stats_update as q) as messages,
-    (select coalesce(jsonb_agg(jsonb_build_array(o.run_id, o.tag) order by o.id), '[]')
-        from stats_pipeline.jobs.outbox as o where o.delivered_at is null) as due,
-    (select coalesce(jsonb_agg(jsonb_build_array(a.job_id, a.run_id, a.ended_at is null)
-            order by a.job_id, a.run_id), '[]')
+    (select coalesce(jsonb_agg(jsonb_build_array(o.lease_id, o.tag) order by o.id), '[]')
+        from stats_pipeline.outbox as o where o.delivered_at is null) as due,
+    (select coalesce(jsonb_agg(jsonb_build_array(a.job_id, a.lease_id, a.ended_at is null)
+            order by a.job_id, a.lease_id), '[]')
         from stats_pipeline.attempt as a) as attempts,
     {set_aside} as set_aside
 """
@@ -115,8 +115,8 @@ class Seen:
     position: int  # of the last call that has begun
     leased: list[str]  # the clubs of the open leases
     messages: list[int]
-    due: list[tuple[str, str]]  # run and tag
-    attempts: list[tuple[str, str, bool]]  # job, run, and whether it is open
+    due: list[tuple[str, str]]  # lease and tag
+    attempts: list[tuple[str, str, bool]]  # job, lease, and whether it is open
     set_aside: list[dict[str, Any]]
 
 
