@@ -1,12 +1,10 @@
-"""The sensors: the queue sensors launch runs, the upkeep sensor repairs, the relay redelivers cache tags.
+"""The sensors: the queue sensor launches runs, the upkeep sensor repairs, the relay redelivers cache tags.
 
-There are four queue sensors alike. Dagster's daemon looks each five seconds which sensors are due, so one that has
-found work is away for up to five, and meanwhile another one waits. What a lease is and who gets one is decided in the
-database (`lease_jobs`); launching is Dagster's part.
+What a lease is and who gets one is decided in the database (`lease_jobs`); launching is Dagster's part. A sensor that
+has found work is away until the daemon's next round, which `runtime/daemon.py` has begin soon.
 
 Each second the upkeep sensor looks at every open run, in our tables and in Dagster's, so it does the work of sensors
-for failed, cancelled and succeeded runs without their five-second loop. What is a mismatch, and its repair, is said in
-`reconcile.py`.
+for failed, cancelled and succeeded runs. What is a mismatch, and its repair, is said in `reconcile.py`.
 """
 
 import time
@@ -31,28 +29,23 @@ from stats_pipeline.jobs.outbound import tls
 from stats_pipeline.log import Outage
 from stats_pipeline.settings import Settings
 
-# A tick blocks for so many seconds at most: well below the 60 of the daemon's call, and so that it ends just before
-# the daemon looks again, not just after.
-TICK_SECONDS = 19.5
+# A tick blocks for so many seconds at most: well below the 60 of the daemon's call.
+TICK_SECONDS = 20
 # Behind the notification, for what a lost one would miss and for leases that expire, which nothing notifies of.
 POLL_SECONDS = 1
-QUEUE_SENSORS = ("stats_queue", "stats_queue_2", "stats_queue_3", "stats_queue_4")
 WORK_CHANNEL = "stats_pipeline_work"
 STOP_CHANNEL = "stats_pipeline_stop"  # ends the tick at once, so that a shutdown need not wait for it
 
 
-def build_queue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Sensors that are running by default, each of which reacts to an enqueue within milliseconds while it waits."""
-    return [_build_queue_sensor(settings, name) for name in QUEUE_SENSORS]
+def build_queue_sensor(settings: Settings) -> dg.SensorDefinition:
+    """A sensor that is running by default, and reacts to an enqueue within milliseconds while it waits."""
 
-
-def _build_queue_sensor(settings: Settings, name: str) -> dg.SensorDefinition:
     @dg.sensor(
-        name=name,
+        name="stats_queue",
         job_name=JOB_NAME,
         minimum_interval_seconds=1,  # 0 would mean Dagster's default of 30
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Launches a run for each tenant with waiting jobs. Four of a kind take turns.",
+        description="Launches a run for each tenant with waiting jobs.",
     )
     def stats_queue(_: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:

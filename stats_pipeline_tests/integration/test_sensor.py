@@ -47,7 +47,7 @@ def tick(database_url: str, instance: dg.DagsterInstance) -> Tick:
 
 
 def evaluate(instance: dg.DagsterInstance, database_url: str) -> dg.SensorResult | dg.SkipReason:
-    sensor = sensors.build_queue_sensors(settings_for(database_url))[0]
+    sensor = sensors.build_queue_sensor(settings_for(database_url))
     with dg.build_sensor_context(instance=instance) as context:
         result = sensor(context)
     assert isinstance(result, dg.SensorResult | dg.SkipReason)
@@ -199,7 +199,7 @@ def test_a_malformed_message_is_no_crash_loop(connection: Connected, tick: Tick,
 
 def test_a_database_that_is_down_is_a_reason_to_skip(instance: dg.DagsterInstance) -> None:
     skipped = reason(evaluate(instance, "postgresql://me:hunter2@127.0.0.1:1/app"))
-    assert skipped.startswith("The database is out of reach: STATS_DATABASE_URL: 127.0.0.1:1/app")
+    assert skipped.startswith("The database is out of reach: STATS_DATABASE_URL: cannot connect to 127.0.0.1:1/app")
     assert "hunter2" not in skipped
 
 
