@@ -8,7 +8,7 @@ from stats_pipeline.defs.assets import build_source_assets, build_stats_assets
 from stats_pipeline.defs.jobs import build_prune_job, build_stats_job
 from stats_pipeline.defs.resources import refresh_resource
 from stats_pipeline.defs.schedules import build_nightly_schedule, build_prune_schedule
-from stats_pipeline.defs.sensors import build_queue_sensors, build_upkeep_sensors
+from stats_pipeline.defs.sensors import build_queue_sensor, build_upkeep_sensors
 from stats_pipeline.runtime.executor import thread_executor
 from stats_pipeline.settings import Settings
 
@@ -21,7 +21,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
     return dg.Definitions(
         assets=[*build_source_assets(settings.functions), *stats_assets],
         jobs=[build_stats_job(stats_assets), build_prune_job(settings)],
-        sensors=[*build_queue_sensors(settings), *build_upkeep_sensors(settings)],
+        sensors=[build_queue_sensor(settings), *build_upkeep_sensors(settings)],
         schedules=[build_nightly_schedule(settings), build_prune_schedule(settings)],
         resources={"refresh": refresh_resource},
         executor=thread_executor,  # also for a table refreshed alone from the UI

@@ -1,4 +1,4 @@
--- What the health page says of the queue, the daemon and the cache.
+-- What the health page says of the queue and the cache.
 select
     (
         select count(*)
@@ -6,9 +6,6 @@ select
         where job_type = 'stats_update' and status = 'queued'
     ) as waiting,
     to_regclass('pgmq.q_stats_update') is not null as has_queue,
-    extract(epoch from clock_timestamp() - stats_pipeline.last_sensor_tick())::float as seconds_since_tick,
-    stats_pipeline.stopped_instigators('SENSOR') as stopped_sensors,
-    stats_pipeline.stopped_instigators('SCHEDULE') as stopped_schedules,
     (select count(*) from stats_pipeline.outbox where delivered_at is null) as undelivered_tags,
     (select failing_since from stats_pipeline.endpoint where url = %(route)s) as app_failing_since,
     (select count(*) from stats_pipeline.set_aside) as set_aside;

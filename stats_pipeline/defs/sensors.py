@@ -1,18 +1,18 @@
-"""The sensors: the queue sensors launch runs, the upkeep sensor repairs, the relay redelivers cache tags.
+"""The sensors: the queue sensor launches runs, the upkeep sensor repairs, the relay redelivers cache tags.
 
-There are four queue sensors alike. Dagster's daemon looks each five seconds which sensors are due, so one that has
-found work is away for up to five, and meanwhile another one waits. What a lease is and who gets one is decided in the
-database (`lease_jobs`); launching is Dagster's part.
+What a lease is and who gets one is decided in the database (`lease_jobs`); launching is Dagster's part. A sensor that
+has found work is away until the daemon's next round, which `runtime/daemon.py` has begin soon. Each sensor leaves a
+beat about once a second; what its absence means is said in `jobs/health.py`.
 
 Each second the upkeep sensor looks at every open run, in our tables and in Dagster's, so it does the work of sensors
-for failed, cancelled and succeeded runs without their five-second loop. What is a mismatch, and its repair, is said in
-`reconcile.py`.
+for failed, cancelled and succeeded runs. What is a mismatch, and its repair, is said in `reconcile.py`.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from math import inf
 from typing import Any
 
 import dagster as dg
@@ -24,35 +24,31 @@ from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import JOBS_TAG, LEASE_TAG, TENANT_TAG
 from stats_pipeline.defs.runs import repair_all
 from stats_pipeline.errors import DatabaseUnavailable, one_line
-from stats_pipeline.jobs import outbox, queue
+from stats_pipeline.jobs import health, outbox, queue
 from stats_pipeline.jobs.invalidation import CacheClient
 from stats_pipeline.jobs.models import Lease
 from stats_pipeline.jobs.outbound import tls
 from stats_pipeline.log import Outage
 from stats_pipeline.settings import Settings
 
-# A tick blocks for so many seconds at most: well below the 60 of the daemon's call, and so that it ends just before
-# the daemon looks again, not just after.
-TICK_SECONDS = 19.5
+# A tick blocks for so many seconds at most: well below the 60 of the daemon's call.
+TICK_SECONDS = 20
 # Behind the notification, for what a lost one would miss and for leases that expire, which nothing notifies of.
 POLL_SECONDS = 1
-QUEUE_SENSORS = ("stats_queue", "stats_queue_2", "stats_queue_3", "stats_queue_4")
+BEAT_SECONDS = 0.9  # no more often than that, and with each poll
 WORK_CHANNEL = "stats_pipeline_work"
 STOP_CHANNEL = "stats_pipeline_stop"  # ends the tick at once, so that a shutdown need not wait for it
 
 
-def build_queue_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Sensors that are running by default, each of which reacts to an enqueue within milliseconds while it waits."""
-    return [_build_queue_sensor(settings, name) for name in QUEUE_SENSORS]
+def build_queue_sensor(settings: Settings) -> dg.SensorDefinition:
+    """A sensor that is running by default, and reacts to an enqueue within milliseconds while it waits."""
 
-
-def _build_queue_sensor(settings: Settings, name: str) -> dg.SensorDefinition:
     @dg.sensor(
-        name=name,
+        name=health.QUEUE_SENSOR,
         job_name=JOB_NAME,
         minimum_interval_seconds=1,  # 0 would mean Dagster's default of 30
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Launches a run for each tenant with waiting jobs. Four of a kind take turns.",
+        description="Launches a run for each tenant with waiting jobs.",
     )
     def stats_queue(_: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
@@ -71,7 +67,11 @@ def _build_queue_sensor(settings: Settings, name: str) -> dg.SensorDefinition:
 
 def _wait_for_work(connection: Connection[Any], settings: Settings) -> dg.SensorResult | dg.SkipReason:
     deadline = time.monotonic() + TICK_SECONDS
+    beat_at = -inf
     while True:
+        if time.monotonic() >= beat_at + BEAT_SECONDS:  # many notifications are no reason for as many beats
+            health.beat(connection, health.QUEUE_SENSOR)
+            beat_at = time.monotonic()
         leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
         if leases:
             return dg.SensorResult(run_requests=list(run_requests(leases)))
@@ -102,7 +102,7 @@ def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
 
     def rescue(context: dg.SensorEvaluationContext) -> Iterator[str]:
         with _database(settings) as opened:
-            for _ in _each_second(opened):
+            for _ in _each_second(opened, health.UPKEEP_SENSOR):
                 repairs, problems = repair_all(opened, settings, context.instance, starting=starting)
                 yield from (type(repair).__name__ for repair in repairs)
                 yield from problems
@@ -111,7 +111,7 @@ def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
 
     def relay(_context: dg.SensorEvaluationContext) -> Iterator[str]:
         with _database(settings) as opened, closing(CacheClient(settings)) as cache:
-            for _ in _each_second(opened):
+            for _ in _each_second(opened, health.RELAY_SENSOR):
                 delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline)
                 if delivery.route_failed:
                     app.begins(delivery.problem or "")
@@ -121,11 +121,11 @@ def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
                 if delivery.problem:
                     yield delivery.problem
 
-    upkeep = _build_sensor("stats_upkeep", "Rescues the jobs of dead runs, repairs every mismatch.", rescue)
+    upkeep = _build_sensor(health.UPKEEP_SENSOR, "Rescues the jobs of dead runs, repairs every mismatch.", rescue)
     if settings.app_url is None:
         return [upkeep]
     tls(settings.ca_file)
-    return [upkeep, _build_sensor("stats_relay", "Redelivers cache tags until the app takes them.", relay)]
+    return [upkeep, _build_sensor(health.RELAY_SENSOR, "Redelivers cache tags until the app takes them.", relay)]
 
 
 def _build_sensor(
@@ -153,13 +153,14 @@ def _database(settings: Settings) -> database.Database:
     return database.Database(database.database_url(settings), max_connections=2)
 
 
-def _each_second(opened: database.Database) -> Iterator[None]:
-    """Once a second for the length of a tick, or until a shutdown asks for its end."""
+def _each_second(opened: database.Database, sensor: str) -> Iterator[None]:
+    """Once a second for the length of a tick, or until a shutdown asks for its end; each time with a beat."""
     deadline = time.monotonic() + TICK_SECONDS
     with opened.dedicated_connection() as listener:
         if opened.can_listen:
             listener.execute(f"listen {STOP_CHANNEL}".encode())
         while True:
+            health.beat(listener, sensor)
             yield
             left = deadline - time.monotonic()
             if left <= 0 or any(listener.notifies(timeout=min(left, POLL_SECONDS), stop_after=1)):

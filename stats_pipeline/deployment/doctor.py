@@ -192,27 +192,12 @@ def _examine_visitors(connection: Connection[Any]) -> Iterator[Finding]:
 
 def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[Finding]:
     work = run_one(connection, "check_health", route=route(settings))
-    since = work["seconds_since_tick"]
-    if health.ticking(since) != "ok":
-        last = "no sensor tick yet" if since is None else f"last sensor tick {since:.0f} seconds ago"
-        yield Finding(
-            "Dagster",
-            "problem",
-            f"not running ({last}); jobs waiting: {work['waiting']}. Start `stats-pipeline up`; "
-            "until then `stats-pipeline run-direct` processes them",
-        )
-    else:
-        yield Finding("Dagster", "ok", "sensors are running")
-    for kind in ("sensors", "schedules"):
-        if names := work[f"stopped_{kind}"]:
-            yield Finding(
-                "Dagster",
-                "problem" if kind == "sensors" else "warning",
-                f"stopped in Dagster's UI: the {kind} {', '.join(names)}; start them there"
-                + (", or start `stats-pipeline up` again" if kind == "sensors" else ""),
-            )
-    if not work["stopped_schedules"]:
-        yield Finding("nightly refresh", "ok", f"next {_next_night(settings)}, while Dagster is running")
+    yield from _examine_sensors(health.judge(run(connection, "list_beats"), settings), work["waiting"])
+    yield Finding(
+        "nightly refresh",
+        "ok",
+        f"next {_next_night(settings)}, while Dagster is running and its schedule was not stopped in its UI",
+    )
     if work["has_queue"]:
         yield Finding("queue", "ok", f"jobs waiting: {work['waiting']}")
     else:
@@ -233,6 +218,35 @@ def _examine_work(connection: Connection[Any], settings: Settings) -> Iterator[F
         yield Finding(
             "set aside", "warning", f"{aside.what} {aside.key}: {aside.reason} ({tried}; retried automatically)"
         )
+
+
+def _examine_sensors(sensors: health.Sensors, waiting: int) -> Iterator[Finding]:
+    if len(sensors.silent) == len(sensors.needed):
+        last = min((beat.seconds_since for beat in sensors.beats), default=None)
+        said = "no sensor has ever run" if last is None else f"last sign of a sensor {last:.0f} seconds ago"
+        yield Finding(
+            "Dagster",
+            "problem",
+            f"not running ({said}); jobs waiting: {waiting}. Start `stats-pipeline up`; "
+            "until then `stats-pipeline run-direct` processes them",
+        )
+        return
+    hosts = ", ".join(f"version {version} on {host}" for host, version in sensors.versions.items())
+    if sensors.silent:
+        yield Finding(
+            "Dagster",
+            "problem",
+            f"{hosts}; jobs waiting: {waiting}. Silent are the sensors {', '.join(sensors.silent)}: if they were "
+            "stopped in Dagster's UI, start them there, or start `stats-pipeline up` again",
+        )
+    elif any(version != health.our_version() for version in sensors.versions.values()):
+        yield Finding(
+            "Dagster",
+            "warning",
+            f"sensors are running: {hosts}, but this is {health.our_version()}: start `stats-pipeline up` again there",
+        )
+    else:
+        yield Finding("Dagster", "ok", f"sensors are running: {hosts}")
 
 
 def _next_night(settings: Settings) -> str:

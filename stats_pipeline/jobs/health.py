@@ -1,12 +1,77 @@
-"""Whether the pipeline works, as far as the database knows: asked by the page, `/health` and `doctor`."""
+"""Whether the sensors work, as far as the database knows: asked by `/health`, `/metrics` and `doctor`.
 
-from typing import Literal
+Each sensor leaves a beat about once a second, also while it waits. Why one is silent (the daemon is down, somebody has
+stopped the sensor in Dagster's UI) is not known here, and neither is whether a schedule was stopped: only Dagster's own
+tables say that.
+"""
 
-LATE_TICK_SECONDS = 90  # a tick waits up to 20 s for work, and the next one follows within a few
+import functools
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+from psycopg import Connection
+
+from stats_pipeline.database import run
+from stats_pipeline.settings import Settings
+
+QUEUE_SENSOR, UPKEEP_SENSOR, RELAY_SENSOR = "stats_queue", "stats_upkeep", "stats_relay"
+# Of silence. Up to two pass between two ticks, five where Dagster's daemon runs at its own pace.
+LATE_SECONDS = 10
 
 
-def ticking(seconds_since_tick: float | None) -> Literal["ok", "late", "never"]:
-    """What the time since the last tick of a sensor says."""
-    if seconds_since_tick is None:
-        return "never"
-    return "ok" if seconds_since_tick <= LATE_TICK_SECONDS else "late"
+@dataclass(frozen=True)
+class Beat:
+    """The last sign of one sensor on one host."""
+
+    sensor: str
+    host: str
+    version: str
+    seconds_since: float
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """The sensors that some settings need: their last sign on each host, which are silent, who evaluates the others."""
+
+    needed: tuple[str, ...]
+    beats: tuple[Beat, ...]
+    silent: tuple[str, ...]
+    versions: dict[str, str]  # of this project, by host
+
+    @property
+    def status(self) -> Literal["ok", "late", "never"]:
+        """`late` if any sensor is silent, `never` if none has ever given a sign."""
+        return "never" if not self.beats else "late" if self.silent else "ok"
+
+    def seconds_since(self, sensor: str) -> float | None:
+        """Since the last sign of the sensor on any host."""
+        return min((beat.seconds_since for beat in self.beats if beat.sensor == sensor), default=None)
+
+
+@functools.cache
+def our_version() -> str:
+    """The version of this project that is installed here."""
+    return metadata.version("stats-pipeline")
+
+
+def beat(connection: Connection[Any], sensor: str) -> None:
+    """Say that the sensor is being evaluated, here and by this version."""
+    run(connection, "beat", sensor=sensor, host=platform.node(), version=our_version())
+
+
+def judge(rows: Iterable[dict[str, Any]], settings: Settings) -> Sensors:
+    """What the rows of `list_beats` say of the sensors that these settings need."""
+    patience: dict[str, float] = {QUEUE_SENSOR: LATE_SECONDS, UPKEEP_SENSOR: LATE_SECONDS}
+    if settings.app_url is not None:
+        patience[RELAY_SENSOR] = LATE_SECONDS + settings.cache_timeout  # it may be waiting for an app that hangs
+    beats = tuple(Beat(**row) for row in rows if row["sensor"] in patience)
+    heard = [beat for beat in beats if beat.seconds_since <= patience[beat.sensor]]
+    return Sensors(
+        needed=tuple(patience),
+        beats=beats,
+        silent=tuple(sensor for sensor in patience if sensor not in {beat.sensor for beat in heard}),
+        versions={beat.host: beat.version for beat in reversed(heard)},  # the newest sign of a host counts
+    )

@@ -1,16 +1,29 @@
-"""Dagster's daemon with the run launcher's fork server started first: `python -m stats_pipeline.runtime.daemon run …`.
+"""Dagster's daemon with quicker sensors: `python -m stats_pipeline.runtime.daemon run …`.
 
-Dagster touches the launcher only when it launches, so the first job after a start would wait a second for imports.
-Arguments are those of `dagster-daemon`; nothing about the daemon itself is changed here.
+Two things differ from `dagster-daemon`, whose arguments it takes. Dagster touches the launcher only when it launches,
+so the first job after a start would wait a second for imports: the fork server is started first. And Dagster looks
+each five seconds which sensors are due, so long would one that has found work be away: here it looks more often.
 """
 
 import dagster as dg
+from dagster._daemon import sensor
 from dagster._daemon.cli import main
 
 from stats_pipeline.runtime.launcher import ForkserverRunLauncher
+
+# Between two rounds of the sensors. No sensor is due within a second of its last start, the shortest interval that
+# Dagster knows: three rounds are just longer than that.
+ROUND_SECONDS = 0.35
+
+
+def quicken_sensors() -> None:
+    """Let this process's daemon look so often which sensors are due; Dagster has no setting for it."""
+    sensor.MIN_INTERVAL_LOOP_TIME = ROUND_SECONDS  # type: ignore[assignment]
+
 
 if __name__ == "__main__":
     with dg.DagsterInstance.get() as instance:
         if isinstance(instance.run_launcher, ForkserverRunLauncher):
             instance.run_launcher.warm()
+    quicken_sensors()
     main()

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stats_pipeline.errors import DatabaseUnavailable, one_line
-from stats_pipeline.jobs.health import ticking
+from stats_pipeline.jobs.health import QUEUE_SENSOR, judge
 from stats_pipeline.jobs.invalidation import route
 from stats_pipeline.web.context import Web, answer, web_of
 from stats_pipeline.web.schemas import Alive, AppHealth, DatabaseHealth, Health, QueueHealth, SensorHealth
@@ -36,14 +36,15 @@ def check(web: Web) -> Health:
     """Ask the database, where all of it is known."""
     try:
         (row,) = web.database.run("check_health", route=route(web.settings))
+        sensors = judge(web.database.run("list_beats"), web.settings)
         problem = None if web.settings.read_only or not row["has_queue"] else web.trial.problem()
     except (DatabaseUnavailable, psycopg.Error) as error:
         structlog.get_logger().debug("the database fails the health check", reason=one_line(error))
         return Health(status="down", database=DatabaseHealth(status="down"))
     queue = QueueHealth(status="ok" if row["has_queue"] else "missing", waiting=row["waiting"])
-    since = row["seconds_since_tick"]
-    stopped = row["stopped_sensors"]
-    sensor = SensorHealth(status="stopped" if stopped else ticking(since), seconds_since_tick=since, stopped=stopped)
+    sensor = SensorHealth(
+        status=sensors.status, seconds_since_tick=sensors.seconds_since(QUEUE_SENSOR), silent=list(sensors.silent)
+    )
     app = AppHealth(
         status="not configured" if web.settings.app_url is None else "failing" if row["app_failing_since"] else "ok",
         failing_since=row["app_failing_since"],

@@ -32,9 +32,10 @@ class _JobCollector(Collector):
         self._database = database
 
     def collect(self) -> Iterable[Metric]:
-        """All metrics; three queries."""
+        """All metrics; four queries."""
         yield from self._jobs()
         yield from self._queue()
+        yield from self._sensors()
         yield from self._counters()
 
     def _jobs(self) -> Iterable[Metric]:
@@ -55,6 +56,19 @@ class _JobCollector(Collector):
             ("set_aside", "What could not be done and is tried again, while the rest goes on.", "set_aside"),
         ):
             yield GaugeMetricFamily(f"stats_pipeline_{name}", text, value=row[column])
+
+    def _sensors(self) -> Iterable[Metric]:
+        silence = GaugeMetricFamily(
+            "stats_pipeline_sensor_silence_seconds",
+            "Since the last sign of life of a sensor, on any host; while it works, about one.",
+            labels=["sensor"],
+        )
+        since: dict[str, float] = {}
+        for row in self._database.run("list_beats"):
+            since.setdefault(row["sensor"], row["seconds_since"])  # the last one comes first
+        for sensor, seconds in sorted(since.items()):
+            silence.add_metric([sensor], seconds)
+        yield silence
 
     def _counters(self) -> Iterable[Metric]:
         found: defaultdict[str, list[Any]] = defaultdict(list)

@@ -94,11 +94,13 @@ class QueueHealth(BaseModel):
 
 
 class SensorHealth(BaseModel):
-    """When Dagster's daemon last looked at the queue."""
+    """Whether the sensors are at work, and when the queue was last looked at."""
 
-    status: Literal["ok", "late", "never", "stopped"]
+    status: Literal["ok", "late", "never"]
     seconds_since_tick: float | None
-    stopped: list[str] = []  # by somebody, in Dagster's UI
+    silent: list[str] = Field(
+        [], description="Sensors without a sign of life: the daemon is down, or they were stopped."
+    )
 
 
 class AppHealth(BaseModel):

@@ -16,6 +16,7 @@ from psycopg import Connection
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.demo import league
+from stats_pipeline.jobs import health
 from stats_pipeline_tests.acceptance.app_server import KEY, App, take_all
 from stats_pipeline_tests.acceptance.conftest import Result, run
 from stats_pipeline_tests.acceptance.processes import Pipeline
@@ -23,6 +24,7 @@ from stats_pipeline_tests.integration import steps
 
 Doctor = Callable[..., dict[str, tuple[str, str]]]
 HALL_OF_FAME, RATINGS = STATS_FUNCTIONS[2].rpc, STATS_FUNCTIONS[9].rpc
+SENSORS = ("stats_queue", "stats_upkeep", "stats_relay")
 CLUB, OTHER_CLUB = str(steps.TENANT), str(steps.OTHER_TENANT)
 
 
@@ -64,7 +66,10 @@ def test_what_is_fine_is_said_with_what_it_was(doctor: Doctor, query: Callable[.
     assert found["settings"] == ("ok", "all valid; functions: 10, clubs: 1 in STATS_TENANTS")
     assert found["queue"] == ("ok", "jobs waiting: 1")
     next_year = datetime.now(ZoneInfo("Asia/Tokyo")).year + 1
-    assert found["nightly refresh"] == ("ok", f"next {next_year}-01-01 04:30 Asia/Tokyo, while Dagster is running")
+    assert found["nightly refresh"] == (
+        "ok",
+        f"next {next_year}-01-01 04:30 Asia/Tokyo, while Dagster is running and its schedule was not stopped in its UI",
+    )
     [server] = query("select split_part(current_setting('server_version'), ' ', 1) as version")
     said = re.fullmatch(
         r"connected to .+: PostgreSQL (.+), pgmq installed from SQL, (\d+) of (\d+) connections free",
@@ -81,22 +86,45 @@ def test_a_setting_without_effect_is_a_warning(doctor: Doctor) -> None:
     assert said.endswith("did you mean STATS_CRON?")
 
 
-@pytest.mark.parametrize(("ago", "state"), [("1 second", "ok"), ("10 minutes", "problem")])
-def test_a_tick_that_has_started_counts(doctor: Doctor, query: Callable[..., Any], ago: str, state: str) -> None:
-    query("create schema if not exists dagster")
-    query('create table dagster.job_ticks (id bigint, type text, status text, "timestamp" timestamp)')
-    query(
-        "insert into dagster.job_ticks values "
-        f"(1, 'SENSOR', 'STARTED', clock_timestamp() at time zone 'UTC' - interval '{ago}')"
-    )
-    assert doctor()["Dagster"][0] == state
+def beat(query: Callable[..., Any], ago: str, *sensors: str, version: str | None = None) -> None:
+    for sensor in sensors or SENSORS:
+        query(
+            "insert into stats_pipeline.sensor_beat values (%s, 'a-host', %s, clock_timestamp() - %s::interval)",
+            sensor,
+            version or health.our_version(),
+            ago,
+        )
 
 
-def test_without_dagster_it_names_the_two_ways_on(doctor: Doctor) -> None:
+def test_sensors_that_run_are_said_with_version_and_host(doctor: Doctor, query: Callable[..., Any]) -> None:
+    beat(query, "1 second")
+    assert doctor()["Dagster"] == ("ok", f"sensors are running: version {health.our_version()} on a-host")
+
+
+@pytest.mark.parametrize("ago", [None, "10 minutes"])
+def test_without_dagster_it_names_the_two_ways_on(doctor: Doctor, query: Callable[..., Any], ago: str | None) -> None:
+    if ago is not None:
+        beat(query, ago)
     state, said = doctor()["Dagster"]
     assert state == "problem"
+    assert ("last sign of a sensor 60" if ago else "no sensor has ever run") in said
     assert "stats-pipeline up" in said
     assert "stats-pipeline run-direct" in said
+
+
+def test_a_sensor_that_is_silent_is_named(doctor: Doctor, query: Callable[..., Any]) -> None:
+    beat(query, "1 second", "stats_queue", "stats_upkeep")
+    state, said = doctor()["Dagster"]
+    assert state == "problem"
+    assert "Silent are the sensors stats_relay: if they were stopped in Dagster's UI, start them there" in said
+    assert doctor(NEXT_PUBLIC_APP_URL="", INTERNAL_API_KEY="")["Dagster"][0] == "ok"
+
+
+def test_sensors_of_another_version_are_a_warning(doctor: Doctor, query: Callable[..., Any]) -> None:
+    beat(query, "1 second", version="0.0.9")
+    state, said = doctor()["Dagster"]
+    assert state == "warning"
+    assert f"version 0.0.9 on a-host, but this is {health.our_version()}" in said
 
 
 def test_a_function_that_is_missing_is_named(doctor: Doctor, query: Callable[..., Any]) -> None:

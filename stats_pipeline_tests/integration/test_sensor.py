@@ -1,5 +1,9 @@
-"""The queue sensor and the nightly schedule, one tick at a time, on a real database."""
+"""The sensors' beats, the queue sensor and the nightly schedule, one tick at a time, on a real database.
 
+What the upkeep sensor does is in `test_upkeep.py`.
+"""
+
+import platform
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -16,6 +20,7 @@ from stats_pipeline.database import Database
 from stats_pipeline.defs import sensors
 from stats_pipeline.defs.resources import JOBS_TAG, LEASE_TAG, TENANT_TAG
 from stats_pipeline.defs.schedules import build_nightly_schedule
+from stats_pipeline.jobs import health
 from stats_pipeline.jobs.reconcile import apply
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
@@ -47,7 +52,7 @@ def tick(database_url: str, instance: dg.DagsterInstance) -> Tick:
 
 
 def evaluate(instance: dg.DagsterInstance, database_url: str) -> dg.SensorResult | dg.SkipReason:
-    sensor = sensors.build_queue_sensors(settings_for(database_url))[0]
+    sensor = sensors.build_queue_sensor(settings_for(database_url))
     with dg.build_sensor_context(instance=instance) as context:
         result = sensor(context)
     assert isinstance(result, dg.SensorResult | dg.SkipReason)
@@ -217,6 +222,89 @@ def test_sensors_that_wait_together_start_a_job_once(
     steps.enqueue(connection)
     results = at_once(3, lambda _: tick())
     assert sorted(type(result).__name__ for result in results) == ["SensorResult", "SkipReason", "SkipReason"]
+
+
+# The beats
+
+
+def last_beat(query: Query) -> datetime:
+    [row] = query("select beaten_at from stats_pipeline.sensor_beat where sensor = 'stats_queue'")
+    beaten_at: datetime = row["beaten_at"]
+    return beaten_at
+
+
+@pytest.mark.usefixtures("impatient")
+def test_each_sensor_says_where_it_runs_and_as_which_version(
+    database_url: str, instance: dg.DagsterInstance, query: Query
+) -> None:
+    settings = settings_for(
+        database_url, NEXT_PUBLIC_APP_URL="http://127.0.0.1:1", INTERNAL_API_KEY="a key of some length"
+    )
+    for sensor in (sensors.build_queue_sensor(settings), *sensors.build_upkeep_sensors(settings)):
+        with dg.build_sensor_context(instance=instance) as context:
+            sensor(context)
+    rows = query("select sensor, host, version from stats_pipeline.sensor_beat order by sensor")
+    assert [tuple(row.values()) for row in rows] == [
+        (sensor, platform.node(), health.our_version()) for sensor in ("stats_queue", "stats_relay", "stats_upkeep")
+    ]
+
+
+@pytest.mark.usefixtures("endless")
+def test_a_sensor_that_waits_beats_each_second(tick: Tick, connection: Connected, query: Query) -> None:
+    waiting = Waiting(tick, query)
+    first, polling = last_beat(query), threading.Event()
+    while (second := last_beat(query)) == first:
+        polling.wait(0.02)
+    assert 0.9 <= (second - first).total_seconds() < 5
+    connection.execute(f"notify {sensors.STOP_CHANNEL}".encode())
+    waiting.end()
+
+
+@pytest.mark.usefixtures("unpolled")
+def test_many_notifications_are_no_reason_for_many_beats(
+    tick: Tick, connection: Connected, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "BEAT_SECONDS", NEVER)
+    waiting = Waiting(tick, query)
+    first = last_beat(query)
+    steps.enqueue(connection)  # which notifies, so the sensor comes past the place where it would beat
+    waiting.end()
+    assert last_beat(query) == first
+
+
+def test_beats_take_no_room(connection: Connected, query: Query) -> None:
+    for _ in range(500):
+        health.beat(connection, health.QUEUE_SENSOR)
+    [row] = query(
+        "select pg_relation_size('stats_pipeline.sensor_beat') as rows, "
+        "pg_relation_size('stats_pipeline.sensor_beat_pkey') as index"
+    )
+    assert row == {"rows": 8192, "index": 16384}  # a page, and for the index another one that says where it begins
+
+
+def test_a_beat_does_not_wait_for_the_disk_and_what_follows_does(connection: Connected) -> None:
+    with connection.transaction():
+        health.beat(connection, health.QUEUE_SENSOR)
+        assert connection.execute("show synchronous_commit").fetchone() == {"synchronous_commit": "off"}
+    assert connection.execute("show synchronous_commit").fetchone() == {"synchronous_commit": "on"}
+
+
+def test_a_host_that_is_silent_for_a_day_is_forgotten_by_the_next_beat(connection: Connected, query: Query) -> None:
+    query(
+        "insert into stats_pipeline.sensor_beat values "
+        "('stats_queue', 'long ago', '0.0.1', now() - interval '2 days'), "
+        "('stats_queue', 'another', '0.0.1', now() - interval '2 hours'), "
+        "('stats_queue', %s, '0.0.1', now() - interval '2 days'), "
+        "('stats_relay', 'long ago', '0.0.1', now() - interval '2 days')",
+        platform.node(),
+    )
+    health.beat(connection, health.QUEUE_SENSOR)
+    rows = query("select sensor, host from stats_pipeline.sensor_beat order by sensor, host = 'another' desc")
+    assert [tuple(row.values()) for row in rows] == [
+        ("stats_queue", "another"),
+        ("stats_queue", platform.node()),
+        ("stats_relay", "long ago"),
+    ]
 
 
 # The schedule

@@ -139,6 +139,11 @@ def test_idle_cost_is_per_minute_and_growth_per_job() -> None:
     assert idle.growth_of(before, after, 10) == {"daemon": 102.4}
 
 
+def test_what_idling_costs_us_is_without_the_database() -> None:
+    costs = {"daemon": {"cpu_s_per_minute": 1.25}, "web page": {"cpu_s_per_minute": 0.5}}
+    assert idle.without_postgres({**costs, "postgres": {"cpu_s_per_minute": 9.0}}) == 1.75
+
+
 def test_a_statement_is_compared_by_its_median_calls() -> None:
     calls = [(0.001, 0.0015), (0.002, 0.003), (0.010, 0.003)]
     assert history.result_of(calls, rows=7) == {"small_ms": 2.0, "large_ms": 3.0, "ratio": 1.5, "rows_read": 7}

@@ -19,21 +19,23 @@ Query = Callable[..., list[dict[str, Any]]]
 APP = {"NEXT_PUBLIC_APP_URL": "https://app.example.com", "INTERNAL_API_KEY": API_KEY}
 
 
+Beats = Callable[..., None]
+
+
 @pytest.fixture
-def ticks(query: Query) -> Callable[[str], None]:
-    """Dagster's table of ticks, with one sensor tick of the given age."""
-    query("create schema if not exists dagster")
-    query('create table if not exists dagster.job_ticks (id bigserial primary key, type text, "timestamp" timestamp)')
-    query("truncate dagster.job_ticks")
+def beats(query: Query) -> Beats:
+    """Sensors whose last sign of life is of the given age."""
 
-    def tick(age: str) -> None:
-        query(
-            "insert into dagster.job_ticks (type, \"timestamp\") values ('SENSOR', (now() - %s::interval) at time zone "
-            "'UTC'), ('SCHEDULE', now() at time zone 'UTC')",
-            age,
-        )
+    def beat(age: str, *sensors: str, host: str = "here") -> None:
+        for sensor in sensors or ("stats_queue", "stats_upkeep", "stats_relay"):
+            query(
+                "insert into stats_pipeline.sensor_beat values (%s, %s, '0.1.0', clock_timestamp() - %s::interval)",
+                sensor,
+                host,
+                age,
+            )
 
-    return tick
+    return beat
 
 
 def health(served: Served) -> tuple[int, dict[str, Any]]:
@@ -41,33 +43,68 @@ def health(served: Served) -> tuple[int, dict[str, Any]]:
     return response.status_code, response.json()
 
 
-def test_all_is_well(local: Served, ticks: Callable[[str], None]) -> None:
-    ticks("3 seconds")
+def test_all_is_well(local: Served, beats: Beats) -> None:
+    beats("3 seconds")
     status, found = health(local)
     assert status == 200
     assert found["status"] == "ok"
     assert found["database"] == {"status": "ok"}
     assert found["queue"] == {"status": "ok", "waiting": 0}
     assert found["sensor"]["status"] == "ok"
-    assert 2 < found["sensor"]["seconds_since_tick"] < 60
+    assert 3 <= found["sensor"]["seconds_since_tick"] < 10
+    assert found["sensor"]["silent"] == []
     assert found["app"]["status"] == "not configured"
 
 
-def test_a_daemon_that_has_stopped_is_late(local: Served, ticks: Callable[[str], None]) -> None:
-    ticks("10 minutes")
+def test_a_daemon_that_has_stopped_is_late(local: Served, beats: Beats) -> None:
+    beats("11 seconds")
     status, found = health(local)
     assert (status, found["status"], found["sensor"]["status"]) == (200, "degraded", "late")
+    assert found["sensor"]["silent"] == ["stats_queue", "stats_upkeep"]
 
 
-def test_a_database_without_a_daemon_has_never_had_a_tick(local: Served, query: Query, database_url: str) -> None:
-    query("drop schema if exists dagster cascade")
-    assert health(local)[1]["sensor"] == {"status": "never", "seconds_since_tick": None, "stopped": []}
+def test_a_database_without_a_daemon_has_never_had_a_beat(local: Served) -> None:
+    never = {"status": "never", "seconds_since_tick": None, "silent": ["stats_queue", "stats_upkeep"]}
+    assert health(local)[1]["sensor"] == never
 
 
-def test_an_app_that_takes_no_tags_is_failing(
-    serve: Callable[..., Served], ticks: Callable[[str], None], query: Query
+def test_a_single_sensor_that_is_silent_is_named(local: Served, beats: Beats) -> None:
+    beats("1 second", "stats_queue")
+    beats("1 hour", "stats_upkeep")
+    status, found = health(local)
+    assert (status, found["status"]) == (200, "degraded")
+    assert (found["sensor"]["status"], found["sensor"]["silent"]) == ("late", ["stats_upkeep"])
+
+
+def test_a_sensor_that_has_moved_to_another_host_is_well(local: Served, beats: Beats) -> None:
+    beats("1 hour", host="there")
+    beats("1 second")
+    assert health(local)[1]["status"] == "ok"
+
+
+def test_the_relay_is_needed_where_there_is_an_app_and_may_wait_for_it(
+    serve: Callable[..., Served], beats: Beats, query: Query
 ) -> None:
-    ticks("1 second")
+    served = serve(**APP, STATS_CACHE_TIMEOUT_SECONDS=60)
+    beats("1 second", "stats_queue", "stats_upkeep")
+    assert health(served)[1]["sensor"]["silent"] == ["stats_relay"]
+    beats("40 seconds", "stats_relay")
+    assert health(served)[1]["status"] == "ok"
+    query("update stats_pipeline.sensor_beat set beaten_at = now() - interval '71 s' where sensor = 'stats_relay'")
+    assert health(served)[1]["sensor"]["silent"] == ["stats_relay"]
+
+
+def test_the_silence_of_each_sensor_is_measured(local: Served, beats: Beats) -> None:
+    beats("2 minutes", host="there")
+    beats("1 minute", "stats_queue")
+    found = samples(local)
+    silence = "stats_pipeline_sensor_silence_seconds"
+    assert 60 <= found[silence, (("sensor", "stats_queue"),)] < 70
+    assert 120 <= found[silence, (("sensor", "stats_upkeep"),)] < 130
+
+
+def test_an_app_that_takes_no_tags_is_failing(serve: Callable[..., Served], beats: Beats, query: Query) -> None:
+    beats("1 second")
     served = serve(**APP)
     assert health(served)[1]["app"]["status"] == "ok"
     query("insert into stats_pipeline.outbox (lease_id, rpc, tag) values (gen_random_uuid(), 'f', 'season_stats')")
@@ -181,9 +218,9 @@ def test_counters_stay_when_what_they_counted_is_added_up_and_pruned(
 
 
 def test_a_database_that_can_only_be_read_is_down_until_it_takes_jobs_again(
-    local: Served, ticks: Callable[[str], None], connection: Connection[Any], monkeypatch: pytest.MonkeyPatch
+    local: Served, beats: Beats, connection: Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ticks("3 seconds")
+    beats("3 seconds")
     monkeypatch.setattr(trial, "TRY_SECONDS", 0)
     (row,) = connection.execute("select current_database() as name").fetchall()
     everybody_else = (
@@ -208,9 +245,9 @@ def test_a_database_that_can_only_be_read_is_down_until_it_takes_jobs_again(
 
 
 def test_asking_whether_a_job_could_be_enqueued_leaves_none_and_is_done_once_in_a_while(
-    serve: Callable[..., Served], ticks: Callable[[str], None], query: Query, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Served], beats: Beats, query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ticks("3 seconds")
+    beats("3 seconds")
     try_to_enqueue = queue.try_to_enqueue
     tried = []
 
