@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Annotated, Any, NoReturn
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
@@ -50,7 +49,7 @@ JobIdArgument = Annotated[
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        console.out.print(f"stats-pipeline {metadata.version('stats-pipeline')}")
+        console.out.print(f"stats-pipeline {settings.VERSION}")
         raise typer.Exit
 
 

@@ -20,7 +20,7 @@ from stats_pipeline.database import call, migrate, run, run_one
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.jobs import health, queue, refresh
 from stats_pipeline.jobs.invalidation import CacheClient, route
-from stats_pipeline.settings import Settings, warnings
+from stats_pipeline.settings import VERSION, Settings, warnings
 
 OLDEST_SERVER = 15
 _FOREIGN_KEY_SQLSTATE = "23503"
@@ -239,11 +239,11 @@ def _examine_sensors(sensors: health.Sensors, waiting: int) -> Iterator[Finding]
             f"{hosts}; jobs waiting: {waiting}. Silent are the sensors {', '.join(sensors.silent)}: if they were "
             "stopped in Dagster's UI, start them there, or start `stats-pipeline up` again",
         )
-    elif any(version != health.our_version() for version in sensors.versions.values()):
+    elif any(version != VERSION for version in sensors.versions.values()):
         yield Finding(
             "Dagster",
             "warning",
-            f"sensors are running: {hosts}, but this is {health.our_version()}: start `stats-pipeline up` again there",
+            f"sensors are running: {hosts}, but this is {VERSION}: start `stats-pipeline up` again there",
         )
     else:
         yield Finding("Dagster", "ok", f"sensors are running: {hosts}")

@@ -5,17 +5,15 @@ stopped the sensor in Dagster's UI) is not known here, and neither is whether a 
 tables say that.
 """
 
-import functools
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, Literal
 
 from psycopg import Connection
 
 from stats_pipeline.database import run
-from stats_pipeline.settings import Settings
+from stats_pipeline.settings import VERSION, Settings
 
 QUEUE_SENSOR, UPKEEP_SENSOR, RELAY_SENSOR = "stats_queue", "stats_upkeep", "stats_relay"
 # Of silence. Up to two pass between two ticks, five where Dagster's daemon runs at its own pace.
@@ -51,15 +49,9 @@ class Sensors:
         return min((beat.seconds_since for beat in self.beats if beat.sensor == sensor), default=None)
 
 
-@functools.cache
-def our_version() -> str:
-    """The version of this project that is installed here."""
-    return metadata.version("stats-pipeline")
-
-
 def beat(connection: Connection[Any], sensor: str) -> None:
     """Say that the sensor is being evaluated, here and by this version."""
-    run(connection, "beat", sensor=sensor, host=platform.node(), version=our_version())
+    run(connection, "beat", sensor=sensor, host=platform.node(), version=VERSION)
 
 
 def judge(rows: Iterable[dict[str, Any]], settings: Settings) -> Sensors:

@@ -16,7 +16,7 @@ from psycopg import Connection
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.demo import league
-from stats_pipeline.jobs import health
+from stats_pipeline.settings import VERSION
 from stats_pipeline_tests.acceptance.app_server import KEY, App, take_all
 from stats_pipeline_tests.acceptance.conftest import Result, run
 from stats_pipeline_tests.acceptance.processes import Pipeline
@@ -91,14 +91,14 @@ def beat(query: Callable[..., Any], ago: str, *sensors: str, version: str | None
         query(
             "insert into stats_pipeline.sensor_beat values (%s, 'a-host', %s, clock_timestamp() - %s::interval)",
             sensor,
-            version or health.our_version(),
+            version or VERSION,
             ago,
         )
 
 
 def test_sensors_that_run_are_said_with_version_and_host(doctor: Doctor, query: Callable[..., Any]) -> None:
     beat(query, "1 second")
-    assert doctor()["Dagster"] == ("ok", f"sensors are running: version {health.our_version()} on a-host")
+    assert doctor()["Dagster"] == ("ok", f"sensors are running: version {VERSION} on a-host")
 
 
 @pytest.mark.parametrize("ago", [None, "10 minutes"])
@@ -124,7 +124,7 @@ def test_sensors_of_another_version_are_a_warning(doctor: Doctor, query: Callabl
     beat(query, "1 second", version="0.0.9")
     state, said = doctor()["Dagster"]
     assert state == "warning"
-    assert f"version 0.0.9 on a-host, but this is {health.our_version()}" in said
+    assert f"version 0.0.9 on a-host, but this is {VERSION}" in said
 
 
 def test_a_function_that_is_missing_is_named(doctor: Doctor, query: Callable[..., Any]) -> None:

@@ -86,7 +86,7 @@ def database_url(shared_database: str) -> Iterator[str]:
     yield shared_database
     with psycopg.connect(shared_database, autocommit=True) as connection:
         connection.execute(
-            "truncate public.background_job_status, stats_pipeline.job_request, stats_pipeline.run, "
+            "truncate public.background_job_status, stats_pipeline.job_request, stats_pipeline.lease, "
             "stats_pipeline.attempt, stats_pipeline.function_result, stats_pipeline.outbox, stats_pipeline.endpoint, "
             "stats_pipeline.set_aside, stats_pipeline.measurement, stats_pipeline.counter, "
             "stats_pipeline.repeated_request, "
