@@ -3,7 +3,7 @@
 -- are handed out again. One transaction; callers take turns. A club that cannot be leased is set aside, and the others
 -- go on.
 create or replace function stats_pipeline.acquire_leases(lease_seconds integer, max_runs integer)
-returns table (lease_id uuid, tenant_id uuid, jobs integer)
+returns table (lease_id uuid, tenant_id uuid, jobs integer, job_id uuid, triggered_by text, match_id text)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     started timestamptz;
@@ -33,7 +33,11 @@ begin
         end;
         if leased.id is not null then
             room := room - 1;
-            return query select leased.id, leased.tenant_id, cardinality(leased.job_ids);
+            return query
+            select leased.id, leased.tenant_id, cardinality(leased.job_ids), leased.job_ids[1],
+                j.job_payload ->> 'triggeredBy', j.job_payload ->> 'matchId'
+            from public.background_job_status as j
+            where j.id = leased.job_ids[1];
         end if;
     end loop;
 end;

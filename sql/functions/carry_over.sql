@@ -1,12 +1,13 @@
 -- A lease that repeats a lost one goes on where that stopped: what it had computed and committed counts as this one's,
 -- with the tags still due.
-create or replace function stats_pipeline.carry_over(this_lease uuid, predecessor uuid) returns void
+create or replace function stats_pipeline.carry_over(this_lease uuid, predecessor uuid, called_again text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
     insert into stats_pipeline.function_result (lease_id, rpc, status, tries, duration_ms)
     select l.id, f.rpc, 'success', f.tries, f.duration_ms
     from stats_pipeline.lease as l
     join stats_pipeline.function_result as f on f.lease_id = predecessor and f.rpc = any(l.functions)
+        and not f.rpc = any(called_again)
     where l.id = this_lease and f.status = 'success'
     on conflict (lease_id, rpc) do update -- a try of this run's own that could not claim
     set status = excluded.status, tries = excluded.tries, duration_ms = excluded.duration_ms, error = null,
@@ -17,4 +18,4 @@ begin
 end;
 $$;
 
-revoke all on function stats_pipeline.carry_over(uuid, uuid) from public, anon, authenticated;
+revoke all on function stats_pipeline.carry_over(uuid, uuid, text[]) from public, anon, authenticated;

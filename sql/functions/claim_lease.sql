@@ -1,15 +1,17 @@
 -- Start computing. The first op of a run to come moves the leased jobs to 'processing'; for the others the call changes
 -- nothing and returns the same. Only jobs that still wait, and for this club, are taken; a row that is locked or
 -- refuses is left to a later lease. If none is left, the lease returned has the outcome 'empty'. A run without a lease
--- was launched by hand or from the UI: it acquires one with a job of its own, or, while another lease of the club is
--- open, gets no row at all (wait and call again). Raises SP001 if the lease had ended before the run came, or has been
--- lost since, and 22023 if a run without a lease is for a club that does not exist.
+-- was launched by hand or from the UI: it acquires one, or, while another lease of the club is open, gets no row at all
+-- (wait and call again). If it executes `parent_run` again, the jobs that have failed there are its own, and what
+-- succeeded there and is not called again counts for it; or else it has a new job. Raises SP001 if the lease had ended
+-- before the run came, or has been lost since, and 22023 if a run without a lease is for a club that does not exist.
 create or replace function stats_pipeline.claim_lease(
     this_lease uuid,
     dagster_run text,
     run_functions text[],
     run_tenant uuid,
-    payload jsonb
+    payload jsonb,
+    parent_run text default null
 ) returns setof stats_pipeline.lease
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -18,6 +20,7 @@ declare
     claimed stats_pipeline.lease;
     leased_jobs integer;
     predecessor uuid;
+    parent stats_pipeline.lease;
     taken uuid[];
     own_job uuid;
 begin
@@ -49,6 +52,34 @@ begin
         if not found then
             return;
         end if;
+
+        select l.* into parent
+        from stats_pipeline.lease as l
+        where l.run_id = parent_run and l.tenant_key = claimed.tenant_key and l.outcome = 'failed';
+        taken := stats_pipeline.write_jobs(array(
+            select jsonb_build_object(
+                'id', j.id, 'was', seen.xmin::text, 'status', 'processing', 'run_id', dagster_run,
+                'attempts', least(greatest(coalesce(j.attempts, 0), 0), 100) + 1,
+                'completed_at', null, 'error_message', null)
+            from stats_pipeline.jobs_of_lease(parent.id) as j
+            join public.background_job_status as seen on seen.id = j.id
+            where j.status = 'failed'
+        ));
+        if taken <> '{}' then
+            update stats_pipeline.lease as l
+            set job_ids = taken,
+                functions = array(select distinct f.rpc from unnest(parent.functions || run_functions) as f (rpc))
+            where l.id = claimed.id
+            returning l.* into claimed;
+            insert into stats_pipeline.attempt (job_id, attempt, lease_id)
+            select j.id, j.attempts, claimed.id
+            from public.background_job_status as j
+            where j.id = any(taken);
+            perform stats_pipeline.carry_over(claimed.id, parent.id, run_functions);
+            return next claimed;
+            return;
+        end if;
+
         insert into public.background_job_status (job_payload, status, tenant_id, run_id, attempts, started_at)
         values (payload, 'processing', run_tenant, dagster_run, 1, now())
         returning id into own_job;
@@ -111,11 +142,12 @@ begin
     having count(*) > 0;
 
     if predecessor is not null and cardinality(claimed.job_ids) = leased_jobs then
-        perform stats_pipeline.carry_over(this_lease, predecessor);
+        perform stats_pipeline.carry_over(this_lease, predecessor, '{}');
     end if;
     delete from stats_pipeline.set_aside as s where s.what = 'start' and s.key = claimed.tenant_key;
     return next claimed;
 end;
 $$;
 
-revoke all on function stats_pipeline.claim_lease(uuid, text, text[], uuid, jsonb) from public, anon, authenticated;
+revoke all on function stats_pipeline.claim_lease(uuid, text, text[], uuid, jsonb, text)
+from public, anon, authenticated;

@@ -18,7 +18,6 @@ from stats_pipeline.jobs.refresh import Refresh, session_name
 
 LEASE_TAG = "stats/lease"
 TENANT_TAG = "stats/tenant"
-JOBS_TAG = "stats/jobs"
 
 # A run that was started by hand waits so many seconds, from its start, for the tenant's open lease to end.
 BUSY_TIMEOUT = 600
@@ -51,6 +50,7 @@ def refresh_resource(context: dg.InitResourceContext) -> Iterator[Refresh]:
             run_id=run.run_id,
             lease_id=UUID(lease) if lease else None,
             tenant_id=UUID(tenant) if tenant else None,
+            parent_run_id=run.parent_run_id,
             cache=cache,
             busy_until=0 if lease else _started_at(context, run.run_id) + BUSY_TIMEOUT,
         )

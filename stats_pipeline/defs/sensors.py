@@ -21,7 +21,7 @@ from psycopg import Connection
 
 from stats_pipeline import database
 from stats_pipeline.defs.jobs import JOB_NAME
-from stats_pipeline.defs.resources import JOBS_TAG, LEASE_TAG, TENANT_TAG
+from stats_pipeline.defs.resources import LEASE_TAG, TENANT_TAG
 from stats_pipeline.defs.runs import repair_all
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.jobs import health, outbox, queue
@@ -86,10 +86,16 @@ def _wait_for_work(connection: Connection[Any], settings: Settings) -> dg.Sensor
 def run_requests(leases: Iterable[Lease]) -> Iterable[dg.RunRequest]:
     """One request per lease. A lease is never given twice, so its id may be the run key."""
     for lease in leases:
-        tags = {LEASE_TAG: str(lease.lease_id), JOBS_TAG: str(lease.jobs)}
-        if lease.tenant_id is not None:
-            tags[TENANT_TAG] = str(lease.tenant_id)
-        yield dg.RunRequest(run_key=str(lease.lease_id), tags=tags)
+        tags = {
+            LEASE_TAG: lease.lease_id,
+            TENANT_TAG: lease.tenant_id,
+            "stats/job": lease.job_id,
+            "stats/jobs": lease.jobs,
+            "stats/trigger": lease.triggered_by,
+            "stats/match": lease.match_id,
+        }
+        known = {name: str(value) for name, value in tags.items() if value is not None}
+        yield dg.RunRequest(run_key=str(lease.lease_id), tags=known)
 
 
 def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:

@@ -107,11 +107,14 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Lease:
-    """Jobs of one tenant that one run shall work on."""
+    """Jobs of one tenant that one run shall work on: how many, and of the first one what people know it by."""
 
     lease_id: UUID
     tenant_id: UUID | None
     jobs: int
+    job_id: UUID
+    triggered_by: str
+    match_id: str | None
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ def session_name(run_id: str) -> str:
 class Refresh:
     """The work of one run on one lease, shared by the threads of its process.
 
-    Without a lease the run was started by hand: it acquires one when it claims, with a job of its own. Until then
-    nothing is recorded.
+    Without a lease the run was started by hand: it acquires one when it claims, with the failed jobs of the run that it
+    executes again, or else with a job of its own. Until then nothing is recorded.
     """
 
     def __init__(
@@ -50,15 +50,18 @@ class Refresh:
         run_id: str,
         lease_id: UUID | None = None,
         tenant_id: UUID | None = None,
+        parent_run_id: str | None = None,
         cache: CacheClient | None = None,
         busy_until: float = 0,
     ) -> None:
-        """`busy_until` (Unix time) is how long the claim of a run without a lease waits for the tenant's open one."""
+        """`parent_run_id` is the run that this one executes again. `busy_until` (Unix time) is how long the claim of a
+        run without a lease waits for the tenant's open one."""
         self.run_id = run_id
         self.lease_id = lease_id
         self._is_by_hand = lease_id is None
         self._busy_until = busy_until
         self._tenant_id = tenant_id
+        self._parent_run_id = parent_run_id
         self._database = database
         self._settings = settings
         self._cache = cache
@@ -108,6 +111,7 @@ class Refresh:
                 run_functions=list(functions),
                 run_tenant=self._tenant_id,
                 payload=Jsonb(own.as_json()),
+                parent_run=self._parent_run_id,
             )
         except psycopg.Error as error:
             raise _lease_lost(error) from None

@@ -83,7 +83,7 @@ REPAIRED = {
     "drop table stats_pipeline.outbox": ["the table stats_pipeline.outbox"],
     "drop table stats_pipeline.lease cascade": [
         "the table stats_pipeline.lease",
-        "stats_pipeline.claim_lease(uuid, text, text[], uuid, jsonb)",
+        "stats_pipeline.claim_lease(uuid, text, text[], uuid, jsonb, text)",
         "stats_pipeline.acquire_lease(uuid, text[], integer)",
         "stats_pipeline.end_lease(uuid, text, timestamptz)",
         "stats_pipeline.release_lease(uuid, text)",

@@ -106,6 +106,52 @@ def test_a_re_execution_has_its_parents_tags_and_a_job_of_its_own(
     assert (job.status, job.run_id, job.tenant_id) == ("processing", again.run_id, TENANT)
 
 
+def test_a_re_execution_of_a_failed_run_repairs_its_job(
+    connection: Connected, opened: Database, refresh: Callable[..., Any], query: Query
+) -> None:
+    """From the failure, so only the op that failed is called; or of all ops."""
+    for selected in (RPCS[1:], RPCS):
+        job_id = steps.enqueue(connection)
+        parent = dagster_run()
+        [leased] = steps.lease(connection)
+        claimed = steps.claim(connection, leased, parent.run_id)
+        assert claimed is not None
+        steps.compute(opened, claimed, TWO[0])
+        steps.fail_function(opened, RPCS[1], "division by zero", claimed.lease_id)
+        steps.settle(connection, claimed.lease_id)
+        assert steps.job(connection, job_id).status == "failed"
+
+        again = dagster_run(parent_run_id=parent.run_id, root_run_id=parent.run_id)
+        with refresh(again) as resource:
+            claimed = resource.claim(selected)
+            assert claimed.job_ids == (job_id,)
+            job = steps.job(connection, job_id)
+            assert (job.status, job.error_message, job.attempts) == ("processing", None, 2)
+            assert claimed.carried_over == set(RPCS) - set(selected)
+            for function in TWO:
+                if function.rpc in selected:
+                    resource.compute(function, claimed, tries=1)
+            resource.settle()
+        job = steps.job(connection, job_id)
+        assert (job.status, job.run_id, job.error_message) == ("completed", again.run_id, None)
+        assert job.results is not None
+        assert job.results["successful_functions"] == 2
+    assert len(query("select id from public.background_job_status")) == 2
+
+
+def test_a_failed_job_that_somebody_has_changed_is_left_to_him(
+    connection: Connected, opened: Database, refresh: Callable[..., Any], query: Query
+) -> None:
+    job_id = steps.enqueue(connection)
+    steps.fail(connection, opened, "parent")
+    query("update public.background_job_status set error_message = 'known; see the ticket'")
+    again = dagster_run(parent_run_id="parent", root_run_id="parent")
+    with refresh(again) as resource:
+        claimed = resource.claim(RPCS)
+        assert claimed.job_ids != (job_id,)
+    assert steps.job(connection, job_id).error_message == "known; see the ticket"
+
+
 # A process per op
 
 

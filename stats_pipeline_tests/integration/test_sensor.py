@@ -18,7 +18,7 @@ from psycopg.rows import DictRow
 
 from stats_pipeline.database import Database
 from stats_pipeline.defs import sensors
-from stats_pipeline.defs.resources import JOBS_TAG, LEASE_TAG, TENANT_TAG
+from stats_pipeline.defs.resources import LEASE_TAG, TENANT_TAG
 from stats_pipeline.defs.schedules import build_nightly_schedule
 from stats_pipeline.jobs import health
 from stats_pipeline.jobs.reconcile import apply
@@ -119,9 +119,24 @@ def test_one_run_is_requested_per_tenant(connection: Connected, tick: Tick) -> N
     for tenant in (None, TENANT, TENANT):
         steps.enqueue(connection, tenant)
     first, second = requests(tick())
-    assert (first.tags[JOBS_TAG], first.tags.get(TENANT_TAG)) == ("1", None)
-    assert (second.tags[JOBS_TAG], second.tags.get(TENANT_TAG)) == ("2", str(TENANT))
+    assert (first.tags["stats/jobs"], first.tags.get(TENANT_TAG)) == ("1", None)
+    assert (second.tags["stats/jobs"], second.tags.get(TENANT_TAG)) == ("2", str(TENANT))
     assert first.run_key == first.tags[LEASE_TAG]
+
+
+def test_a_runs_tags_say_what_people_know_it_by(connection: Connected, tick: Tick) -> None:
+    job_id = steps.enqueue(connection, TENANT, triggeredBy="post-match", matchId=201)
+    steps.enqueue(connection, TENANT)  # joins
+    [request] = requests(tick())
+    lease_id = request.tags.pop(LEASE_TAG)
+    assert request.run_key == lease_id
+    assert request.tags == {
+        "stats/tenant": str(TENANT),
+        "stats/job": str(job_id),
+        "stats/jobs": "2",
+        "stats/trigger": "post-match",
+        "stats/match": "201",
+    }
 
 
 def test_a_tick_that_is_repeated_asks_for_nothing_twice(connection: Connected, tick: Tick, impatient: None) -> None:
