@@ -1,6 +1,7 @@
 -- A lease that repeats a lost one goes on where that stopped: what it had computed and committed counts as this one's,
 -- with the tags still due.
-create or replace function stats_pipeline.carry_over(this_lease uuid, predecessor uuid, called_again text[]) returns void
+create or replace function stats_pipeline.carry_over(this_lease uuid, predecessor uuid, called_again text[])
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
     insert into stats_pipeline.function_result (lease_id, rpc, status, tries, duration_ms)
