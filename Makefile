@@ -35,7 +35,7 @@ test: $(VENV)/.dev ## All tests (ARGS="-k sensor" passes arguments on to pytest)
 model: $(VENV)/.dev ## Random histories of the job protocol for longer than `make test` (MINUTES=30)
 	@MODEL_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest stats_pipeline_tests/model $(ARGS)
 
-model-breaks: $(VENV)/.dev ## Break the job protocol in twenty-two ways, and see the model find each
+model-breaks: $(VENV)/.dev ## Break the job protocol in twenty-three ways, and see the model find each
 	@$(BIN)/pytest -rA stats_pipeline_tests/model/breaks.py $(ARGS)
 
 check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style

@@ -129,6 +129,7 @@ class Account:
         self.requests: dict[tuple[str, str], str] = {}  # club and requestId, and their first job
         self.processes: list[Process] = []
         self.holders: dict[str, Process] = {}  # by the leases that they have claimed
+        self.at_work: dict[str, str] = {}  # jobs, and the lease that each has been claimed with
         self.dagster: dict[str, DagsterState] = {}
         self.position = 0
         self.computed: list[tuple[int, str, str]] = []
@@ -269,6 +270,7 @@ class Account:
     def compare(self, seen: Seen) -> None:
         """After every call of the product's and every step: nothing has happened that may not."""
         self.computed, self.position = seen.computed, seen.position
+        self.at_work = {job_id: lease_id for job_id, lease_id, is_open in seen.attempts if is_open}
         self.version = dict(Counter(tag for _, _, rpc in seen.computed for tag in TAGS[rpc]))
         self.tags_are_late()
         rows = {row["id"]: row for row in seen.jobs}
@@ -339,9 +341,10 @@ class Account:
     # Each change of a status that is none of a person's.
 
     def _queued_processing(self, job: Job, row: dict[str, Any]) -> None:
-        clubs = {process.club for process in self.of_run(row["run_id"])}
-        assert clubs, f"claimed by nobody: {row}"
-        assert job.club in clubs, f"claimed for {clubs}: {row}, {job}"
+        process = self.holders.get(self.at_work.get(row["id"], ""))
+        assert process is not None, f"claimed by nobody: {row}"
+        assert process.run_id == row["run_id"], f"claimed by {process.run_id}: {row}"
+        assert process.club == job.club, f"claimed for {process.club}: {row}, {job}"
         job.claims += 1
         assert job.claims <= MAX_ATTEMPTS, f"one attempt too many: {row}, {job}"
 

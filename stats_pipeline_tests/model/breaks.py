@@ -1,4 +1,4 @@
-"""Twenty-two ways to break the protocol: the model finds each of them, and nothing without it. `make model-breaks`
+"""Twenty-three ways to break the protocol: the model finds each of them, and nothing without it. `make model-breaks`
 takes some minutes.
 
 Each is a file of `sql/functions/`, what stands there, and what to put in its place. Not part of `make test`.
@@ -130,6 +130,12 @@ BREAKS = (
         "end_lease",
         " and (l.run_id is null or l.renewed_at <= not_renewed_since)",
         "",
+    ),
+    Break(
+        "a run that works on another lease is cut off",
+        "end_lease",
+        "other.ended_at is null and other.renewed_at > not_renewed_since",
+        "false",
     ),
     Break(
         "a run that waits for its tags counts as dead",
