@@ -30,8 +30,13 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSou
 from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, StatsFunction, select_functions
 from stats_pipeline.errors import SettingsError
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-SQL_ROOT = PROJECT_ROOT / "sql"
+PACKAGE = Path(__file__).resolve().parent
+# What is read but no Python: at the top of a checkout, inside of an installed package.
+FILES_ROOT = next(folder for folder in (PACKAGE, PACKAGE.parent) if (folder / "sql").is_dir())
+SQL_ROOT = FILES_ROOT / "sql"
+# Where `.env` and the state folder are: in the checkout. An installed package has the current folder, and is never
+# written to.
+PROJECT_ROOT = Path() if FILES_ROOT == PACKAGE else FILES_ROOT
 MAX_SESSION_HOURS = 720
 LOOPBACK = "127.0.0.1"
 
@@ -308,7 +313,7 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: str) -> Settings:
-    """Read and check the environment (and `.env` in the project's folder); `overrides` are variables that beat both.
+    """Read and check the environment, and the `.env` in `PROJECT_ROOT`; `overrides` are variables that beat both.
 
     Takes out of the environment what libpq would read there: `STATS_DATABASE_URL` alone says which database it is, and
     how to reach it. Raises `SettingsError`.
