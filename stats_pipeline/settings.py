@@ -30,13 +30,12 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSou
 from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, StatsFunction, select_functions
 from stats_pipeline.errors import SettingsError
 
-PACKAGE = Path(__file__).resolve().parent
-# What is read but no Python: at the top of a checkout, inside of an installed package.
-FILES_ROOT = next(folder for folder in (PACKAGE, PACKAGE.parent) if (folder / "sql").is_dir())
+_PACKAGE = Path(__file__).resolve().parent
+IS_INSTALLED = (_PACKAGE / "sql").is_dir()  # a checkout has it at its top
+FILES_ROOT = _PACKAGE if IS_INSTALLED else _PACKAGE.parent  # of what is read but no Python
 SQL_ROOT = FILES_ROOT / "sql"
-# Where `.env` and the state folder are: in the checkout. An installed package has the current folder, and is never
-# written to.
-PROJECT_ROOT = Path() if FILES_ROOT == PACKAGE else FILES_ROOT
+# Where `.env` and the state folder are. An installed package is never written to.
+PROJECT_ROOT = Path() if IS_INSTALLED else FILES_ROOT
 MAX_SESSION_HOURS = 720
 LOOPBACK = "127.0.0.1"
 

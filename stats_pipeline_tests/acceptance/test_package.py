@@ -1,7 +1,7 @@
 """The package: what `python -m build` makes holds all that is needed, and works away from the checkout.
 
-The wheel is installed into an empty virtual environment without the network. Its dependencies are those of the
-environment that runs the tests, which a `.pth` file makes visible; that file does not make the checkout visible.
+The wheel is installed into an empty virtual environment without the network. Its dependencies are links to those of the
+environment that runs the tests: the new one has all in its own `site-packages`, and does not see the checkout.
 """
 
 import json
@@ -70,8 +70,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", made.environment], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(made.environment / "bin" / "python"), "install"]
     subprocess.run([*pip, "--quiet", "--no-index", "--no-deps", str(wheel)], check=True)
-    paths = [path for path in sys.path if path.endswith("site-packages")]
-    (made.site_packages / "dependencies.pth").write_text("\n".join(paths))
+    for folder in [Path(path) for path in sys.path if path.endswith("site-packages")]:
+        for dependency in folder.iterdir():
+            link = made.site_packages / dependency.name
+            if dependency.suffix != ".pth" and not link.exists():
+                link.symlink_to(dependency)
     return made
 
 
