@@ -56,4 +56,4 @@ requirements: ## Pin every dependency again, with hashes (needs uv in the venv)
 
 clean: ## Remove the virtual environment, the embedded database and caches
 	@if [ -x $(BIN)/stats-pipeline ]; then $(BIN)/stats-pipeline down; fi
-	@rm -rf $(VENV) .stats-pipeline .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) .stats-pipeline .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info dist

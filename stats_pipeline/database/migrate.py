@@ -226,6 +226,8 @@ def _refuse_app_objects(connection: Connection[Any], ours: Collection[str]) -> N
     applied = {_NUMBER.sub("", name).removesuffix(".sql") for name in ours}  # functions had a number once
     making = {file.stem for file in _files("stats")} - applied
     new = [function for function in ALL_STATS_FUNCTIONS if function.rpc in making]
+    if not new:
+        return
     tables = {table for function in new for table in (*function.tables, *(() if ours else function.reads))}
     rows = run(
         connection, "list_app_objects", tables=sorted(tables), functions=sorted(function.rpc for function in new)
