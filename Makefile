@@ -38,12 +38,14 @@ model: $(VENV)/.dev ## Random histories of the job protocol for longer than `mak
 model-breaks: $(VENV)/.dev ## Break the job protocol in twenty-three ways, and see the model find each
 	@$(BIN)/pytest -rA stats_pipeline_tests/model/breaks.py $(ARGS)
 
-check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style
+check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style, dependencies
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/sqlfluff lint --disable-progress-bar sql
+	@$(BIN)/deptry . --extend-exclude "stats_pipeline_tests|benchmarks"
+	@$(BIN)/deptry . --extend-exclude "stats_pipeline/" --ignore DEP002,DEP004
 
 schema: $(VENV)/.dev ## Write sql/schema.json anew, after a new migration
 	@$(BIN)/python -m stats_pipeline_tests.write_schema
@@ -54,4 +56,4 @@ requirements: ## Pin every dependency again, with hashes (needs uv in the venv)
 
 clean: ## Remove the virtual environment, the embedded database and caches
 	@if [ -x $(BIN)/stats-pipeline ]; then $(BIN)/stats-pipeline down; fi
-	@rm -rf $(VENV) .stats-pipeline .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) .stats-pipeline .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info dist

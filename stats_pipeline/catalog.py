@@ -1,132 +1,139 @@
 """The stats functions, as data: what each one is called, reads, fills, invalidates, and how long it may take.
 
-Ops, assets, results, tags and the CLI's live table all follow from this list, so a new function is one entry here
-and one SQL function in the database. How a function is run belongs to `defs/`, what it computes to `sql/stats/`.
+`catalog.toml` lists them, and this module reads and checks it. Ops, assets, results, tags and the CLI's live table all
+follow from it. How a function is run belongs to `defs/`, what it computes to `sql/stats/`.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import tomllib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from stats_pipeline.errors import CatalogError
+
+CATALOG = Path(__file__).with_name("catalog.toml")
 DEFAULT_TIMEOUT_SECONDS = 45  # what the whole refresh took before; a single function that needs longer is stuck
-PLAYED = ("players", "player_matches", "matches")
+
+# What PostgreSQL takes for a name, and Dagster for that of an op or an output.
+_SqlName = Annotated[str, StringConstraints(pattern="^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+_Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+_SQL_NAMES = 'a list of names in SQL, such as ["players"]'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class StatsFunction:
     """One entry. `after` names the RPCs whose output this one reads; the reference set has none."""
 
-    name: str
-    rpc: str
-    cache_tags: tuple[str, ...]
-    tables: tuple[str, ...]
-    reads: tuple[str, ...]
-    summary: str
-    timeout_seconds: int = DEFAULT_TIMEOUT_SECONDS
-    after: tuple[str, ...] = ()
+    rpc: _SqlName = Field(description="a name in SQL, of letters, digits and _")
+    name: _Text = Field(description="a text")
+    cache_tags: tuple[_Text, ...] = Field(description='a list of texts, such as ["season_stats"]')
+    tables: tuple[_SqlName, ...] = Field(min_length=1, description=f"{_SQL_NAMES}, and not empty")
+    reads: tuple[_SqlName, ...] = Field(description=_SQL_NAMES)
+    summary: _Text = Field(description="a text")
+    timeout_seconds: int = Field(
+        DEFAULT_TIMEOUT_SECONDS, strict=True, ge=1, le=3600, description="a whole number from 1 to 3600"
+    )
+    after: tuple[_SqlName, ...] = Field((), description=_SQL_NAMES)
+    optional: bool = Field(False, strict=True, description="true or false")
 
 
-STATS_FUNCTIONS: tuple[StatsFunction, ...] = (
-    StatsFunction(
-        name="call-update-half-and-full-season-stats",
-        rpc="update_half_and_full_season_stats",
-        cache_tags=("season_stats", "half_season_stats"),
-        tables=("aggregated_season_stats", "aggregated_half_season_stats"),
-        reads=(*PLAYED, "seasons", "app_config"),
-        summary="Totals per player for every season and for the current half season.",
-    ),
-    StatsFunction(
-        name="call-update-all-time-stats",
-        rpc="update_aggregated_all_time_stats",
-        cache_tags=("all_time_stats",),
-        tables=("aggregated_all_time_stats",),
-        reads=(*PLAYED, "app_config"),
-        summary="Career totals per player.",
-    ),
-    StatsFunction(
-        name="call-update-hall-of-fame",
-        rpc="update_aggregated_hall_of_fame",
-        cache_tags=("hall_of_fame",),
-        tables=("aggregated_hall_of_fame",),
-        reads=(*PLAYED, "app_config"),
-        summary="The best of all time by goals, win percentage and fantasy points.",
-    ),
-    StatsFunction(
-        name="call-update-recent-performance",
-        rpc="update_aggregated_recent_performance",
-        cache_tags=("recent_performance",),
-        tables=("aggregated_recent_performance",),
-        reads=PLAYED,
-        summary="The last five games of every regular.",
-    ),
-    StatsFunction(
-        name="call-update-season-honours-and-records",
-        rpc="update_aggregated_season_honours_and_records",
-        cache_tags=("honour_roll",),
-        tables=("aggregated_season_honours", "aggregated_records"),
-        reads=(*PLAYED, "seasons", "app_config"),
-        summary="Podiums of finished seasons and the all-time records.",
-    ),
-    StatsFunction(
-        name="call-update-match-report-cache",
-        rpc="update_aggregated_match_report_cache",
-        cache_tags=("match_report",),
-        tables=("aggregated_match_report",),
-        reads=(*PLAYED, "seasons", "app_config", "superadmin_config"),
-        summary="The report of the latest match: teams, milestones, leaders, streaks, feats.",
-    ),
-    StatsFunction(
-        name="call-update-personal-bests",
-        rpc="update_aggregated_personal_bests",
-        cache_tags=("personal_bests",),
-        tables=("aggregated_personal_bests",),
-        reads=(*PLAYED, "superadmin_config"),
-        summary="Personal bests set in the latest match.",
-    ),
-    StatsFunction(
-        name="call-update-player-profile-stats",
-        rpc="update_aggregated_player_profile_stats",
-        cache_tags=("player_profile_stats",),
-        tables=("aggregated_player_profile_stats",),
-        reads=(*PLAYED, "app_config"),
-        summary="The career page of every regular: totals, bests, streaks, years.",
-    ),
-    StatsFunction(
-        name="call-update-season-race-data",
-        rpc="update_aggregated_season_race_data",
-        cache_tags=("season_race_data",),
-        tables=("aggregated_season_race_data",),
-        reads=(*PLAYED, "seasons", "app_config"),
-        summary="Points curves of the five best players of the season and of its current half.",
-    ),
-    StatsFunction(
-        name="call-update-power-ratings",
-        rpc="update_power_ratings",
-        cache_tags=("player_power_rating",),
-        tables=("aggregated_performance_ratings",),
-        reads=(*PLAYED, "app_config", "superadmin_config"),
-        summary="Ratings that fade with time, for balancing teams.",
-    ),
-)
-
-# In the reference set, but not part of a refresh unless STATS_OPTIONAL_FUNCTIONS names its RPC.
-OPTIONAL_STATS_FUNCTIONS: tuple[StatsFunction, ...] = (
-    StatsFunction(
-        name="call-update-player-teammate-stats",
-        rpc="update_aggregated_player_teammate_stats",
-        cache_tags=("player_teammate_stats",),
-        tables=("aggregated_player_teammate_stats",),
-        reads=(*PLAYED, "app_config"),
-        summary="With whom each player scores best.",
-    ),
-)
+_Entry = TypeAdapter(StatsFunction)
+_MAY_BE = {key: field["description"] for key, field in _Entry.json_schema()["properties"].items()}
+_KEYS = ", ".join(key for key in _MAY_BE if key != "rpc")
 
 
-def select_functions(optional_rpcs: tuple[str, ...] = ()) -> tuple[StatsFunction, ...]:
-    """The ten functions, and those of the optional ones that are named."""
-    return STATS_FUNCTIONS + tuple(f for f in OPTIONAL_STATS_FUNCTIONS if f.rpc in optional_rpcs)
+def read(file: Path) -> tuple[StatsFunction, ...]:
+    """The functions of a catalog, in its order, the optional ones too.
+
+    Raises `CatalogError`, which names the file, the key, and what it may be.
+    """
+    try:
+        functions = _parse(tomllib.loads(file.read_text(encoding="utf-8")))
+        if problem := next(_contradictions(functions), None):
+            raise ValueError(problem)
+    except OSError as error:
+        raise CatalogError(f"{file} cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogError(f"{file} is not TOML: {error}") from None
+    except ValueError as error:  # of UTF-8 too
+        raise CatalogError(f"{file}: {error}") from None
+    return functions
+
+
+def _parse(content: Mapping[str, Any]) -> tuple[StatsFunction, ...]:
+    functions = _section(_section(content, "", "stats_update"), "stats_update", "functions")
+    return tuple(_entry(rpc, entry) for rpc, entry in functions.items())
+
+
+def _section(parent: Mapping[str, Any], path: str, name: str) -> Mapping[str, Any]:
+    """The only key that a section has, which must be a section itself and not be empty."""
+    if unknown := parent.keys() - {name}:
+        raise ValueError(f"{'.'.join(filter(None, (path, min(unknown))))} is not known; it may be {name}")
+    section = parent.get(name)
+    if not isinstance(section, dict) or not section:
+        raise ValueError(f"{'.'.join(filter(None, (path, name)))} must be a section that is not empty")
+    return section
+
+
+def _entry(rpc: str, entry: object) -> StatsFunction:
+    path = f"stats_update.functions.{rpc}"
+    if not isinstance(entry, dict) or "rpc" in entry:
+        raise ValueError(f"{path} must be a section, with {_KEYS}")
+    try:
+        return _Entry.validate_python({"rpc": rpc, **entry})
+    except ValidationError as error:
+        raise ValueError(_explain(path, error.errors(include_input=False)[0])) from None
+
+
+def _explain(path: str, problem: ErrorDetails) -> str:
+    key = str(problem["loc"][0])
+    if key == "rpc":
+        return f"{path} must end with {_MAY_BE[key]}"
+    if key not in _MAY_BE:
+        return f"{path}.{key} is not known; it may be one of {_KEYS}"
+    is_missing = " is missing: it" if problem["type"] == "missing" else ""
+    return f"{path}.{key}{is_missing} must be {_MAY_BE[key]}"
+
+
+def _contradictions(functions: Sequence[StatsFunction]) -> Iterator[str]:
+    """What cannot be as it is said, a sentence each."""
+    always = {function.rpc for function in functions if not function.optional}
+    filled = Counter(table for function in functions for table in function.tables)
+    names = Counter(function.name for function in functions)
+    for function in functions:
+        path = f"stats_update.functions.{function.rpc}"
+        if names[function.name] > 1:
+            yield f"{path}.name must be another one: {function.name} is there twice"
+        if twice := [table for table in function.tables if filled[table] > 1]:
+            yield f"{path}.tables must name tables that nothing else fills: {twice[0]} is there twice"
+        if both := set(function.reads) & set(function.tables):
+            yield f"{path}.reads must not name what it fills itself: {min(both)}"
+        if unknown := set(function.after) - always:
+            yield f"{path}.after names {min(unknown)}; it may name the functions that are not optional"
+        if function.rpc in dependents(function.rpc, functions):
+            yield f"{path}.after must not lead back to itself"
 
 
 def dependents(rpc: str, functions: Collection[StatsFunction]) -> set[str]:
     """The RPCs that come after this one, directly or through others."""
-    direct = {function.rpc for function in functions if rpc in function.after}
-    return direct.union(*(dependents(later, functions) for later in direct))
+    found: set[str] = set()
+    waiting = {rpc}
+    while later := {each.rpc for each in functions if waiting & set(each.after)} - found:
+        found |= later
+        waiting = later
+    return found
+
+
+ALL_STATS_FUNCTIONS = read(CATALOG)
+STATS_FUNCTIONS = tuple(function for function in ALL_STATS_FUNCTIONS if not function.optional)
+OPTIONAL_STATS_FUNCTIONS = tuple(function for function in ALL_STATS_FUNCTIONS if function.optional)
+
+
+def select_functions(optional_rpcs: tuple[str, ...] = ()) -> tuple[StatsFunction, ...]:
+    """The functions that are always part of a refresh, and those of the optional ones that are named."""
+    return STATS_FUNCTIONS + tuple(f for f in OPTIONAL_STATS_FUNCTIONS if f.rpc in optional_rpcs)

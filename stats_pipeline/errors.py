@@ -15,6 +15,10 @@ class SettingsError(StatsPipelineError):
     """An environment variable is missing or wrong."""
 
 
+class CatalogError(StatsPipelineError):
+    """The list of stats functions cannot be read, or contradicts itself."""
+
+
 class DatabaseUnavailable(StatsPipelineError):
     """The database does not answer, or refuses the login."""
 

@@ -32,8 +32,12 @@ from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, StatsFunction, sele
 from stats_pipeline.errors import SettingsError
 
 VERSION = metadata.version("stats-pipeline")
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-SQL_ROOT = PROJECT_ROOT / "sql"
+_PACKAGE = Path(__file__).resolve().parent
+IS_INSTALLED = (_PACKAGE / "sql").is_dir()  # a checkout has it at its top
+FILES_ROOT = _PACKAGE if IS_INSTALLED else _PACKAGE.parent  # of what is read but no Python
+SQL_ROOT = FILES_ROOT / "sql"
+# Where `.env` and the state folder are. An installed package is never written to.
+PROJECT_ROOT = Path() if IS_INSTALLED else FILES_ROOT
 MAX_SESSION_HOURS = 720
 LOOPBACK = "127.0.0.1"
 
@@ -310,7 +314,7 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: str) -> Settings:
-    """Read and check the environment (and `.env` in the project's folder); `overrides` are variables that beat both.
+    """Read and check the environment, and the `.env` in `PROJECT_ROOT`; `overrides` are variables that beat both.
 
     Takes out of the environment what libpq would read there: `STATS_DATABASE_URL` alone says which database it is, and
     how to reach it. Raises `SettingsError`.

@@ -1,6 +1,6 @@
 -- The tables the club app owns and the stats functions read: one row set per tenant, plus the platform-wide settings.
--- What the functions write is in 0200. The unique keys on player_matches and app_config make "one appearance per player
--- and match" and "one value per key" facts instead of assumptions.
+-- What a function writes is in its own file. The unique keys on player_matches and app_config make "one appearance per
+-- player and match" and "one value per key" facts instead of assumptions.
 
 create schema if not exists stats_pipeline;
 grant usage on schema stats_pipeline to service_role;

@@ -7,7 +7,7 @@ at once do the work of one. Migrations go forward only. The SQL itself lives in 
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, STATS_FUNCTIONS
+from stats_pipeline.catalog import ALL_STATS_FUNCTIONS
 from stats_pipeline.database import run, run_one, schema
 from stats_pipeline.errors import MigrationError, one_line
 from stats_pipeline.settings import SQL_ROOT
@@ -24,6 +24,7 @@ from stats_pipeline.settings import SQL_ROOT
 # Dagster's tables live here; Dagster creates them itself, but not their schema.
 DAGSTER_SCHEMA = "dagster"
 
+_NUMBER = re.compile(r"^\d+_")
 _SIGNATURE = re.compile(r"revoke all on function (\S+?\(.*?\))")  # every file of `sql/functions` has one
 
 
@@ -204,25 +205,45 @@ def _make_function(connection: Connection[Any], file: Path) -> None:
 
 def _apply_reference_stats(connection: Connection[Any]) -> tuple[str, ...]:
     ours = _checksums(connection, "stats")
-    if not ours:
-        catalog = (*STATS_FUNCTIONS, *OPTIONAL_STATS_FUNCTIONS)
-        rows = run(
-            connection,
-            "list_app_objects",
-            tables=sorted({table for function in catalog for table in (*function.reads, *function.tables)}),
-            functions=[function.rpc for function in catalog],
-        )
-        if rows:
-            names = ", ".join(row["name"] for row in rows[:3])
-            raise MigrationError(
-                f"this database has stats objects of its own (public.{names}, …), which are never replaced: "
-                "use an empty database, or migrate without the reference stats"
-            )
-    if all(ours.get(file.name) == _checksum(file) for file in _files("stats")):
+    _refuse_app_objects(connection, ours)
+    files = _files("stats")  # those with a number first, and after them the functions, which do not build on each other
+    if all(ours.get(file.name) == _checksum(file) for file in files):
         return ()
-    for file in _files("stats"):  # all of them: later files build on the views and helpers of earlier ones
-        _apply(connection, "stats", file)
-    return tuple(file.name for file in _files("stats"))
+    for file in files:  # all of them: later files build on the views and helpers of earlier ones
+        try:
+            _apply(connection, "stats", file)
+        except psycopg.errors.InsufficientPrivilege:
+            raise
+        except psycopg.Error as error:
+            raise MigrationError(
+                f"migrating failed and nothing was changed: sql/stats/{file.name}: {one_line(error)}"
+            ) from error
+    return tuple(file.name for file in files)
+
+
+def _refuse_app_objects(connection: Connection[Any], ours: Collection[str]) -> None:
+    """Raises `MigrationError` where a file that was not applied before would meet what somebody else has made."""
+    applied = {_NUMBER.sub("", name).removesuffix(".sql") for name in ours}  # functions had a number once
+    making = {file.stem for file in _files("stats")} - applied
+    new = [function for function in ALL_STATS_FUNCTIONS if function.rpc in making]
+    if not new:
+        return
+    tables = {table for function in new for table in (*function.tables, *(() if ours else function.reads))}
+    rows = run(
+        connection, "list_app_objects", tables=sorted(tables), functions=sorted(function.rpc for function in new)
+    )
+    if not rows:
+        return
+    names = ", ".join(f"public.{row['name']}" for row in rows[:3])
+    if ours:
+        raise MigrationError(
+            f"{names} is there already and not of the reference stats, which never replace anything: rename it or drop "
+            "it, or use another name in the catalog and in sql/stats"
+        )
+    raise MigrationError(
+        f"this database has stats objects of its own ({names}, …), which are never replaced: "
+        "use an empty database, or migrate without the reference stats"
+    )
 
 
 def _refuse_foreign_columns(connection: Connection[Any]) -> None:

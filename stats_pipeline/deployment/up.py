@@ -26,7 +26,7 @@ from stats_pipeline import database
 from stats_pipeline.database import embedded, migrate
 from stats_pipeline.deployment.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.errors import AlreadyRunning, SettingsError
-from stats_pipeline.settings import PROJECT_ROOT, Settings
+from stats_pipeline.settings import FILES_ROOT, IS_INSTALLED, PROJECT_ROOT, Settings
 from stats_pipeline.web import address
 
 if TYPE_CHECKING:
@@ -203,9 +203,10 @@ def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str
 
 
 def _surroundings() -> dict[str, str]:
-    """What a child inherits of the user's environment, and where it finds this package."""
+    """What a child inherits of the user's environment, and where it finds a package that is not installed."""
     inherited = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
-    return inherited | {"PYTHONPATH": str(PROJECT_ROOT)}
+    # Dagster drops the first folder of the path before it loads the definitions: it must not be that of all packages.
+    return inherited if IS_INSTALLED else inherited | {"PYTHONPATH": str(PROJECT_ROOT)}
 
 
 def migrated(settings: Settings, database_url: str) -> migrate.Applied:
@@ -220,7 +221,7 @@ def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]
     link = settings.dagster_home / "dagster.yaml"
     if not link.exists():
         link.unlink(missing_ok=True)
-        link.symlink_to(PROJECT_ROOT / "dagster.yaml")
+        link.symlink_to(FILES_ROOT / "dagster.yaml")
     return {
         "DAGSTER_HOME": str(settings.dagster_home),
         "STATS_DATABASE_URL": database_url,

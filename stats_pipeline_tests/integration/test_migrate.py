@@ -240,9 +240,42 @@ def test_a_changed_function_is_applied_again_alone(empty: Connected, sql_files: 
 
 def test_changed_reference_stats_are_applied_again(empty: Connected, sql_files: Path) -> None:
     migrate.migrate(empty, reference_stats=True)
-    with next((sql_files / "stats").glob("1100_*.sql")).open("a") as file:
+    with (sql_files / "stats" / "update_power_ratings.sql").open("a") as file:
         file.write("-- one more thought\n")
     assert migrate.migrate(empty, reference_stats=True).reference_stats == names("stats")
+
+
+def test_reference_stats_that_were_installed_under_other_file_names_are_applied_again(
+    empty: Connected, sql_files: Path
+) -> None:
+    functions = list((sql_files / "stats").glob("update_*.sql"))
+    for number, file in enumerate(functions):
+        file.rename(file.with_name(f"{1010 + number}_{file.name}"))
+    migrate.migrate(empty, reference_stats=True)
+    empty.execute("insert into aggregated_records (tenant_id) values (gen_random_uuid())")
+    for number, file in enumerate(functions):
+        file.with_name(f"{1010 + number}_{file.name}").rename(file)
+    assert migrate.migrate(empty, reference_stats=True).reference_stats == names("stats")
+    assert empty.execute("select count(*) as rows from aggregated_records").fetchone() == {"rows": 1}
+
+
+def test_a_new_function_never_meets_what_somebody_else_has_made(empty: Connected, sql_files: Path) -> None:
+    new = sql_files / "stats" / "update_power_ratings.sql"
+    later = new.rename(sql_files / "later")
+    migrate.migrate(empty, reference_stats=True)
+    later.rename(new)
+    empty.execute("create table public.aggregated_performance_ratings (id int)")
+    with pytest.raises(MigrationError, match=r"^public\.aggregated_performance_ratings is there already and not of"):
+        migrate.migrate(empty, reference_stats=True)
+    empty.execute("drop table public.aggregated_performance_ratings")
+    assert migrate.migrate(empty, reference_stats=True).reference_stats == names("stats")
+
+
+def test_a_file_of_the_reference_stats_that_fails_is_named(empty: Connected, sql_files: Path) -> None:
+    (sql_files / "stats" / "update_nothing.sql").write_text("create table public.nothing (id nonsense);")
+    message = refused(empty, reference_stats=True)
+    assert message.startswith("migrating failed and nothing was changed: sql/stats/update_nothing.sql: ")
+    assert "nonsense" in message
 
 
 def test_a_migration_that_fails_leaves_nothing_of_its_batch(empty: Connected, sql_files: Path) -> None:

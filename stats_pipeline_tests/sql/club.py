@@ -14,12 +14,9 @@ from psycopg import Connection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from stats_pipeline.catalog import OPTIONAL_STATS_FUNCTIONS, STATS_FUNCTIONS
 from stats_pipeline.demo.league import DEFAULT_TENANT
+from stats_pipeline_tests.reference import RPCS, TABLES
 
-FUNCTIONS = STATS_FUNCTIONS + OPTIONAL_STATS_FUNCTIONS
-RPCS = tuple(function.rpc for function in FUNCTIONS)
-TABLES = tuple(table for function in FUNCTIONS for table in function.tables)
 OTHER_TENANT = UUID("00000000-0000-0000-0000-0000000000b2")
 
 _UNSTABLE = {"id", "race_data_id", "last_updated", "created_at", "updated_at"}  # surrogate ids and timestamps

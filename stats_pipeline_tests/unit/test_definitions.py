@@ -43,9 +43,9 @@ def edges(job: dg.JobDefinition) -> set[tuple[str, str]]:
     }
 
 
-def test_ten_ops_that_wait_for_nothing(job: dg.JobDefinition) -> None:
+def test_one_op_per_function_that_waits_for_no_other_unless_the_catalog_says_so(job: dg.JobDefinition) -> None:
     assert set(job.graph.node_dict) == RPCS
-    assert edges(job) == set()
+    assert edges(job) == {(earlier, function.rpc) for function in STATS_FUNCTIONS for earlier in function.after}
 
 
 def test_every_op_has_the_hooks_the_retry_policy_and_the_executor(job: dg.JobDefinition) -> None:
@@ -68,10 +68,16 @@ def test_the_lineage_is_the_catalogs(definitions: dg.Definitions) -> None:
         key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
         for key in graph.materializable_asset_keys
     }
-    assert parents == {table: set(function.reads) for function in STATS_FUNCTIONS for table in function.tables}
-
+    filled = {function.rpc: set(function.tables) for function in STATS_FUNCTIONS}
+    assert parents == {
+        table: set(function.reads).union(*(filled[rpc] for rpc in function.after))
+        for function in STATS_FUNCTIONS
+        for table in function.tables
+    }
     sources = {key.to_user_string() for key in graph.external_asset_keys}
-    assert sources == {table for function in STATS_FUNCTIONS for table in function.reads}
+    assert sources == {table for function in STATS_FUNCTIONS for table in function.reads} - set().union(
+        *filled.values()
+    )
 
 
 def test_the_sensor_and_the_schedule_run_by_default(definitions: dg.Definitions) -> None:
@@ -146,7 +152,7 @@ def load_in_a_process_of_its_own(tmp_path: Path, **environment: str) -> str:
 
 
 def test_loading_needs_no_environment_and_leaves_no_files(tmp_path: Path) -> None:
-    assert load_in_a_process_of_its_own(tmp_path) == "10"
+    assert load_in_a_process_of_its_own(tmp_path) == str(len(RPCS))
     assert not list(tmp_path.iterdir())
 
 

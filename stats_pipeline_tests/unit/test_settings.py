@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from stats_pipeline import database, settings
+from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.errors import SettingsError
 
 VARIABLES = {str(field.validation_alias): field for field in settings.Settings.model_fields.values()}
@@ -172,7 +173,7 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATS_OPTIONAL_FUNCTIONS", "update_aggregated_player_teammate_stats")
     loaded = settings.load()
     assert loaded.tenants == (UUID(TENANT), UUID("00000000-0000-0000-0000-000000000001"))
-    assert len(loaded.functions) == 11
+    assert len(loaded.functions) == len(STATS_FUNCTIONS) + 1
 
 
 def test_nothing_else_reads_the_environment() -> None:

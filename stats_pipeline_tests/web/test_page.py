@@ -66,7 +66,7 @@ def test_the_button_and_the_row_follow_the_job_without_a_reload(
 
     row(page, job).get_by_role("button").click()
     details = page.locator(f"#details-{job}")
-    expect(details.locator(".mark.running")).to_have_count(10)
+    expect(details.locator(".mark.running")).to_have_count(len(STATS_FUNCTIONS))
     with Database(database_url) as database:
         steps.compute(database, claimed, steps.TWO[0])
         steps.settle(connection)

@@ -1,3 +1,34 @@
+create table if not exists public.aggregated_match_report (
+    match_id integer primary key,
+    tenant_id uuid not null,
+    match_date timestamptz,
+    team_a_score integer,
+    team_b_score integer,
+    team_a_players jsonb,
+    team_b_players jsonb,
+    team_a_scorers text,
+    team_b_scorers text,
+    game_milestones jsonb,
+    goal_milestones jsonb,
+    season_goal_leaders jsonb,
+    season_fantasy_leaders jsonb,
+    half_season_goal_leaders jsonb,
+    half_season_fantasy_leaders jsonb,
+    on_fire_player_id integer,
+    grim_reaper_player_id integer,
+    streaks jsonb default '[]',
+    goal_streaks jsonb default '[]',
+    feat_breaking_data jsonb not null default '[]',
+    config_values jsonb,
+    last_updated timestamptz default now()
+);
+
+create index if not exists aggregated_match_report_tenant_idx on public.aggregated_match_report (tenant_id);
+
+alter table public.aggregated_match_report enable row level security;
+revoke all on public.aggregated_match_report from public, anon, authenticated;
+grant select, insert, update, delete on public.aggregated_match_report to service_role;
+
 -- One document about the latest match played: teams, scorers, milestones, leader changes, form players, current streaks
 -- and record-breaking feats. Feats compare with the history before the match, computed here, so the result does not
 -- depend on which other refresh has already run.

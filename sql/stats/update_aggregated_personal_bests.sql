@@ -1,3 +1,16 @@
+create table if not exists public.aggregated_personal_bests (
+    match_id integer primary key references public.matches (match_id) on delete cascade,
+    tenant_id uuid not null,
+    broken_pbs_data jsonb not null,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    unique (match_id, tenant_id)
+);
+
+alter table public.aggregated_personal_bests enable row level security;
+revoke all on public.aggregated_personal_bests from public, anon, authenticated;
+grant select, insert, update, delete on public.aggregated_personal_bests to service_role;
+
 -- The personal bests set in the latest match played. The row of that match is written; rows of earlier matches stay as
 -- they were when those matches were the latest.
 create or replace function public.update_aggregated_personal_bests(

@@ -1,3 +1,18 @@
+create table if not exists public.aggregated_recent_performance (
+    player_id integer primary key,
+    tenant_id uuid not null,
+    last_5_games jsonb,
+    last_5_goals integer,
+    last_updated timestamptz default now()
+);
+
+create index if not exists aggregated_recent_performance_tenant_idx
+on public.aggregated_recent_performance (tenant_id);
+
+alter table public.aggregated_recent_performance enable row level security;
+revoke all on public.aggregated_recent_performance from public, anon, authenticated;
+grant select, insert, update, delete on public.aggregated_recent_performance to service_role;
+
 -- The last five games of every regular, newest first; players without a game get an empty list.
 -- The clean sheet shown here is read off the score, not off the stored flag.
 create or replace function public.update_aggregated_recent_performance(

@@ -1,3 +1,17 @@
+create table if not exists public.aggregated_player_teammate_stats (
+    player_id integer primary key,
+    tenant_id uuid not null,
+    teammate_chemistry_all jsonb default '[]',
+    last_updated timestamptz default now()
+);
+
+create index if not exists aggregated_player_teammate_stats_tenant_idx
+on public.aggregated_player_teammate_stats (tenant_id);
+
+alter table public.aggregated_player_teammate_stats enable row level security;
+revoke all on public.aggregated_player_teammate_stats from public, anon, authenticated;
+grant select, insert, update, delete on public.aggregated_player_teammate_stats to service_role;
+
 -- With whom a player scores best: the mean of the player's own points over the matches on one side with each teammate.
 -- Ringers are subjects but never teammates.
 create or replace function public.update_aggregated_player_teammate_stats(

@@ -1,3 +1,38 @@
+create table if not exists public.aggregated_player_profile_stats (
+    player_id integer primary key,
+    tenant_id uuid not null,
+    name text,
+    games_played integer default 0,
+    fantasy_points integer default 0,
+    most_game_goals integer,
+    most_game_goals_date text,
+    most_season_goals integer,
+    most_season_goals_year text,
+    win_streak integer default 0,
+    win_streak_dates text,
+    losing_streak integer default 0,
+    losing_streak_dates text,
+    undefeated_streak integer default 0,
+    undefeated_streak_dates text,
+    winless_streak integer default 0,
+    winless_streak_dates text,
+    attendance_streak integer default 0,
+    attendance_streak_dates text,
+    scoring_streak integer default 0,
+    scoring_streak_dates text,
+    selected_club jsonb,
+    yearly_stats jsonb default '[]',
+    last_updated timestamptz not null default now(),
+    teammate_chemistry_all json default '[]'
+);
+
+create index if not exists aggregated_player_profile_stats_tenant_idx
+on public.aggregated_player_profile_stats (tenant_id);
+
+alter table public.aggregated_player_profile_stats enable row level security;
+revoke all on public.aggregated_player_profile_stats from public, anon, authenticated;
+grant select, insert, update, delete on public.aggregated_player_profile_stats to service_role;
+
 -- The career page of every regular, those who never played included: totals, bests, longest streaks with their dates,
 -- and figures per calendar year.
 create or replace function public.update_aggregated_player_profile_stats(

@@ -1,3 +1,30 @@
+create table if not exists public.aggregated_performance_ratings (
+    player_id integer primary key,
+    tenant_id uuid not null,
+    power_rating numeric(10, 3) not null,
+    goal_threat numeric(10, 3) not null,
+    participation numeric(5, 1) not null,
+    weighted_played numeric(10, 3) not null,
+    weighted_available numeric(10, 3) not null,
+    is_qualified boolean not null,
+    power_percentile numeric(5, 1) default 50,
+    goal_percentile numeric(5, 1) default 50,
+    participation_percentile numeric(5, 1) default 50,
+    first_match_date date,
+    name varchar(14),
+    is_retired boolean,
+    is_ringer boolean,
+    selected_club jsonb,
+    updated_at timestamptz default now()
+);
+
+create index if not exists aggregated_performance_ratings_tenant_idx
+on public.aggregated_performance_ratings (tenant_id);
+
+alter table public.aggregated_performance_ratings enable row level security;
+revoke all on public.aggregated_performance_ratings from public, anon, authenticated;
+grant select, insert, update, delete on public.aggregated_performance_ratings to service_role;
+
 -- Exponentially weighted ratings, shrunk towards the club's mean, for balancing teams. Depends on the day of the run.
 -- Weights are decimals of 15 significant digits: decimal sums do not depend on the order of the rows, as floating-point
 -- sums would in their last digits. Ranks compare nine decimals, so that ratings which are equal on paper tie although
