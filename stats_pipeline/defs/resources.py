@@ -61,7 +61,8 @@ class Refresh(dg.ConfigurableResource[Any]):
                 yield self
             finally:
                 self._beating.close()
-                if self._claim is not None and context.run is not None and _has_process_per_op(context.run):
+                runtime = self._settings.runtime or "stock"
+                if self._claim is not None and context.run is not None and _has_process_per_op(context.run, runtime):
                     self._leave_to_next_process(self._claim.run_id)
                 if self._cache is not None:
                     self._cache.close()
@@ -167,7 +168,8 @@ class Refresh(dg.ConfigurableResource[Any]):
             )
 
 
-def _has_process_per_op(run: dg.DagsterRun) -> bool:
-    """Whether run config has selected Dagster's multiprocess executor."""
+def _has_process_per_op(run: dg.DagsterRun, runtime: settings.Runtime) -> bool:
+    """Whether Dagster's multiprocess executor is at work: selected by run config, or because none was in `stock`."""
     run_config: Mapping[str, Any] = run.run_config
-    return "multiprocess" in run_config.get("execution", {}).get("config", {})
+    selected = run_config.get("execution", {}).get("config", {})
+    return "multiprocess" in selected or (runtime == "stock" and "in_process" not in selected)
