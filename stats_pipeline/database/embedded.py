@@ -97,11 +97,11 @@ def hold(folder: Path) -> str:
         try:
             with sole(folder):
                 fcntl.flock(user, fcntl.LOCK_SH)
+                _have_caretaker(folder)  # first: this process may be killed while the server starts
                 _start(folder)
-                _have_caretaker(folder)
             _install_queue(_url(folder))
         except BaseException:
-            user.close()  # the caretaker, if there is one, does the rest
+            user.close()  # the caretaker does the rest
             raise
         _held[folder] = user
         return _url(folder)
@@ -230,7 +230,8 @@ def _start(folder: Path) -> None:
         _let_in(_ROOTS_USER, _BINARIES, folder)
     if not data.exists():
         _initialise(folder)
-    (data / "postmaster.pid").unlink(missing_ok=True)  # of one that was killed: its pid may be another process's
+    for left in ("postmaster.pid", f"{_SOCKET}.lock"):  # of one that was killed: its pid may be another process's
+        (data / left).unlink(missing_ok=True)
     control(folder, "start")
 
 

@@ -5,7 +5,7 @@ Arguments are those of `dagster-daemon`; nothing about the daemon itself is chan
 """
 
 import dagster as dg
-from dagster._daemon.cli import main
+from dagster._daemon.cli import main  # what `dagster-daemon` calls
 
 from stats_pipeline.runtime.launcher import ForkserverRunLauncher
 

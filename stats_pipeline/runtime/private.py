@@ -50,7 +50,11 @@ def missing(users: Collection[str]) -> list[str]:
 
 
 def _is_private(module: str) -> bool:
-    return module.startswith("dagster") and any(part.startswith("_") for part in module.split("."))
+    """Private by its name, or a module inside one of Dagster's integrations, which documents none."""
+    package, *inside = module.split(".")
+    return (package == "dagster" and any(part.startswith("_") for part in inside)) or (
+        package.startswith("dagster_") and bool(inside)
+    )
 
 
 def _has(module: str, name: str) -> bool:

@@ -140,6 +140,19 @@ def test_a_pid_file_whose_pid_is_another_process_now_is_no_server(tmp_path: Path
         assert answer(url) == 42
 
 
+def test_a_lock_of_the_socket_whose_pid_is_another_process_now_is_no_server(tmp_path: Path) -> None:
+    """Regression: killed together with its starter, the server could not be started while its pid was in use."""
+    with embedded.running(tmp_path):
+        lock = (tmp_path / "postgres" / ".s.PGSQL.5432.lock").read_text().split("\n")
+    left = tmp_path / "postgres" / ".s.PGSQL.5432.lock"
+    user = "pgserver" if os.geteuid() == 0 else None  # another user's process could not be a server
+    with subprocess.Popen(["sleep", "60"], user=user) as another:
+        left.write_text("\n".join([str(another.pid), *lock[1:]]))
+        with embedded.running(tmp_path) as url:
+            assert answer(url) == 42
+        another.kill()
+
+
 def test_a_data_folder_that_was_never_finished_is_made_again(tmp_path: Path) -> None:
     """Regression: killed during its first initdb, the server could never be started again."""
     unfinished = tmp_path / "postgres.unfinished"
