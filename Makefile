@@ -38,8 +38,8 @@ TOUCHES_DAGSTER := unit/test_definitions.py unit/test_private_names.py \
 	$(addprefix integration/test_,executor.py launcher.py storage.py hooks.py sensor.py upkeep.py) \
 	$(addprefix acceptance/test_,stock_dagster.py main_job.py dg.py)
 
-test-dagster: ## What touches Dagster, on another version of it (VERSION=1.13.0)
-	@test -n "$(VERSION)" || { echo "Say which: make test-dagster VERSION=1.13.0"; exit 2; }
+test-dagster: ## What touches Dagster, on another version of it (VERSION=1.13.3)
+	@test -n "$(VERSION)" || { echo "Say which: make test-dagster VERSION=1.13.3"; exit 2; }
 	@test -x $(DAGSTER_VENV)/bin/python || $(PYTHON) -m venv $(DAGSTER_VENV)
 	@sed -nE 's/^([a-z0-9][^ ]*==[^\\]*).*/\1/p' requirements/dev.txt | grep -v '^dagster' > $(DAGSTER_VENV)/others.txt
 	@echo "Installing Dagster $(VERSION) into $(DAGSTER_VENV) (some minutes the first time) ..."

@@ -7,9 +7,7 @@ after an outcome is handed in.
 from collections.abc import Callable, Sequence, Set
 
 import dagster as dg
-from dagster._core.definitions.decorators.hook_decorator import (
-    event_list_hook,
-)  # sees both outcomes; no public one does
+from dagster._core.definitions.decorators.hook_decorator import event_list_hook  # no public hook sees both outcomes
 from dagster._core.definitions.events import HookExecutionResult  # what such a hook must return
 
 
