@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras --group install
 
-.PHONY: help demo up test model model-breaks check clean requirements schema
+.PHONY: help demo up test test-dagster model model-breaks check clean requirements schema
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,6 +32,22 @@ up: $(VENV)/.run ## Database, migrations, Dagster daemon and UI, until Ctrl-C
 test: $(VENV)/.dev ## All tests (ARGS="-k sensor" passes arguments on to pytest)
 	@$(BIN)/pytest $(ARGS)
 
+# The other packages as they are pinned, without hashes: pip would ask for one of each package, Dagster's included.
+DAGSTER_VENV := .venv-dagster-$(VERSION)
+TOUCHES_DAGSTER := unit/test_definitions.py unit/test_private_names.py \
+	$(addprefix integration/test_,executor.py launcher.py storage.py hooks.py sensor.py upkeep.py) \
+	$(addprefix acceptance/test_,stock_dagster.py main_job.py dg.py)
+
+test-dagster: ## What touches Dagster, on another version of it (VERSION=1.13.3)
+	@test -n "$(VERSION)" || { echo "Say which: make test-dagster VERSION=1.13.3"; exit 2; }
+	@test -x $(DAGSTER_VENV)/bin/python || $(PYTHON) -m venv $(DAGSTER_VENV)
+	@sed -nE 's/^([a-z0-9][^ ]*==[^\\]*).*/\1/p' requirements/dev.txt | grep -v '^dagster' > $(DAGSTER_VENV)/others.txt
+	@echo "Installing Dagster $(VERSION) into $(DAGSTER_VENV) (some minutes the first time) ..."
+	@$(DAGSTER_VENV)/bin/pip install --quiet --disable-pip-version-check -r $(DAGSTER_VENV)/others.txt \
+		dagster==$(VERSION) dagster-postgres dagster-webserver==$(VERSION) dagster-dg-cli==$(VERSION)
+	@$(DAGSTER_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(DAGSTER_VENV)/bin/pytest $(addprefix stats_pipeline_tests/,$(TOUCHES_DAGSTER)) $(ARGS)
+
 model: $(VENV)/.dev ## Random histories of the job protocol for longer than `make test` (MINUTES=30)
 	@MODEL_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest stats_pipeline_tests/model $(ARGS)
 
@@ -56,4 +72,4 @@ requirements: ## Pin every dependency again, with hashes (needs uv in the venv)
 
 clean: ## Remove the virtual environment, the embedded database and caches
 	@if [ -x $(BIN)/stats-pipeline ]; then $(BIN)/stats-pipeline down; fi
-	@rm -rf $(VENV) .stats-pipeline .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info dist
+	@rm -rf $(VENV) .venv-dagster-* .stats-pipeline .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info dist

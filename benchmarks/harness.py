@@ -61,7 +61,7 @@ with database.connect(sys.argv[2], autocommit=True) as connection:
     migrate.migrate(connection, reference_stats=True)
 """
 
-# `up` links the project's dagster.yaml; this is Dagster as it comes, but for where it stores and whom it tells.
+# Dagster as it comes, but for where it stores and whom it tells.
 STOCK_DAGSTER_YAML = "storage: {postgres: {postgres_url: {env: STATS_DAGSTER_URL}}}\ntelemetry: {enabled: false}\n"
 
 _console = Console(stderr=True)

@@ -96,7 +96,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's `&` starts us with it ignored
     loaded = settings.load()
     with ExitStack() as resources:
-        worker = PlainWorker(database.database_url(loaded), loaded, resources)
+        worker = PlainWorker(database.running_url(loaded), loaded, resources)
         try:
             while True:
                 worker.work_off()

@@ -66,6 +66,7 @@ _OUR_HEADERS = {
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+Runtime = Literal["fast", "stock"]
 
 
 class Settings(BaseSettings):
@@ -103,6 +104,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, le=20, validation_alias="STATS_MAX_ATTEMPTS")
     lease_seconds: int = Field(30, ge=5, le=3600, validation_alias="STATS_LEASE_SECONDS")
     dead_after: float = Field(6.0, ge=2, le=600, validation_alias="STATS_DEAD_AFTER_SECONDS")
+
+    # Whose executor, launcher, storage, daemon and hooks. Unset: `fast` under `up`, else `stock`.
+    runtime: Runtime | None = Field(None, validation_alias="STATS_RUNTIME")
 
     # What is said on standard error.
     log_level: LogLevel = Field("info", validation_alias="STATS_LOG_LEVEL")
@@ -300,7 +304,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def dagster_home(self) -> Path:
-        """Where Dagster keeps its local files; holds a link to the project's `dagster.yaml`."""
+        """Where Dagster keeps its local files under `up`; holds the `dagster.yaml` that `up` writes."""
         return self.home / "dagster"
 
     def environment(self, *, without: Collection[str] = ()) -> dict[str, str]:
@@ -455,6 +459,8 @@ def _must(field: FieldInfo) -> str:
         return "must be true or false"
     if field.validation_alias == "STATS_LOG_LEVEL":
         return f"must be one of {', '.join(get_args(LogLevel))}"
+    if field.validation_alias == "STATS_RUNTIME":
+        return f"must be one of {', '.join(get_args(Runtime))}"
     if "min_length" in limits:
         return f"must have {limits['min_length']} characters or more"
     if field.annotation == AnyHttpUrl | None:

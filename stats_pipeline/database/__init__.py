@@ -1,5 +1,5 @@
-"""The database: connections and named queries (`connection.py`), the schema (`migrate.py`, `schema.py`), and the
-embedded server (`embedded.py`).
+"""The database: connections and named queries (`connection.py`), the schema (`migrate.py`, `schema.py`), the embedded
+server (`embedded.py`), and the database that Dagster's own commands start when they need it (`first_use.py`).
 """
 
 from stats_pipeline.database.connection import (
@@ -11,13 +11,14 @@ from stats_pipeline.database.connection import (
     call_one,
     can_listen,
     connect,
-    database_url,
     describe,
     named_query,
     run,
     run_one,
+    running_url,
     sqlalchemy_url,
 )
+from stats_pipeline.database.first_use import database_url  # after what it needs of this package itself
 
 __all__ = [
     "APPLICATION_NAME",
@@ -33,5 +34,6 @@ __all__ = [
     "named_query",
     "run",
     "run_one",
+    "running_url",
     "sqlalchemy_url",
 ]

@@ -204,8 +204,8 @@ def describe(url: str) -> str:
     return f"{host}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
 
 
-def database_url(settings: Settings) -> str:
-    """The URL of the database all processes share: the one given, or the embedded one that is running."""
+def running_url(settings: Settings) -> str:
+    """The URL of the database: the one given, or the embedded one that is running. Raises `DatabaseUnavailable`."""
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
     return embedded.running_url(settings.home)

@@ -11,12 +11,15 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 import fasteners  # type: ignore[import-untyped]
@@ -24,6 +27,7 @@ import psutil
 import psycopg
 
 from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.settings import PROJECT_ROOT
 
 with warnings.catch_warnings():  # on import it looks for XDG_RUNTIME_DIR, which is not used here
     warnings.simplefilter("ignore")
@@ -37,6 +41,19 @@ _SOCKET_PATH_LIMIT = 103  # bytes: 104 on macOS and 108 on Linux, less the closi
 _START_SECONDS = 60  # a crashed server replays its log first
 _LOOK_SECONDS = 0.05
 
+# The caretaker waits in as little memory as a Python needs, and becomes the second program to stop the server.
+_WAIT_FOR_THE_LAST = (
+    "import fcntl, os, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX); os.execv(sys.executable, sys.argv[2:])"
+)
+_STOP_AFTER_THE_LAST = (
+    "import pathlib, sys; from stats_pipeline.database import embedded; "
+    "embedded.stop_after_the_last(pathlib.Path(sys.argv[1]), int(sys.argv[2]))"
+)
+
+_held: dict[Path, IO[str]] = {}
+_holding = threading.Lock()
+_caretakers: dict[Path, subprocess.Popen[bytes]] = {}  # that this process has started
+
 
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
@@ -46,7 +63,7 @@ def running(folder: Path) -> Iterator[str]:
     to leave stops it. A process that was killed counts as having left, and a server it left behind is taken over.
     """
     make_private(folder)
-    with (folder / "postgres.users").open("a") as user:
+    with _users(folder).open("a") as user:
         with sole(folder):
             fcntl.flock(user, fcntl.LOCK_SH)
             _start(folder)
@@ -62,6 +79,50 @@ def running(folder: Path) -> Iterator[str]:
                     pass  # others still use it
                 else:
                     _stop(folder)
+
+
+def hold(folder: Path) -> str:
+    """Have the server run until this process ends, however it ends, and return its URL.
+
+    For a process that cannot know when it will need the server last. The first call in a process counts it as a user
+    of the server, and sees to it that there is a caretaker: a process that stops the server once nobody uses it, killed
+    users included. Later calls start the server again if it has died. Raises `DatabaseUnavailable`.
+    """
+    with _holding:
+        if folder in _held:
+            restart(folder)
+            return _url(folder)
+        make_private(folder)
+        user = _users(folder).open("a")
+        try:
+            with sole(folder):
+                fcntl.flock(user, fcntl.LOCK_SH)
+                _have_caretaker(folder)  # first: this process may be killed while the server starts
+                _start(folder)
+            _install_queue(_url(folder))
+        except BaseException:
+            user.close()  # the caretaker does the rest
+            raise
+        _held[folder] = user
+        return _url(folder)
+
+
+def stop_after_the_last(folder: Path, lock: int) -> None:
+    """The caretaker's work: end, with the server stopped, if nobody uses it, or else become the one that waits again.
+
+    `lock` is the open file whose lock makes a process the caretaker.
+    """
+    with _users(folder).open("a") as user, sole(folder):
+        try:
+            fcntl.flock(user, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass  # somebody came meanwhile
+        else:
+            _stop(folder)
+            os.close(lock)  # before `sole`: whoever comes next needs a caretaker again
+            return
+    command = _caretaker(folder, lock)
+    os.execv(command[0], command)  # noqa: S606
 
 
 def restart(folder: Path) -> bool:
@@ -107,6 +168,35 @@ def _data(folder: Path) -> Path:
     return folder / "postgres"
 
 
+def _users(folder: Path) -> Path:
+    """Each user of the server has a shared lock on it."""
+    return folder / "postgres.users"
+
+
+def _have_caretaker(folder: Path) -> None:
+    """Start one if there is none. Call it with `sole`, as a user of the server."""
+    with (folder / "postgres.caretaker").open("a") as caretaker:
+        try:
+            fcntl.flock(caretaker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        _caretakers[folder] = subprocess.Popen(
+            _caretaker(folder, caretaker.fileno()),
+            cwd=folder,
+            env={"PATH": os.defpath, "PYTHONPATH": str(PROJECT_ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[caretaker.fileno()],  # the lock is the child's from now on, and goes with it
+            start_new_session=True,  # Ctrl-C is for the users
+        )
+
+
+def _caretaker(folder: Path, lock: int) -> list[str]:
+    then = [sys.executable, "-P", "-W", "ignore", "-c", _STOP_AFTER_THE_LAST, str(folder), str(lock)]
+    return [sys.executable, "-I", "-S", "-c", _WAIT_FOR_THE_LAST, str(_users(folder)), *then]
+
+
 def _postmaster(folder: Path) -> psutil.Process | None:
     """The server's first process, which works in the data folder; the pid in its file may be another's by now."""
     try:
@@ -140,7 +230,8 @@ def _start(folder: Path) -> None:
         _let_in(_ROOTS_USER, _BINARIES, folder)
     if not data.exists():
         _initialise(folder)
-    (data / "postmaster.pid").unlink(missing_ok=True)  # of one that was killed: its pid may be another process's
+    for left in ("postmaster.pid", f"{_SOCKET}.lock"):  # of one that was killed: its pid may be another process's
+        (data / left).unlink(missing_ok=True)
     control(folder, "start")
 
 

@@ -4,12 +4,12 @@ Ops are lifted with their hooks, so that a table refreshed alone from the UI is 
 refreshed by a job. Nothing here knows how a function is run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import dagster as dg
 
 from stats_pipeline.catalog import StatsFunction
-from stats_pipeline.defs.hooks import HOOKS
+from stats_pipeline.defs.hooks import STOCK_HOOKS
 from stats_pipeline.defs.ops import build_stats_op
 
 
@@ -22,21 +22,26 @@ def build_source_assets(functions: Sequence[StatsFunction]) -> list[dg.AssetSpec
     ]
 
 
-def build_stats_assets(functions: Sequence[StatsFunction]) -> list[dg.AssetsDefinition]:
+def build_stats_assets(
+    functions: Sequence[StatsFunction], *, hooks: Set[dg.HookDefinition] = STOCK_HOOKS
+) -> list[dg.AssetsDefinition]:
     """One definition per function, with one asset per table it fills; `after` becomes an edge."""
     tables_of = {function.rpc: function.tables for function in functions}
     return [
-        _lift(function, tuple(table for rpc in function.after for table in tables_of[rpc])) for function in functions
+        _lift(function, tuple(table for rpc in function.after for table in tables_of[rpc]), hooks)
+        for function in functions
     ]
 
 
-def _lift(function: StatsFunction, upstream_tables: tuple[str, ...]) -> dg.AssetsDefinition:
+def _lift(
+    function: StatsFunction, upstream_tables: tuple[str, ...], hooks: Set[dg.HookDefinition]
+) -> dg.AssetsDefinition:
     return dg.AssetsDefinition.from_op(
         build_stats_op(function, upstream_tables),
         keys_by_input_name={table: dg.AssetKey(table) for table in (*function.reads, *upstream_tables)},
         keys_by_output_name={table: dg.AssetKey(table) for table in function.tables},
         group_name="stats",
-        hook_defs=HOOKS,
+        hook_defs=hooks,
         descriptions_by_output_name=dict.fromkeys(function.tables, function.summary),
         tags_by_output_name={table: {"dagster/kind/postgres": ""} for table in function.tables},
         metadata_by_output_name={

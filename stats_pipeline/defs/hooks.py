@@ -2,33 +2,45 @@
 
 Hooks do not see a run that is killed, cancelled or timed out, and one that raises only leaves a log line. So nothing
 depends on them alone: what they record and deliver is in the database before they start, or repaired by the upkeep
-sensor.
+sensor. In the `fast` profile one hook does the work of two (`runtime/hooks.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Set
 
 import dagster as dg
-from dagster._core.definitions.decorators.hook_decorator import event_list_hook  # private: the reason is below
-from dagster._core.definitions.events import HookExecutionResult
-from dagster._core.execution.plan.objects import ErrorSource
 
 from stats_pipeline.errors import is_outage, one_line
+from stats_pipeline.settings import Runtime
 
 # Dagster itself failed, in practice because its storage could not be reached; the op may not even have started.
-_DAGSTERS_OWN = {ErrorSource.FRAMEWORK_ERROR, ErrorSource.UNEXPECTED_ERROR}
+_DAGSTERS_OWN = {"FRAMEWORK_ERROR", "UNEXPECTED_ERROR"}
 
 
-# One hook for both outcomes, where a success hook and a failure hook would write ten more "skipped" events per run.
-@event_list_hook(required_resource_keys={"refresh"})
-def record_outcome(context: dg.HookContext, event_list: Sequence[dg.DagsterEvent]) -> HookExecutionResult:
-    """Deliver the tags that are due or record its last error; ends the job when it was the last function."""
-    if any(event.is_step_success for event in event_list):
-        _deliver_tags(context)
-    elif failure := next((event for event in event_list if event.is_step_failure), None):
-        _record_failure(context, failure)
-    else:  # a failed try, with another one to come
-        return HookExecutionResult(hook_name="record_outcome", is_skipped=True)
-    return HookExecutionResult(hook_name="record_outcome", is_skipped=False)
+def hooks_for(runtime: Runtime) -> Set[dg.HookDefinition]:
+    """What is attached to each op. Both profiles record and deliver the same."""
+    if runtime == "stock":
+        return STOCK_HOOKS
+    # Imported here: `stock` must load also where a private name of Dagster's is missing.
+    from stats_pipeline.runtime.hooks import outcome_hook  # noqa: PLC0415
+
+    return {outcome_hook("record_outcome", {"refresh"}, succeeded=_deliver_tags, failed=_record_failure)}
+
+
+@dg.success_hook(required_resource_keys={"refresh"})
+def deliver_tags(context: dg.HookContext) -> None:
+    """Deliver the tags that are due; ends the job when it was the last function."""
+    _deliver_tags(context)
+
+
+@dg.failure_hook(required_resource_keys={"refresh"})
+def record_failure(context: dg.HookContext) -> None:
+    """Record the last error; ends the job when it was the last function."""
+    failures = context.instance.all_logs(context.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    events = [entry.get_dagster_event() for entry in failures if entry.step_key == context.step_key]
+    _record_failure(context, events[-1])
+
+
+STOCK_HOOKS = {deliver_tags, record_failure}
 
 
 def _deliver_tags(context: dg.HookContext) -> None:
@@ -53,7 +65,4 @@ def _record_failure(context: dg.HookContext, failure: dg.DagsterEvent) -> None:
 def _is_dagsters_own(failure: dg.DagsterEvent) -> bool:
     data = failure.step_failure_data
     # A `Failure` that the op raised on purpose has no source, for which Dagster puts FRAMEWORK_ERROR.
-    return data.user_failure_data is None and data.error_source in _DAGSTERS_OWN
-
-
-HOOKS = {record_outcome}
+    return data.user_failure_data is None and data.error_source.name in _DAGSTERS_OWN

@@ -1,18 +1,18 @@
-"""The jobs: all stats functions side by side, under the executor that overlaps them; and the pruning of history.
+"""The jobs: all stats functions side by side, under the profile's executor; and the pruning of history.
 
-The stock executors stay selectable by run config: `execution: {config: {multiprocess: {}}}`, or `in_process: {}`.
+In both profiles run config may select one of Dagster's executors: `execution: {config: {multiprocess: {}}}`, or
+`in_process: {}`.
 """
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from stats_pipeline import database
 from stats_pipeline.jobs import retention
-from stats_pipeline.runtime.executor import thread_executor
-from stats_pipeline.settings import Settings
+from stats_pipeline.settings import Runtime, Settings
 
 JOB_NAME = "stats_update"
 PRUNE_JOB_NAME = "prune"
@@ -21,17 +21,31 @@ _BATCH = 100  # Dagster deletes run by run, 16 ms each
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
-def build_stats_job(assets: Sequence[dg.AssetsDefinition]) -> UnresolvedAssetJobDefinition:
-    """Refresh every table, each function in a thread of its own."""
+def executor_for(runtime: Runtime) -> dg.ExecutorDefinition:
+    """`fast`: each op in a thread of the run's process; `stock`: each op in a process of its own, as Dagster does."""
+    if runtime == "stock":
+        return dg.multi_or_in_process_executor
+    # Imported here: `stock` must load also where a private name of Dagster's is missing.
+    from stats_pipeline.runtime.executor import thread_executor  # noqa: PLC0415
+
+    return thread_executor
+
+
+def build_stats_job(
+    assets: Sequence[dg.AssetsDefinition], *, executor: dg.ExecutorDefinition = dg.multi_or_in_process_executor
+) -> Any:
+    """Refresh every table. Returns what `define_asset_job` does, whose type has no public name."""
     return dg.define_asset_job(
         JOB_NAME,
         selection=dg.AssetSelection.assets(*assets),
-        executor_def=thread_executor,
+        executor_def=executor,
         description="Refresh all player statistics of one club and invalidate the app's cache tags.",
     )
 
 
-def build_prune_job(settings: Settings) -> dg.JobDefinition:
+def build_prune_job(
+    settings: Settings, *, executor: dg.ExecutorDefinition = dg.multi_or_in_process_executor
+) -> dg.JobDefinition:
     """One op that deletes what is older than the settings allow: our own tables, and Dagster's finished runs.
 
     With 0 days it deletes nothing. Dagster's ticks have a retention of their own in `dagster.yaml`.
@@ -47,9 +61,7 @@ def build_prune_job(settings: Settings) -> dg.JobDefinition:
         pruned["Dagster runs"] = prune_dagster_runs(context.instance, days=settings.retention_days)
         context.log.info("Deleted " + ", ".join(f"{count} {kind}" for kind, count in pruned.items()))
 
-    @dg.job(
-        name=PRUNE_JOB_NAME, executor_def=thread_executor, description="Delete history older than STATS_RETENTION_DAYS."
-    )
+    @dg.job(name=PRUNE_JOB_NAME, executor_def=executor, description="Delete history older than STATS_RETENTION_DAYS.")
     def prune() -> None:
         prune_history()
 

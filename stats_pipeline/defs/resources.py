@@ -57,7 +57,7 @@ def refresh_resource(context: dg.InitResourceContext) -> Iterator[Refresh]:
         try:
             yield refresh
         finally:
-            refresh.end(goes_on=_has_process_per_op(run))
+            refresh.end(goes_on=_has_process_per_op(run, given.runtime or "stock"))
 
 
 def _started_at(context: dg.InitResourceContext, run_id: str) -> float:
@@ -66,7 +66,8 @@ def _started_at(context: dg.InitResourceContext, run_id: str) -> float:
     return record.start_time if record and record.start_time else time.time()
 
 
-def _has_process_per_op(run: dg.DagsterRun) -> bool:
-    """Whether run config has selected Dagster's multiprocess executor."""
+def _has_process_per_op(run: dg.DagsterRun, runtime: settings.Runtime) -> bool:
+    """Whether Dagster's multiprocess executor is at work: selected by run config, or because none was in `stock`."""
     run_config: Mapping[str, Any] = run.run_config
-    return "multiprocess" in run_config.get("execution", {}).get("config", {})
+    selected = run_config.get("execution", {}).get("config", {})
+    return "multiprocess" in selected or (runtime == "stock" and "in_process" not in selected)

@@ -1,11 +1,10 @@
 """What Dagster says of our runs, for the repairs that `reconcile.py` decides on; who calls them is in `sensors.py`."""
 
 from dataclasses import replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 from uuid import UUID
 
 import dagster as dg
-from dagster_shared.error import SerializableErrorInfo
 
 from stats_pipeline import database
 from stats_pipeline.defs.resources import LEASE_TAG
@@ -79,11 +78,11 @@ def failure_of_start(instance: dg.DagsterInstance, lease_id: UUID) -> str | None
     return None
 
 
-def _innermost(error: SerializableErrorInfo) -> str:
+def _innermost(error: Any) -> str:
     """The first error of a chain: Dagster puts its own words around ours."""
     while error.cause is not None:
         error = error.cause
-    return error.message
+    return str(error.message)
 
 
 def _state(run: dg.DagsterRun) -> DagsterState:

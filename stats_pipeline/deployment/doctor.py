@@ -43,7 +43,7 @@ def examine(settings: Settings, *, trying: Callable[[str], None] | None = None) 
     """
     yield from _examine_settings(settings)
     try:
-        url = database.database_url(settings)
+        url = database.running_url(settings)
         with database.connect(url, autocommit=True) as connection:
             yield from _examine_database(connection, url, settings, trying)
     except DatabaseUnavailable as error:

@@ -24,9 +24,10 @@ import psycopg
 
 from stats_pipeline import database
 from stats_pipeline.database import embedded, migrate
+from stats_pipeline.deployment.profile import check_names, write_dagster_yaml
 from stats_pipeline.deployment.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.errors import AlreadyRunning, SettingsError
-from stats_pipeline.settings import FILES_ROOT, IS_INSTALLED, PROJECT_ROOT, Settings
+from stats_pipeline.settings import IS_INSTALLED, PROJECT_ROOT, Settings
 from stats_pipeline.web import address
 
 if TYPE_CHECKING:
@@ -150,7 +151,9 @@ def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str
     """Code server, daemon, Dagster's web server and the admin's page, up and answering, for the length of the block."""
     web_address = (address.address(settings), settings.web_port)
     ui_host = settings.loopback_host
-    dagster = dagster_environment(settings, database_url)
+    runtime = settings.runtime or "fast"
+    write_dagster_yaml(settings.dagster_home, runtime)
+    dagster = dagster_environment(settings, database_url) | {"STATS_RUNTIME": runtime}
     given = _surroundings() | {"STATS_DATABASE_URL": database_url}
     logs = settings.home / "logs"
     logs.mkdir(exist_ok=True)
@@ -176,10 +179,12 @@ def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str
         # Each waiting sensor holds a worker thread; the default leaves too few on a small machine.
         serve = ("dagster", "api", "grpc", "--socket", str(code_socket), "--max-workers", "16")
         code_server = start_dagster("code server", *serve, *module)
+        check_names(runtime)
         with _dagster_instance(dagster, say) as instance:
             supervisor.wait_until_ready(code_server, lambda: _answers(code_socket))
             say("Starting the daemon and the web server …")
-            daemon = start_dagster("daemon", "stats_pipeline.runtime.daemon", "run", "-w", str(workspace))
+            its_daemon = "stats_pipeline.runtime.daemon" if runtime == "fast" else "dagster._daemon"
+            daemon = start_dagster("daemon", its_daemon, "run", "-w", str(workspace))
             ui = [str(workspace), "--host", ui_host, "--port", str(settings.ui_port)]
             if settings.ui_url:
                 ui += ["--proxied-as", urlsplit(str(settings.ui_url)).netloc]
@@ -216,12 +221,10 @@ def migrated(settings: Settings, database_url: str) -> migrate.Applied:
 
 
 def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]:
-    """What a process must have in its environment for its Dagster to be ours."""
-    settings.dagster_home.mkdir(parents=True, exist_ok=True)
-    link = settings.dagster_home / "dagster.yaml"
-    if not link.exists():
-        link.unlink(missing_ok=True)
-        link.symlink_to(FILES_ROOT / "dagster.yaml")
+    """What a process must have in its environment for its Dagster to be ours: the one that `up` last wrote."""
+    written = settings.dagster_home / "dagster.yaml"
+    if not written.exists() or written.is_symlink():  # a link is of version 0.1.0
+        write_dagster_yaml(settings.dagster_home, settings.runtime or "fast")
     return {
         "DAGSTER_HOME": str(settings.dagster_home),
         "STATS_DATABASE_URL": database_url,
@@ -261,32 +264,21 @@ def _dagster_instance(environment: Mapping[str, str], say: Callable[[str], None]
     os.environ.update(dict(environment))
     from dagster import DagsterInstance  # noqa: PLC0415  # a second of imports that no other command needs
 
+    from stats_pipeline.runtime.instance import start_stopped_sensors  # noqa: PLC0415
+
     with DagsterInstance.get() as instance:
         instance.get_runs(limit=1)
-        _start_stopped_sensors(instance, say)
+        for name in start_stopped_sensors(instance, LOCATION):  # no job runs without them
+            say(f"The sensor {name} had been stopped and was started again")
         yield instance
-
-
-def _start_stopped_sensors(instance: "DagsterInstance", say: Callable[[str], None]) -> None:
-    """No job runs without them."""
-    from dagster._core.definitions.run_request import InstigatorType  # noqa: PLC0415
-    from dagster._core.scheduler.instigation import InstigatorStatus  # noqa: PLC0415
-
-    stopped = instance.all_instigator_state(
-        instigator_type=InstigatorType.SENSOR, instigator_statuses={InstigatorStatus.STOPPED}
-    )
-    for state in stopped:
-        if state.repository_selector.location_name == LOCATION:
-            instance.update_instigator_state(state.with_status(InstigatorStatus.DECLARED_IN_CODE))
-            say(f"The sensor {state.name} had been stopped and was started again")
 
 
 def _let_runs_end(instance: "DagsterInstance", say: Callable[[str], None]) -> None:
     """Wait for runs in flight, which take a second. One that takes longer is cut off, and rescued at the next start."""
-    from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, RunsFilter  # noqa: PLC0415
+    from stats_pipeline.runtime.instance import count_runs_in_progress  # noqa: PLC0415
 
     deadline = time.monotonic() + _DRAIN_SECONDS
-    while (runs := instance.get_runs_count(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES))) > 0:
+    while (runs := count_runs_in_progress(instance)) > 0:
         if time.monotonic() > deadline:
             say(f"{runs} runs are still running: they are stopped now, and resumed at the next start")
             return

@@ -6,8 +6,8 @@ each five seconds which sensors are due, so long would one that has found work b
 """
 
 import dagster as dg
-from dagster._daemon import sensor
-from dagster._daemon.cli import main
+from dagster._daemon import sensor  # the pause between two looks of the sensor daemon
+from dagster._daemon.cli import main  # what `dagster-daemon` calls
 
 from stats_pipeline.runtime.launcher import ForkserverRunLauncher
 

@@ -1,8 +1,8 @@
 """The launcher of runs: forks each run's process from a server that has Dagster and our code already imported.
 
 Dagster's own launcher starts a Python per run, which costs more than a second of imports; a fork takes milliseconds.
-This one also tells run monitoring whether a run's process lives. Removing the `run_launcher` block from dagster.yaml
-switches back. What happens inside the process, step by step, does not live here: that is the executor.
+This one also tells run monitoring whether a run's process lives. `STATS_RUNTIME=stock` switches back. What happens
+inside the process, step by step, does not live here: that is the executor.
 
 `multiprocessing` has a fork server too, but one per process, for everything in it: it cannot be replaced while one of
 its children runs, runs the parent's `__main__` again in each, and the parent's exit waits for them.
@@ -27,14 +27,19 @@ from typing import Any, Self
 
 import dagster as dg
 import psutil
-from dagster._core.events import EngineEventData
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
+from dagster._core.events import EngineEventData  # a run's process records itself in one
+from dagster._core.instance.ref import InstanceRef  # an instance as it crosses a process border
+from dagster._core.launcher.base import (  # what a launcher is, and tells run monitoring
+    CheckRunHealthResult,
+    LaunchRunContext,
+    RunLauncher,
+    WorkerStatus,
+)
 from dagster._grpc.impl import core_execute_run  # what each of Dagster's own run workers calls
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
-from dagster._utils import get_run_crash_explanation
-from dagster._utils.hosted_user_process import recon_job_from_origin
-from dagster._utils.interrupts import capture_interrupts
+from dagster._serdes import ConfigurableClass, ConfigurableClassData  # a class that dagster.yaml names
+from dagster._utils import get_run_crash_explanation  # Dagster's words for an exit code
+from dagster._utils.hosted_user_process import recon_job_from_origin  # loads the run's job
+from dagster._utils.interrupts import capture_interrupts  # a signal waits until Dagster looks for it
 
 _STARTED = "Started the run's process"
 # Importing everything takes 1.5 s on a quiet machine; a server that has not answered after this many is given up.

@@ -7,8 +7,8 @@ and the app's key would go to the address it names. The only reader of settings 
 from collections.abc import Mapping
 from typing import Any, Self
 
-from dagster._core.secrets.loader import SecretsLoader
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster._core.secrets.loader import SecretsLoader  # the base class that Dagster asks for
+from dagster._serdes import ConfigurableClass, ConfigurableClassData  # a class that dagster.yaml names
 
 
 class NoSecrets(SecretsLoader, ConfigurableClass):

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 import uvicorn
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget
-from dagster_webserver.app import create_app_from_workspace_process_context
+from dagster._core.workspace.context import WorkspaceProcessContext  # what the UI shows, read from the file
+from dagster._core.workspace.load_target import WorkspaceFileTarget  # the workspace file
+from dagster_webserver.app import create_app_from_workspace_process_context  # the UI, to put a guard in front of it
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -5,4 +5,4 @@ from stats_pipeline.web.server import serve
 
 if __name__ == "__main__":
     loaded = settings.load()
-    serve(loaded, database.database_url(loaded))
+    serve(loaded, database.running_url(loaded))

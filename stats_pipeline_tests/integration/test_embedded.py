@@ -24,9 +24,18 @@ with embedded.running(pathlib.Path(sys.argv[1])) as url:
 """
 
 
-def hold(folder: Path) -> "subprocess.Popen[bytes]":
+HOLD_FOR_GOOD = """
+import pathlib, sys
+from stats_pipeline.database import embedded
+
+print(embedded.hold(pathlib.Path(sys.argv[1])), flush=True)
+sys.stdin.read()
+"""
+
+
+def hold(folder: Path, code: str = HOLD) -> "subprocess.Popen[bytes]":
     """Another process that has the server run until its input ends; returns when it does."""
-    command = [sys.executable, "-c", HOLD, str(folder)]
+    command = [sys.executable, "-c", code, str(folder)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline()
@@ -56,6 +65,59 @@ def test_a_killed_owner_does_not_keep_it_running_and_its_server_is_taken_over(tm
     assert not embedded.is_running(tmp_path)
 
 
+def caretakers(folder: Path) -> list[psutil.Process]:
+    """The processes that wait to stop the server, or are at it."""
+    marks = {embedded._STOP_AFTER_THE_LAST, str(folder)}
+    return [process for process in psutil.process_iter() if marks <= set(_command(process))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def test_a_server_that_is_held_stops_with_the_last_process_also_when_that_is_killed(tmp_path: Path) -> None:
+    with hold(tmp_path, HOLD_FOR_GOOD) as first, hold(tmp_path, HOLD_FOR_GOOD) as second:
+        [caretaker] = caretakers(tmp_path)
+        first.kill()
+        first.wait()
+        assert answer(embedded.running_url(tmp_path)) == 42
+        second.kill()
+        second.wait()
+        psutil.wait_procs([caretaker], timeout=30)
+    assert not embedded.is_running(tmp_path)
+    assert not caretakers(tmp_path)
+
+
+def test_who_comes_while_the_last_one_leaves_finds_a_server_and_a_caretaker(tmp_path: Path) -> None:
+    """Each time either the caretaker sees the new user, or the new user starts all anew."""
+    holder = hold(tmp_path, HOLD_FOR_GOOD)
+    for _ in range(5):
+        with holder as leaving:
+            leaving.kill()
+        holder = hold(tmp_path, HOLD_FOR_GOOD)
+        assert answer(embedded.running_url(tmp_path)) == 42
+        assert caretakers(tmp_path)
+    with holder as last:
+        found = caretakers(tmp_path)
+        last.communicate(b"")
+    psutil.wait_procs(found, timeout=30)
+    assert not embedded.is_running(tmp_path)
+
+
+def test_the_caretaker_leaves_alone_what_others_use(tmp_path: Path) -> None:
+    with embedded.running(tmp_path) as url:
+        with hold(tmp_path, HOLD_FOR_GOOD) as holder:
+            holder.communicate(b"")
+        assert answer(url) == 42
+        found = caretakers(tmp_path)
+    psutil.wait_procs(found, timeout=30)
+    assert not embedded.is_running(tmp_path)
+    assert not caretakers(tmp_path)
+
+
 def test_a_killed_server_recovers(tmp_path: Path) -> None:
     with embedded.running(tmp_path) as url:
         with psycopg.connect(url) as connection:
@@ -76,6 +138,19 @@ def test_a_pid_file_whose_pid_is_another_process_now_is_no_server(tmp_path: Path
     assert not embedded.is_running(tmp_path)
     with embedded.running(tmp_path) as url:
         assert answer(url) == 42
+
+
+def test_a_lock_of_the_socket_whose_pid_is_another_process_now_is_no_server(tmp_path: Path) -> None:
+    """Regression: killed together with its starter, the server could not be started while its pid was in use."""
+    with embedded.running(tmp_path):
+        lock = (tmp_path / "postgres" / ".s.PGSQL.5432.lock").read_text().split("\n")
+    left = tmp_path / "postgres" / ".s.PGSQL.5432.lock"
+    user = "pgserver" if os.geteuid() == 0 else None  # another user's process could not be a server
+    with subprocess.Popen(["sleep", "60"], user=user) as another:
+        left.write_text("\n".join([str(another.pid), *lock[1:]]))
+        with embedded.running(tmp_path) as url:
+            assert answer(url) == 42
+        another.kill()
 
 
 def test_a_data_folder_that_was_never_finished_is_made_again(tmp_path: Path) -> None:

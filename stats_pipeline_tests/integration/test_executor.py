@@ -355,6 +355,39 @@ def test_resource_that_cannot_start_fails_the_run(instance: dg.DagsterInstance) 
     assert run.of(dg.DagsterEventType.STEP_START) == []
 
 
+@pytest.mark.parametrize("fails", ["at its start", "at its end"])
+def test_resource_that_fails_is_told_as_dagsters_own_executor_tells_it(
+    instance: dg.DagsterInstance, fails: str
+) -> None:
+    """Since Dagster 1.12 an executor marks steps and run as failed itself; with one set of resources for the whole run,
+    no step has begun, and none is tried again."""
+
+    @dg.resource
+    def odd(_context: dg.InitResourceContext) -> Iterator[None]:
+        if fails == "at its start":
+            fail()
+        yield
+        fail()
+
+    retried = dg.RetryPolicy(max_retries=2)
+    needy = op("needy", lambda: None, required_resource_keys={"odd"}, retry_policy=retried)
+    after = op("after", lambda: None, ins={"needy": dg.In(dg.Nothing)})
+
+    def told(executor: dg.ExecutorDefinition) -> tuple[dg.DagsterRunStatus, list[tuple[str, str | None]]]:
+        @dg.job(resource_defs={"odd": odd}, executor_def=executor)
+        def toy() -> None:
+            after(needy())
+
+        run = Run(instance, toy)
+        engine = dg.DagsterEventType.ENGINE_EVENT
+        return run.status, [(e.event_type_value, e.step_key) for e in run.events if e.event_type != engine]
+
+    ours, stock = told(thread_executor), told(dg.in_process_executor)
+    assert ours[0] == stock[0]
+    assert ours[0] == (dg.DagsterRunStatus.FAILURE if fails == "at its start" else dg.DagsterRunStatus.SUCCESS)
+    assert sorted(ours[1], key=str) == sorted(stock[1], key=str)
+
+
 def test_async_ops_overlap(instance: dg.DagsterInstance) -> None:
     barrier = threading.Barrier(2)
 

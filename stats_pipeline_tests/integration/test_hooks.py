@@ -1,4 +1,4 @@
-"""What the hook makes of each way in which an op can end: recorded for good, or left open for the job's next run.
+"""What each profile's hooks make of each way in which an op can end: recorded for good, or left to the job's next run.
 
 The whole job of the product, in this process, on a real database; Dagster's instance is real, and told to fail.
 """
@@ -13,6 +13,7 @@ from dagster._core.execution.api import create_execution_plan, execute_run_itera
 from psycopg import Connection
 from psycopg.rows import DictRow
 
+from stats_pipeline import settings
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database
 from stats_pipeline.definitions import build_defs
@@ -36,13 +37,23 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+@pytest.fixture(params=["fast", "stock"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 def finished(
-    connection: Connected, database_url: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    connection: Connected,
+    database_url: str,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: str,
 ) -> Callable[..., Job]:
     """A job whose run has ended, as its row is then."""
     monkeypatch.setenv("STATS_DATABASE_URL", database_url)
-    definitions = build_defs(Settings.model_validate({}))
+    monkeypatch.setenv("STATS_RUNTIME", runtime)
+    definitions = build_defs(settings.load())
 
     def execute(*, enqueues: bool = True, **options: Any) -> Job:
         if enqueues:
@@ -139,18 +150,20 @@ def test_a_table_refreshed_alone_is_a_job_of_one_function(finished: Callable[...
 
 
 def test_a_re_execution_of_what_failed_is_a_job_of_that_alone(
-    finished: Callable[..., Job], connection: Connected, instance: dg.DagsterInstance, query: Query
+    finished: Callable[..., Job], connection: Connected, instance: dg.DagsterInstance, query: Query, runtime: str
 ) -> None:
     query(f"alter function public.{RPC}(uuid) rename to mislaid")
     failed = finished()
     assert failed.status == "failed"
     query(f"alter function public.mislaid(uuid) rename to {RPC}")
-    whole = build_defs(Settings.model_validate({})).resolve_job_def(JOB_NAME)
+    whole = build_defs(settings.load()).resolve_job_def(JOB_NAME)
+    in_this_process = {"execution": {"config": {"in_process": {}}}} if runtime == "stock" else {}
     run = instance.create_run_for_job(
         whole,
         create_execution_plan(whole, step_keys_to_execute=[RPC]),
         parent_run_id=failed.run_id,
         root_run_id=failed.run_id,
+        run_config=in_this_process,
     )
     list(execute_run_iterator(InMemoryJob(whole), run, instance))
     job = queue.list_jobs(connection, limit=10)[0]

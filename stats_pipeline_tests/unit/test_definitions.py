@@ -14,8 +14,8 @@ from dagster._core.definitions.dependency import NodeHandle  # the name of an op
 from stats_pipeline.catalog import STATS_FUNCTIONS, StatsFunction
 from stats_pipeline.definitions import build_defs
 from stats_pipeline.defs.assets import build_source_assets, build_stats_assets
-from stats_pipeline.defs.hooks import HOOKS
-from stats_pipeline.defs.jobs import JOB_NAME, build_stats_job
+from stats_pipeline.defs.hooks import STOCK_HOOKS
+from stats_pipeline.defs.jobs import JOB_NAME, PRUNE_JOB_NAME, build_stats_job
 from stats_pipeline.defs.ops import RETRY_POLICY
 from stats_pipeline.settings import PROJECT_ROOT, Settings
 
@@ -50,10 +50,26 @@ def test_one_op_per_function_that_waits_for_no_other_unless_the_catalog_says_so(
 
 def test_every_op_has_the_hooks_the_retry_policy_and_the_executor(job: dg.JobDefinition) -> None:
     for node in job.graph.nodes:
-        assert job.get_all_hooks_for_handle(NodeHandle(node.name, None)) == HOOKS
+        assert job.get_all_hooks_for_handle(NodeHandle(node.name, None)) == STOCK_HOOKS
         assert isinstance(node.definition, dg.OpDefinition)
         assert node.definition.retry_policy == RETRY_POLICY
+    assert job.executor_def is dg.multi_or_in_process_executor
+
+
+def test_the_fast_profile_has_one_hook_and_an_executor_of_ours() -> None:
+    definitions = build_defs(Settings.model_validate({"STATS_RUNTIME": "fast"}))
+    job = definitions.resolve_job_def(JOB_NAME)
+    for node in job.graph.nodes:
+        assert [hook.name for hook in job.get_all_hooks_for_handle(NodeHandle(node.name, None))] == ["record_outcome"]
     assert job.executor_def.name == "thread_executor"
+    assert definitions.resolve_job_def(PRUNE_JOB_NAME).executor_def.name == "thread_executor"
+
+
+def test_the_stock_profile_imports_nothing_of_ours_that_is_private() -> None:
+    """It is what remains when Dagster has moved a private name."""
+    code = "import sys, stats_pipeline.definitions; print(*(name for name in sys.modules if '.runtime.' in name))"
+    loaded = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert [name for name in loaded.stdout.split() if name.startswith("stats_pipeline.")] == []
 
 
 def test_three_tries_with_growing_waits_that_differ_between_ops() -> None:

@@ -110,6 +110,7 @@ def test_an_example_value_is_empty_only_where_the_default_is_none_or_depends_on_
         ("STATS_DATABASE_URL", "postgresql://me:hush@localhost/app?pool=1&connect_timeout=3", "the parameter pool,"),
         ("STATS_READ_ONLY", "perhaps", "must be true or false"),
         ("STATS_LOG_LEVEL", "loud", "must be one of debug, info, warning, error"),
+        ("STATS_RUNTIME", "quick", "must be one of fast, stock"),
         *(("STATS_HOME", f"/tmp/a{character}b", "choose a folder without") for character in ",#?%"),
     ],
 )
