@@ -135,6 +135,21 @@ def anyone(guarded: Served, database_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture
+def enqueues() -> None:
+    """For a test that does enqueue something, among those that use `nothing_is_enqueued`."""
+
+
+@pytest.fixture
+def nothing_is_enqueued(request: pytest.FixtureRequest, query: Callable[..., list[dict[str, Any]]]) -> Iterator[None]:
+    """After each test, but those that use `enqueues`."""
+    yield
+    (row,) = query(
+        "select (select count(*) from public.background_job_status) + (select count(*) from pgmq.q_stats_update) as n"
+    )
+    assert (row["n"] > 0) == ("enqueues" in request.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The command of Debian's Chromium; it runs without its sandbox, as tests run as root in containers."""
