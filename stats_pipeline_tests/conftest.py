@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 import structlog
+from fasteners import InterProcessLock  # type: ignore[import-untyped]
 from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow
@@ -38,11 +39,14 @@ def no_log_of_another_test() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def passable(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """As root, the embedded server's user must pass through pytest's folders to the test's own."""
+    """As root, the embedded server's user must exist, and pass through pytest's folders to the test's own."""
     if os.geteuid() == 0:
         base = tmp_path_factory.getbasetemp()
-        for folder in (base, base.parent):
+        levels = 3 if "PYTEST_XDIST_WORKER" in os.environ else 2
+        for folder in (base, *base.parents)[:levels]:
             folder.chmod(folder.stat().st_mode | 0o011)
+        with InterProcessLock(base.parent / "user.lock"):  # workers make the user one at a time
+            embedded.ensure_user_exists(embedded._ROOTS_USER)
 
 
 @pytest.fixture

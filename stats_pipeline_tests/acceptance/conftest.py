@@ -12,7 +12,8 @@ import pytest
 from stats_pipeline.demo import league
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import KEY, App
-from stats_pipeline_tests.acceptance.processes import Pipeline, free_port
+from stats_pipeline_tests.acceptance.processes import Pipeline
+from stats_pipeline_tests.ports import free_port
 
 COMMAND = str(Path(sys.executable).with_name("stats-pipeline"))
 COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "run-direct", "doctor", "job", "retry")

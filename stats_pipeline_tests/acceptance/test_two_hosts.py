@@ -12,7 +12,8 @@ import pytest
 
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import KEY
-from stats_pipeline_tests.acceptance.processes import Pipeline, free_port, running, until
+from stats_pipeline_tests.acceptance.processes import Pipeline, running, until
+from stats_pipeline_tests.ports import free_port
 
 # Processes of its own, as on another machine: a process id of the one says nothing to the other.
 ELSEWHERE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from stats_pipeline_tests.acceptance.processes import Pipeline, free_port, running
+from stats_pipeline_tests.acceptance.processes import Pipeline, running
+from stats_pipeline_tests.ports import free_port
 
 PATIENCE = 60_000  # milliseconds; a job takes a few seconds
 RPC = "update_power_ratings"
