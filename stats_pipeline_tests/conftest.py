@@ -46,7 +46,7 @@ def passable(tmp_path_factory: pytest.TempPathFactory) -> None:
         for folder in (base, *base.parents)[:levels]:
             folder.chmod(folder.stat().st_mode | 0o011)
         with InterProcessLock(base.parent / "user.lock"):  # workers make the user one at a time
-            embedded.ensure_user_exists(embedded._ROOTS_USER)
+            embedded._let_in(embedded._ROOTS_USER, embedded._BINARIES, base)
 
 
 @pytest.fixture

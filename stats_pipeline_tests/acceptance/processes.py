@@ -96,7 +96,7 @@ $$;
 """
 
 
-def until(find: Callable[[], _Found], what: str, *, patience: float = PATIENCE) -> _Found:
+def until(find: Callable[[], _Found | None], what: str, *, patience: float = PATIENCE) -> _Found:
     """What `find` returns once that is true; an outage of the database is no answer."""
     deadline = time.monotonic() + patience
     while True:

@@ -39,7 +39,7 @@ class Served:
     @property
     def streams(self) -> int:
         """How many event streams are open."""
-        return self.app.state.web.changes.streams
+        return int(self.app.state.web.changes.streams)
 
     @property
     def host(self) -> str:
@@ -184,7 +184,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
             stack.callback(opened.close)
             page = opened.new_page()
             page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+            page.on("console", lambda said: complaints.extend([said.text] if said.type == "error" else []))
             page.goto(url)
             return page
 
