@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from stats_pipeline import database
 from stats_pipeline.database import Database
+from stats_pipeline.errors import LeaseLost
 from stats_pipeline.jobs import queue
 from stats_pipeline.jobs.models import Payload
 from stats_pipeline_tests.integration import steps
@@ -137,7 +138,7 @@ def test_a_trigger_that_waits_for_somebody_holds_nobody_up_for_long(
 
     began = time.monotonic()
     if step == "claim":
-        with pytest.raises(queue.LeaseLost):
+        with pytest.raises(LeaseLost):
             steps.claim(connection, leases[0])
     elif step == "settle":
         steps.settle(connection, "run 0")

@@ -410,19 +410,21 @@ def expected(row: RunRow, state: DagsterState, limits: Limits) -> list[type]:
     if row.outcome == "died":
         return [FailInDagster] if state == "live" else []
     if not is_open or row.unrecorded == 0:
-        waits = not is_open and limits.cache_configured and row.tags_due and row.ended_seconds < limits.cache_deadline
+        ended = row.ended_seconds or 0.0
+        waits = not is_open and limits.cache_configured and row.tags_due and ended < limits.cache_deadline
         return [] if waits else [SettleRun]
     if state in ("finished", "canceled"):
         return [AbandonRun]
-    if row.silent_seconds > limits.dead_after:
+    if (row.silent_seconds or 0.0) > limits.dead_after:
         return [AbandonRun, FailInDagster] if state == "live" else [AbandonRun]
     return []
 
 
 def test_a_cancelled_run_is_the_only_one_whose_jobs_are_not_tried_again() -> None:
     row = RunRow(UUID(int=1), "run-1", None, NOW, False, False, 0.0, None, 1, False)
-    for state in ("finished", "canceled"):
-        [repair] = reconcile.decide(only(row), {"run-1": state}, LIMITS)  # type: ignore[dict-item]
+    ends: tuple[DagsterState, ...] = ("finished", "canceled")
+    for state in ends:
+        [repair] = reconcile.decide(only(row), {"run-1": state}, LIMITS)
         assert isinstance(repair, AbandonRun)
         assert repair.retry == (state == "finished")
 
