@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras --group install
 
-.PHONY: help demo up test model model-breaks check clean requirements schema
+# Whole files to three processes; those that start real processes come first, as they wait most.
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+.PHONY: help demo up test test-fast model model-breaks check clean requirements schema
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,7 +33,10 @@ up: $(VENV)/.run ## Database, migrations, Dagster daemon and UI, until Ctrl-C
 	@$(BIN)/stats-pipeline up $(ARGS)
 
 test: $(VENV)/.dev ## All tests (ARGS="-k sensor" passes arguments on to pytest)
-	@$(BIN)/pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/.dev ## The tests without whole pipelines, and fewer random histories: a minute and a half
+	@MODEL_MINUTES=0.2 $(PYTEST) --ignore=stats_pipeline_tests/acceptance $(ARGS)
 
 model: $(VENV)/.dev ## Random histories of the job protocol for longer than `make test` (MINUTES=30)
 	@MODEL_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest stats_pipeline_tests/model $(ARGS)
@@ -38,12 +44,13 @@ model: $(VENV)/.dev ## Random histories of the job protocol for longer than `mak
 model-breaks: $(VENV)/.dev ## Break the job protocol in twenty-two ways, and see the model find each
 	@$(BIN)/pytest -rA stats_pipeline_tests/model/breaks.py $(ARGS)
 
-check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style
+check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style, links of the documentation
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/sqlfluff lint --disable-progress-bar sql
+	@$(BIN)/python -m stats_pipeline_tests.links
 
 schema: $(VENV)/.dev ## Write sql/schema.json anew, after a new migration
 	@$(BIN)/python -m stats_pipeline_tests.write_schema
