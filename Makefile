@@ -35,8 +35,8 @@ up: $(VENV)/.run ## Database, migrations, Dagster daemon and UI, until Ctrl-C
 test: $(VENV)/.dev ## All tests (ARGS="-k sensor" passes arguments on to pytest)
 	@$(PYTEST) $(ARGS)
 
-test-fast: $(VENV)/.dev ## The tests without whole pipelines, and fewer random histories: a minute and a half
-	@MODEL_MINUTES=0.2 $(PYTEST) --ignore=stats_pipeline_tests/acceptance $(ARGS)
+test-fast: $(VENV)/.dev ## The quicker tests: no whole pipelines, fewer random histories
+	@MODEL_MINUTES=0.2 $(PYTEST) -m "not slow" --ignore=stats_pipeline_tests/acceptance $(ARGS)
 
 model: $(VENV)/.dev ## Random histories of the job protocol for longer than `make test` (MINUTES=30)
 	@MODEL_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest stats_pipeline_tests/model $(ARGS)

@@ -14,6 +14,8 @@ from stats_pipeline.database import connection
 from stats_pipeline.jobs import queue, reconcile, retention
 from stats_pipeline.settings import SQL_ROOT, Settings
 
+pytestmark = pytest.mark.slow
+
 JOBS = 100_000
 MOST = 1_000  # rows of a table
 MOST_OF_A_BATCH = 5 * retention.BATCH

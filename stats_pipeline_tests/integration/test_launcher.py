@@ -26,7 +26,7 @@ from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from stats_pipeline.runtime.launcher import ForkserverRunLauncher, Worker, _servers
 from stats_pipeline_tests.integration import toy_jobs
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 PATIENCE = 30  # seconds until something that should happen at once counts as never happening
 

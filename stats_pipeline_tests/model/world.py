@@ -98,7 +98,7 @@ select
         from stats_pipeline.run as r where r.ended_at is null) as leased,
     (select coalesce(jsonb_agg(q.msg_id order by q.msg_id), '[]') from pgmq.q_stats_update as q) as messages,
     (select coalesce(jsonb_agg(jsonb_build_array(o.run_id, o.tag) order by o.id), '[]')
-        from stats_pipeline.jobs.outbox as o where o.delivered_at is null) as due,
+        from stats_pipeline.outbox as o where o.delivered_at is null) as due,
     (select coalesce(jsonb_agg(jsonb_build_array(a.job_id, a.run_id, a.ended_at is null)
             order by a.job_id, a.run_id), '[]')
         from stats_pipeline.attempt as a) as attempts,
