@@ -5,6 +5,7 @@ The server is started once; a template database is migrated once and cloned per 
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,13 @@ def passable(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture
-def tmp_path(tmp_path: Path) -> Path:
-    """The same for the test's own folder."""
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the test's own. It has less of the test's name than pytest's: the path of a socket must be short."""
+    name = re.sub(r"\W", "_", request.node.name).removeprefix("test_")[:12]
+    folder = tmp_path_factory.mktemp(name)
     if os.geteuid() == 0:
-        tmp_path.chmod(0o711)
-    return tmp_path
+        folder.chmod(0o711)
+    return folder
 
 
 @pytest.fixture(scope="session")
