@@ -95,7 +95,9 @@ def speak_tls(connection: socket.socket, certificate: Path, send: Callable[[byte
                 break
             except ssl.SSLWantReadError:
                 connection.sendall(outgoing.read())
-                incoming.write(connection.recv(65_536))
+                if not (received := connection.recv(65_536)):
+                    raise ConnectionResetError from None
+                incoming.write(received)
         connection.sendall(outgoing.read())
     spoken.write(b"HTTP/1.1 200 OK\r\nContent-Length: 16000\r\n\r\n" + b" " * 16_000)
     send(outgoing.read())
