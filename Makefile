@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras --group install
 
-.PHONY: help demo up test test-dagster model model-breaks check clean requirements schema
+# Whole files to three processes; those that start real processes come first, as they wait most.
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+.PHONY: help demo up test test-fast test-dagster model model-breaks check clean requirements schema
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,7 +33,10 @@ up: $(VENV)/.run ## Database, migrations, Dagster daemon and UI, until Ctrl-C
 	@$(BIN)/stats-pipeline up $(ARGS)
 
 test: $(VENV)/.dev ## All tests (ARGS="-k sensor" passes arguments on to pytest)
-	@$(BIN)/pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/.dev ## The quicker tests: no whole pipelines, fewer random histories
+	@MODEL_MINUTES=0.2 $(PYTEST) -m "not slow" --ignore=stats_pipeline_tests/acceptance $(ARGS)
 
 # The other packages as they are pinned, without hashes: pip would ask for one of each package, Dagster's included.
 DAGSTER_VENV := .venv-dagster-$(VERSION)
@@ -54,7 +60,7 @@ model: $(VENV)/.dev ## Random histories of the job protocol for longer than `mak
 model-breaks: $(VENV)/.dev ## Break the job protocol in twenty-three ways, and see the model find each
 	@$(BIN)/pytest -rA stats_pipeline_tests/model/breaks.py $(ARGS)
 
-check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style, dependencies
+check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style, dependencies, links of the documentation
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -62,6 +68,7 @@ check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style, depende
 	@$(BIN)/sqlfluff lint --disable-progress-bar sql
 	@$(BIN)/deptry . --extend-exclude "stats_pipeline_tests|benchmarks"
 	@$(BIN)/deptry . --extend-exclude "stats_pipeline/" --ignore DEP002,DEP004
+	@$(BIN)/python -m stats_pipeline_tests.links
 
 schema: $(VENV)/.dev ## Write sql/schema.json anew, after a new migration
 	@$(BIN)/python -m stats_pipeline_tests.write_schema

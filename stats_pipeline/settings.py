@@ -38,6 +38,8 @@ FILES_ROOT = _PACKAGE if IS_INSTALLED else _PACKAGE.parent  # of what is read bu
 SQL_ROOT = FILES_ROOT / "sql"
 # Where `.env` and the state folder are. An installed package is never written to.
 PROJECT_ROOT = Path() if IS_INSTALLED else FILES_ROOT
+# What a child process needs to find a package that is not installed.
+IMPORT_PATH = {} if IS_INSTALLED else {"PYTHONPATH": str(PROJECT_ROOT)}
 MAX_SESSION_HOURS = 720
 LOOPBACK = "127.0.0.1"
 

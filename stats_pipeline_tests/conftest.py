@@ -5,6 +5,7 @@ The server is started once; a template database is migrated once and cloned per 
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 import structlog
+from fasteners import InterProcessLock  # type: ignore[import-untyped]
 from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow
@@ -38,19 +40,24 @@ def no_log_of_another_test() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def passable(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """As root, the embedded server's user must pass through pytest's folders to the test's own."""
+    """As root, the embedded server's user must exist, and pass through pytest's folders to the test's own."""
     if os.geteuid() == 0:
         base = tmp_path_factory.getbasetemp()
-        for folder in (base, base.parent):
+        levels = 3 if "PYTEST_XDIST_WORKER" in os.environ else 2
+        for folder in (base, *base.parents)[:levels]:
             folder.chmod(folder.stat().st_mode | 0o011)
+        with InterProcessLock(base.parent / "user.lock"):  # workers make the user one at a time
+            embedded._let_in(embedded._ROOTS_USER, embedded._BINARIES, base)
 
 
 @pytest.fixture
-def tmp_path(tmp_path: Path) -> Path:
-    """The same for the test's own folder."""
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the test's own. It has less of the test's name than pytest's: the path of a socket must be short."""
+    name = re.sub(r"\W", "_", request.node.name).removeprefix("test_")[:12]
+    folder = tmp_path_factory.mktemp(name)
     if os.geteuid() == 0:
-        tmp_path.chmod(0o711)
-    return tmp_path
+        folder.chmod(0o711)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ import psutil
 import psycopg
 
 from stats_pipeline.errors import DatabaseUnavailable, one_line
-from stats_pipeline.settings import PROJECT_ROOT
+from stats_pipeline.settings import IMPORT_PATH
 
 with warnings.catch_warnings():  # on import it looks for XDG_RUNTIME_DIR, which is not used here
     warnings.simplefilter("ignore")
@@ -183,7 +183,7 @@ def _have_caretaker(folder: Path) -> None:
         _caretakers[folder] = subprocess.Popen(
             _caretaker(folder, caretaker.fileno()),
             cwd=folder,
-            env={"PATH": os.defpath, "PYTHONPATH": str(PROJECT_ROOT)},
+            env={"PATH": os.defpath, **IMPORT_PATH},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

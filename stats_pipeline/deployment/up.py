@@ -27,7 +27,7 @@ from stats_pipeline.database import embedded, migrate
 from stats_pipeline.deployment.profile import check_names, write_dagster_yaml
 from stats_pipeline.deployment.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.errors import AlreadyRunning, SettingsError
-from stats_pipeline.settings import IS_INSTALLED, PROJECT_ROOT, Settings
+from stats_pipeline.settings import IMPORT_PATH, Settings
 from stats_pipeline.web import address
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _surroundings() -> dict[str, str]:
     """What a child inherits of the user's environment, and where it finds a package that is not installed."""
     inherited = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
     # Dagster drops the first folder of the path before it loads the definitions: it must not be that of all packages.
-    return inherited if IS_INSTALLED else inherited | {"PYTHONPATH": str(PROJECT_ROOT)}
+    return inherited | IMPORT_PATH
 
 
 def migrated(settings: Settings, database_url: str) -> migrate.Applied:

@@ -5,7 +5,6 @@ What the version is belongs to `processes.py`; nothing here knows of the pipelin
 """
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from stats_pipeline_tests.ports import free_port
 
 ROUTE = "/api/internal/cache/invalidate"
 KEY = "the key that only this app knows"
@@ -136,8 +137,7 @@ class App:
         self.on_accept: Callable[[], None] = lambda: None
         self._shown: dict[str, int] = {}
         self._lock = threading.Lock()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._server: _Server | None = None
 

@@ -12,10 +12,14 @@ import pytest
 from stats_pipeline.demo import league
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import KEY, App
-from stats_pipeline_tests.acceptance.processes import Pipeline, free_port
+from stats_pipeline_tests.acceptance.processes import Pipeline
+from stats_pipeline_tests.ports import free_port
 
 COMMAND = str(Path(sys.executable).with_name("stats-pipeline"))
+COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "run-direct", "doctor", "job", "retry")
+NO_JOB = "00000000-0000-4000-8000-000000000000"
 Result = subprocess.CompletedProcess[str]
+Cli = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +79,27 @@ def run(home: Path, *arguments: str, **settings: str) -> Result:
     return finished
 
 
+def refusal(finished: Result, code: int = 1) -> str:
+    """The one line that a command which cannot do its work says."""
+    assert finished.returncode == code, finished.stdout + finished.stderr
+    assert finished.stdout == ""
+    *progress, error = finished.stderr.splitlines()
+    assert all(line.endswith(" …") for line in progress)
+    assert error.startswith("Error: ")
+    return error.removeprefix("Error: ")
+
+
+def misuse(finished: Result) -> str:
+    """The one line, after the usage, that says what is wrong with the invocation."""
+    assert finished.returncode == 2, finished.stdout + finished.stderr
+    assert finished.stdout == ""
+    usage, _, _, error = finished.stderr.splitlines()
+    assert usage.startswith("Usage: ")
+    return error.removeprefix("Error: ")
+
+
 @pytest.fixture(scope="module")
-def cli(pipeline: Pipeline, app: App) -> Callable[..., Result]:
+def cli(pipeline: Pipeline, app: App) -> Cli:
     """`stats-pipeline` beside the one that is up."""
 
     def call(*arguments: str) -> Result:

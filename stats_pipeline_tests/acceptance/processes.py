@@ -7,7 +7,6 @@ whoever holds a gate decides when the process behind it goes on, or is killed. W
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from stats_pipeline.database import embedded
 from stats_pipeline.errors import DatabaseUnavailable
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import KEY, App
+from stats_pipeline_tests.ports import free_port
 
 RPCS = sorted(function.rpc for function in STATS_FUNCTIONS)
 RPC_OF_TAG = {tag: function.rpc for function in STATS_FUNCTIONS for tag in function.cache_tags}
@@ -96,7 +96,7 @@ $$;
 """
 
 
-def until(find: Callable[[], _Found], what: str, *, patience: float = PATIENCE) -> _Found:
+def until(find: Callable[[], _Found | None], what: str, *, patience: float = PATIENCE) -> _Found:
     """What `find` returns once that is true; an outage of the database is no answer."""
     deadline = time.monotonic() + patience
     while True:
@@ -106,11 +106,6 @@ def until(find: Callable[[], _Found], what: str, *, patience: float = PATIENCE) 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {patience:g} seconds: {what}")
         time.sleep(0.03)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def kill(pid: int) -> None:

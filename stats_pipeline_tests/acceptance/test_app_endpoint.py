@@ -1,5 +1,6 @@
 """The app's cache route in every bad mood: the job says what is pending, and once the app is well no page is stale."""
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -126,7 +127,7 @@ def test_jobs_of_a_dead_apps_time_share_one_delivery(pipeline: Pipeline) -> None
     with pipeline.app.behaving(refuse(500)):
         jobs = [pipeline.enqueue(uuid4()) for _ in range(2)]
         for job in jobs:
-            until(lambda job=job: is_pending(pipeline, job, set(RPC_OF_TAG)), "only the tags to be left")
+            until(functools.partial(is_pending, pipeline, job, set(RPC_OF_TAG)), "only the tags to be left")
         until(lambda: pipeline.value(NO_TAG_IS_LEFT_TO_ITS_HOOK), "the relay to take over")
     before = len(pipeline.app.received)
     assert_sound(pipeline, jobs)

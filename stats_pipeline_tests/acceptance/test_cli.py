@@ -1,64 +1,37 @@
-"""The command line as its user meets it: real processes, what they print, how they end."""
+"""The command line as its user meets it: help, usage, jobs put on the queue, listed and retried."""
 
 import fcntl
 import json
 import os
 import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import psutil
 import pytest
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
-from stats_pipeline.database import embedded
 from stats_pipeline.settings import PROJECT_ROOT
-from stats_pipeline_tests.acceptance.app_server import App
-from stats_pipeline_tests.acceptance.conftest import COMMAND, Result, environment, run
-from stats_pipeline_tests.acceptance.processes import Pipeline, kill, until
-
-Cli = Callable[..., Result]
+from stats_pipeline_tests.acceptance.conftest import COMMAND, COMMANDS, NO_JOB, Cli, environment, misuse, refusal, run
+from stats_pipeline_tests.acceptance.processes import Pipeline
 
 RPCS = {function.rpc for function in STATS_FUNCTIONS}
 TAGS = {tag for function in STATS_FUNCTIONS for tag in function.cache_tags}
-NO_JOB = "00000000-0000-4000-8000-000000000000"
-COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "run-direct", "doctor", "job", "retry")
 # The columns of the app's table, then ours.
 COLUMNS = {
     *("id", "job_type", "job_payload", "status", "started_at", "completed_at", "error_message", "results"),
     *("created_at", "updated_at", "tenant_id", "retry_of", "attempts", "run_id", "msg_id"),
 }
 JOBS = ("4f1d0000-0000-4000-8000-000000000001", "5a2e0000-0000-4000-8000-000000000002")
-
-
-def refusal(finished: Result, code: int = 1) -> str:
-    """The one line that a command which cannot do its work says."""
-    assert finished.returncode == code, finished.stdout + finished.stderr
-    assert finished.stdout == ""
-    *progress, error = finished.stderr.splitlines()
-    assert all(line.endswith(" …") for line in progress)
-    assert error.startswith("Error: ")
-    return error.removeprefix("Error: ")
-
-
-def misuse(finished: Result) -> str:
-    """The one line, after the usage, that says what is wrong with the invocation."""
-    assert finished.returncode == 2, finished.stdout + finished.stderr
-    assert finished.stdout == ""
-    usage, _, _, error = finished.stderr.splitlines()
-    assert usage.startswith("Usage: ")
-    return error.removeprefix("Error: ")
 
 
 def on_terminal(width: int, *command: str, **settings: str) -> list[str]:
@@ -76,9 +49,6 @@ def on_terminal(width: int, *command: str, **settings: str) -> list[str]:
     os.close(ours)
     assert process.returncode == 0, shown
     return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).splitlines()]
-
-
-# Help and usage
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -151,6 +121,14 @@ def test_a_wrong_option_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...
     assert finished.stderr != ""
     option = next((argument for argument in arguments if argument.startswith("--")), arguments[0])
     assert option in finished.stderr
+
+
+def test_the_version_is_shown_also_by_the_module(tmp_path: Path) -> None:
+    shown = run(tmp_path, "--version")
+    by_module = subprocess.run(
+        [sys.executable, "-m", "stats_pipeline", "--version"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == by_module.stdout == f"stats-pipeline {version('stats-pipeline')}\n"
 
 
 # Enqueue, jobs, retry
@@ -360,253 +338,3 @@ def test_jobs_fit_the_terminal_and_what_is_cut_ends_in_an_ellipsis(
 def test_migrating_again_has_nothing_to_do(cli: Cli) -> None:
     applied = json.loads(cli("migrate", "--json").stdout)
     assert applied == {"migrations": [], "functions": [], "reference_stats": [], "repaired": []}
-
-
-# What cannot work
-
-
-def test_a_second_up_beside_the_first_says_so(cli: Cli, pipeline: Pipeline) -> None:
-    for command in (("up",), ("demo", "--exit")):
-        message = refusal(cli(*command))
-        assert message.startswith("stats-pipeline is running here already (process ")
-        assert str(pipeline.home) in message
-
-
-@pytest.mark.parametrize("command", [("up",), ("demo", "--exit")], ids=" ".join)
-def test_a_port_in_use_is_named(tmp_path: Path, command: tuple[str, ...]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        message = refusal(run(tmp_path, *command, STATS_UI_PORT=port))
-    assert message.startswith(f"STATS_UI_PORT: port {port} on 127.0.0.1 cannot be used")
-    assert not (tmp_path / "postgres").exists()
-
-
-@pytest.mark.parametrize(
-    "command", [("up",), ("demo", "--exit"), ("migrate",), ("enqueue",), ("jobs",), ("retry", NO_JOB)]
-)
-def test_a_database_that_does_not_answer_is_named_without_its_password(
-    tmp_path: Path, command: tuple[str, ...]
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
-        port = closed_soon.getsockname()[1]
-    finished = run(tmp_path, *command, STATS_DATABASE_URL=f"postgresql://me:hunter2@127.0.0.1:{port}/app")
-    message = refusal(finished)
-    assert message.startswith(f"STATS_DATABASE_URL: cannot connect to 127.0.0.1:{port}/app: ")
-    assert message.endswith("Connection refused; check host, port, user, password and sslmode")
-    assert "hunter2" not in message
-
-
-@pytest.mark.parametrize("url", ["postgresql://localhost:http/app", "postgresql://me:hunter2@localhost/app?no=option"])
-def test_a_database_url_that_is_none_is_named_without_its_password(tmp_path: Path, url: str) -> None:
-    for command in ("up", "jobs", "migrate"):
-        message = refusal(run(tmp_path, command, STATS_DATABASE_URL=url))
-        assert message.startswith("STATS_DATABASE_URL")
-        assert "hunter2" not in message
-
-
-def test_a_database_that_is_not_migrated_is_told_to_be(tmp_path: Path, create_database: Callable[..., str]) -> None:
-    url = create_database()
-    for command in (("jobs",), ("enqueue",), ("retry", NO_JOB)):
-        assert "stats-pipeline migrate" in refusal(run(tmp_path, *command, STATS_DATABASE_URL=url))
-
-
-def test_what_migrate_cannot_repair_is_named_with_the_sql(
-    tmp_path: Path, database_url: str, query: Callable[..., Any]
-) -> None:
-    query("drop index stats_pipeline.lease_one_open_per_tenant")
-    query("insert into stats_pipeline.lease (job_ids, claim_until) select '{}', now() from generate_series(1, 2)")
-    message = refusal(run(tmp_path, "migrate", STATS_DATABASE_URL=database_url))
-    assert message.startswith("nothing was changed; put this right by hand, and migrate again: the index stats_pipel")
-    assert "CREATE UNIQUE INDEX lease_one_open_per_tenant ON stats_pipeline.lease" in message
-
-
-def test_a_bad_setting_is_named(tmp_path: Path) -> None:
-    for command in (*COMMANDS[:-2], f"job {NO_JOB}", f"retry {NO_JOB}"):
-        assert refusal(run(tmp_path, *command.split(), STATS_CRON="never")).startswith("STATS_CRON must be a cron")
-
-
-@pytest.mark.parametrize("command", ["up", "down", "jobs", "enqueue", "doctor"])
-def test_a_state_folder_that_is_a_file_is_named_with_its_variable(tmp_path: Path, command: str) -> None:
-    (tmp_path / "file").touch()
-    message = refusal(run(tmp_path / "file", command))
-    assert str(tmp_path / "file") in message
-    assert "STATS_HOME" in message
-
-
-@pytest.mark.parametrize("command", ["up", "jobs"])
-def test_a_state_folder_with_something_else_in_it_is_named(tmp_path: Path, command: str) -> None:
-
-    (tmp_path / "folder" / "postgres").mkdir(parents=True)
-    (tmp_path / "folder" / "postgres" / "somebody's").touch()
-    finished = run(tmp_path / "folder", command)
-    assert finished.returncode == 1
-    assert f"the embedded PostgreSQL in {tmp_path / 'folder'} did not start" in finished.stderr.splitlines()[-1]
-
-
-def test_an_apps_own_data_gets_no_made_up_league(tmp_path: Path, database_url: str, query: Callable[..., Any]) -> None:
-    query("insert into public.players (tenant_id, name) values (gen_random_uuid(), 'Somebody real')")
-    message = refusal(run(tmp_path, "demo", "--exit", STATS_DATABASE_URL=database_url))
-    assert message.startswith("STATS_DATABASE_URL: this database holds an app's own data")
-
-
-def test_waiting_for_a_job_that_nobody_works_on_ends(tmp_path: Path, database_url: str) -> None:
-    finished = run(tmp_path, "enqueue", "--wait", "--timeout", "1", STATS_DATABASE_URL=database_url)
-    assert finished.returncode == 1
-    assert "still queued after 1 seconds; is `up` running?" in finished.stderr
-
-
-def test_an_empty_list_of_jobs_says_so(tmp_path: Path, database_url: str) -> None:
-    assert run(tmp_path, "jobs", STATS_DATABASE_URL=database_url).stdout == "No background jobs found\n"
-    assert json.loads(run(tmp_path, "jobs", "--json", STATS_DATABASE_URL=database_url).stdout) == []
-
-
-def test_reconcile_says_each_repair_in_a_sentence(tmp_path: Path, database_url: str, query: Callable[..., Any]) -> None:
-    enqueued = run(tmp_path, "enqueue", "--json", STATS_DATABASE_URL=database_url)
-    job_id = json.loads(enqueued.stdout)["jobId"]
-    query("delete from pgmq.q_stats_update")
-    repair = f"send the missing message of job {job_id}\n"
-    assert run(tmp_path, "reconcile", "--dry-run", STATS_DATABASE_URL=database_url).stdout == f"Would {repair}"
-    assert run(tmp_path, "reconcile", STATS_DATABASE_URL=database_url).stdout == f"Done: {repair}"
-    assert run(tmp_path, "reconcile", STATS_DATABASE_URL=database_url).stdout == "Nothing to repair\n"
-
-
-# Up and down
-
-
-@contextmanager
-def started(home: Path, app: App, **settings: str) -> Iterator[Pipeline]:
-    """An `up` of the test's own, which nothing is left of in the end."""
-    pipeline = Pipeline(home, app, settings)
-    app.version = dict
-    pipeline.start()
-    try:
-        yield pipeline
-    finally:
-        assert pipeline._process is not None
-        if pipeline._process.poll() is None:
-            pipeline.stop()
-        assert "Traceback" not in pipeline.log.read_text()
-
-
-def family(pipeline: Pipeline) -> list[psutil.Process]:
-    """The process of `up` and all it has started, the database's too."""
-    assert pipeline._process is not None
-    up = psutil.Process(pipeline._process.pid)
-    postmaster = int((pipeline.home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
-    return [up, *up.children(recursive=True), psutil.Process(postmaster)]
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-
-
-def ends(pipeline: Pipeline, number: signal.Signals) -> None:
-    """The signal ends `up` and everything it has started."""
-    processes = family(pipeline)
-    assert len(processes) >= 5
-    assert pipeline._process is not None
-    pipeline._process.send_signal(number)
-    assert pipeline._process.wait(60) == 130
-    assert alive(processes) == []
-
-
-def test_ctrl_c_ends_everything(tmp_path: Path, app: App) -> None:
-    with started(tmp_path, app) as pipeline:
-        ends(pipeline, signal.SIGINT)
-    assert not (tmp_path / "children.json").exists()
-    assert not (tmp_path / "postgres" / "postmaster.pid").exists()
-
-
-def test_a_closed_terminal_ends_everything(tmp_path: Path, app: App) -> None:
-    with started(tmp_path, app) as pipeline:
-        ends(pipeline, signal.SIGHUP)
-
-
-def test_ctrl_c_while_it_starts_ends_everything(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with log.open("wb") as output:
-        starting = subprocess.Popen(
-            [COMMAND, "up"], env=environment(tmp_path), cwd=PROJECT_ROOT, stdout=output, stderr=subprocess.STDOUT
-        )
-    until((tmp_path / "children.json").exists, "the first child")
-    up = psutil.Process(starting.pid)
-    postmaster = psutil.Process(int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0]))
-    processes = [up, *up.children(recursive=True), postmaster]
-    starting.send_signal(signal.SIGINT)
-    assert starting.wait(60) == 130
-    assert alive(processes) == []
-    assert "Traceback" not in log.read_text()
-
-
-def test_up_works_after_it_was_killed(tmp_path: Path, app: App) -> None:
-    """The children and the database outlive a killed `up`; the next one takes the database over and ends the rest."""
-    with started(tmp_path, app) as pipeline:
-        assert pipeline._process is not None
-        before = family(pipeline)[1:-1]
-        kill(pipeline._process.pid)
-        pipeline._process.wait()
-        assert alive(before) != []
-        pipeline.log.write_text("")
-
-        pipeline.start()
-        assert alive(before) == []
-        finished = run(tmp_path, "enqueue", "--wait", "--json")
-        assert json.loads(finished.stdout)["status"] == "completed", finished.stderr
-        ends(pipeline, signal.SIGTERM)
-
-
-def test_up_on_a_database_that_is_given(tmp_path: Path, app: App, database_url: str) -> None:
-    with started(tmp_path, app, STATS_DATABASE_URL=database_url):
-        finished = run(tmp_path, "enqueue", "--wait", "--json", STATS_DATABASE_URL=database_url)
-        assert json.loads(finished.stdout)["status"] == "completed", finished.stderr
-    assert not (tmp_path / "postgres").exists()
-
-
-def test_the_embedded_database_stops_with_the_last_command(tmp_path: Path) -> None:
-    assert run(tmp_path, "enqueue").returncode == 0
-    assert not (tmp_path / "postgres" / "postmaster.pid").exists()
-    with pytest.raises(Exception, match="is not running: start it with `stats-pipeline up`"):
-        embedded.running_url(tmp_path)
-
-
-@pytest.mark.parametrize("command", [("jobs",), ("reconcile", "--dry-run"), ("retry", NO_JOB)])
-def test_a_command_that_reads_makes_no_database(tmp_path: Path, command: tuple[str, ...]) -> None:
-    home = tmp_path / "mistyped"
-    assert refusal(run(home, *command)).startswith(f"there is no database in {home} yet: check STATS_HOME")
-    assert not home.exists()
-
-
-# The demo
-
-
-def test_the_demo_runs_to_the_end_and_leaves_nothing_running(tmp_path: Path) -> None:
-    finished = run(tmp_path, "demo", "--exit", "--json")
-    assert finished.returncode == 0, finished.stderr
-    result = json.loads(finished.stdout)
-    assert result.keys() == {
-        *("job_id", "status", "seconds_to_start", "seconds_to_complete", "functions", "delivered_tags")
-    }
-    assert UUID(result["job_id"])
-    assert result["status"] == "completed"
-    assert 0 <= result["seconds_to_start"] <= result["seconds_to_complete"]
-    assert {rpc for rpc, outcome in result["functions"].items() if outcome["status"] == "success"} == RPCS
-    assert result["delivered_tags"] == sorted(TAGS)
-    assert not (tmp_path / "postgres" / "postmaster.pid").exists()
-    assert [
-        p.pid for p in psutil.process_iter() if str(tmp_path) in " ".join(_command(p)) and p.pid != os.getpid()
-    ] == []
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return []
-
-
-def test_the_version_is_shown_also_by_the_module(tmp_path: Path) -> None:
-    shown = run(tmp_path, "--version")
-    by_module = subprocess.run(
-        [sys.executable, "-m", "stats_pipeline", "--version"], capture_output=True, text=True, check=True
-    )
-    assert shown.stdout == by_module.stdout == f"stats-pipeline {version('stats-pipeline')}\n"

@@ -29,13 +29,11 @@ def tenant() -> UUID:
 
 
 def some_functions_are_done(pipeline: Pipeline) -> bool:
-    return (
-        pipeline.value(
-            "select count(*) from stats_pipeline.function_result as f join stats_pipeline.lease as l "
-            "on l.id = f.lease_id where l.ended_at is null and f.status = 'success'"
-        )
-        >= len(RPCS) - 1
+    count = pipeline.value(
+        "select count(*) from stats_pipeline.function_result as f join stats_pipeline.lease as l "
+        "on l.id = f.lease_id where l.ended_at is null and f.status = 'success'"
     )
+    return int(count) >= len(RPCS) - 1
 
 
 @pytest.mark.parametrize("mode", ["immediate", "fast"])

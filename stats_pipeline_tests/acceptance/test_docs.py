@@ -6,14 +6,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.conftest import Result
+from stats_pipeline_tests.links import PAGES
 
-PAGES = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
 SERVERS = {"up", "web"}  # they run until Ctrl-C; other tests run them
 
 
@@ -64,9 +63,3 @@ def test_commands_do_what_they_say(command: str, cli: Callable[..., Result]) -> 
     result = cli(name, *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout
-
-
-def test_links_between_the_pages_lead_somewhere() -> None:
-    for page in PAGES:
-        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
-            assert Path(page.parent, link).resolve().exists(), f"{page.name} links to {link}"

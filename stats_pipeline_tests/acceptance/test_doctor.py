@@ -149,10 +149,10 @@ def test_what_somebody_has_dropped_is_named_and_left(doctor: Doctor, query: Call
     )
     assert query(trigger) == [{"tgenabled": "D"}]
     query("alter table public.background_job_status enable trigger zz_stats_pipeline_job_queued")
-    query("drop index stats_pipeline.run_one_open_per_tenant")
+    query("drop index stats_pipeline.lease_one_open_per_tenant")
     assert doctor()["schema"] == (
         "problem",
-        "the index stats_pipeline.run_one_open_per_tenant is missing: run `stats-pipeline migrate`",
+        "the index stats_pipeline.lease_one_open_per_tenant is missing: run `stats-pipeline migrate`",
     )
 
 

@@ -36,11 +36,12 @@ def the_waiting_run(pipeline: Pipeline, *, on_table: str | None = None) -> int:
 
 def successes(pipeline: Pipeline, job: UUID) -> int:
     """How many functions of the job's run have committed."""
-    return pipeline.value(
+    count = pipeline.value(
         "select count(*) from stats_pipeline.function_result as f "
         "join stats_pipeline.attempt as a using (lease_id) where a.job_id = %s and f.status = 'success'",
         job,
     )
+    return int(count)
 
 
 def calls(pipeline: Pipeline, tenant: UUID) -> list[str]:

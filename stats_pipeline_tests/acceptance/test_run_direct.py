@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -52,7 +52,7 @@ def run_direct(tmp_path: Path, settings: dict[str, str]) -> Callable[..., Result
 @pytest.fixture
 def held(
     tmp_path: Path, settings: dict[str, str], database_url: str, query: Query
-) -> Callable[[], "contextmanager[subprocess.Popen[str]]"]:
+) -> Callable[[], AbstractContextManager["subprocess.Popen[str]"]]:
     """A `run-direct` that has done nine functions and waits in the tenth."""
 
     @contextmanager
@@ -80,7 +80,7 @@ def held(
                 process.kill()
                 process.communicate()
 
-    return hold  # type: ignore[return-value]
+    return hold
 
 
 def sessions(query: Query) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
 
 from stats_pipeline import database
 from stats_pipeline.database import embedded, migrate
@@ -162,8 +163,8 @@ def test_dagsters_ui_is_for_its_own_pages(
     ui: str, method: str, path: str, headers: dict[str, str], status: int
 ) -> None:
     headers = {name: value.replace("{ui}", ui) for name, value in headers.items()}
-    body = {"json": {"query": "{version}"}} if method == "POST" else {}
-    answer = httpx.request(method, f"http://{ui}{path}", headers=headers, timeout=20, **body)
+    body = {"query": "{version}"} if method == "POST" else None
+    answer = httpx.request(method, f"http://{ui}{path}", headers=headers, timeout=20, json=body)
     assert answer.status_code == status, answer.text[:300]
     if status == 200:
         assert answer.headers["x-frame-options"] == "DENY"
@@ -179,11 +180,11 @@ def test_a_request_of_megabytes_is_cut_off(ui: str) -> None:
 
 def test_so_is_its_web_socket(ui: str) -> None:
     address = f"ws://{ui}/graphql"
-    with connect(address, subprotocols=["graphql-ws"], origin=f"http://{ui}") as own:  # type: ignore[list-item, arg-type]
+    with connect(address, subprotocols=[Subprotocol("graphql-ws")], origin=Origin(f"http://{ui}")) as own:
         own.send(json.dumps({"type": "connection_init"}))
         assert json.loads(own.recv(timeout=10))["type"] == "connection_ack"
     with pytest.raises(InvalidStatus) as refused:
-        connect(address, subprotocols=["graphql-ws"], origin="http://evil.example")  # type: ignore[list-item, arg-type]
+        connect(address, subprotocols=[Subprotocol("graphql-ws")], origin=Origin("http://evil.example"))
     assert refused.value.response.status_code == 403
 
 

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import KEY
-from stats_pipeline_tests.acceptance.processes import Pipeline, free_port, running, until
+from stats_pipeline_tests.acceptance.processes import Pipeline, running, until
+from stats_pipeline_tests.ports import free_port
 
 # Processes of its own, as on another machine: a process id of the one says nothing to the other.
 ELSEWHERE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -53,15 +55,21 @@ def another_host(home: Path, pipeline: Pipeline) -> Iterator[None]:
         up.wait()
 
 
+def over(pipeline: Pipeline, job: UUID) -> dict[str, Any]:
+    """The job's row, once the job is over."""
+
+    def row() -> dict[str, Any] | None:
+        found = pipeline.job(job)
+        return found if found["status"] in ("completed", "failed") else None
+
+    return until(row, f"the end of job {job}")
+
+
 def test_long_runs_of_either_host_are_left_to_their_end(tmp_path: Path) -> None:
     with running(tmp_path / "one") as pipeline, another_host(tmp_path / "other", pipeline):
         pipeline.query("update witness.pace set seconds = %s", LONG)
         jobs = [pipeline.enqueue(club) for club in CLUBS]
-        over = ("completed", "failed")
-        ended = [
-            until(lambda job=job: (row := pipeline.job(job))["status"] in over and row, f"the end of job {job}")
-            for job in jobs
-        ]
+        ended = [over(pipeline, job) for job in jobs]
         assert [(row["status"], row["attempts"], row["error_message"]) for row in ended] == [
             ("completed", 1, None)
         ] * len(jobs)

@@ -11,6 +11,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from stats_pipeline import database
+from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.database import Database, migrate
 from stats_pipeline.errors import InvalidJob
 from stats_pipeline.jobs import queue
@@ -50,7 +51,7 @@ def is_calm(connection: Connected) -> bool:
         "+ (select count(*) from pgmq.q_stats_update) + (select count(*) from stats_pipeline.set_aside) as left_over"
     ).fetchone()
     assert row is not None
-    return row["left_over"] == 0
+    return bool(row["left_over"] == 0)
 
 
 def log_clubs(connection: Connected) -> None:
@@ -246,7 +247,7 @@ def test_no_tenant_and_the_functions_default_tenant_are_one_club(connection: Con
 
 
 def test_a_default_tenant_of_the_apps_own_is_found(connection: Connected) -> None:
-    for function in steps.STATS_FUNCTIONS:
+    for function in STATS_FUNCTIONS:
         connection.execute(f"drop function public.{function.rpc}".encode())
     connection.execute("drop function public.update_aggregated_player_teammate_stats")
     connection.execute(

@@ -14,6 +14,8 @@ from stats_pipeline import database
 from stats_pipeline.database import embedded
 from stats_pipeline.errors import DatabaseUnavailable
 
+pytestmark = pytest.mark.slow
+
 HOLD = """
 import pathlib, sys
 from stats_pipeline.database import embedded

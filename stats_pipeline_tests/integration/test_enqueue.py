@@ -61,7 +61,7 @@ BAD: list[tuple[Any, str]] = [
     ({"timestamp": 1750971600}, "timestamp"),
     ({"userId": {"id": 7}}, "userId"),
     ({"userId": "x" * 1_000_000}, "payload"),
-    ({"nested": functools.reduce(lambda inner, _: [inner], range(20), [])}, "payload"),
+    ({"nested": functools.reduce(lambda inner, _: [inner], range(20), list[Any]())}, "payload"),
     ({"huge": 10**400}, "payload"),
     ({"huge": {"and": {"deep": [-(10**400)]}}}, "payload"),
 ]

@@ -12,6 +12,7 @@ import structlog
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow
+from structlog.typing import EventDict
 
 from stats_pipeline.database import Database
 from stats_pipeline.jobs import refresh
@@ -29,7 +30,7 @@ def missing() -> threading.Event:
     """Set when a beat could not be sent."""
     missed = threading.Event()
 
-    def listen(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    def listen(_: object, __: str, event: EventDict) -> EventDict:
         if "could not say that it is alive" in event["event"]:
             missed.set()
         raise structlog.DropEvent

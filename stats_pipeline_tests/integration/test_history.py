@@ -10,8 +10,11 @@ import pytest
 
 from benchmarks import history
 from stats_pipeline import database
+from stats_pipeline.database import connection
 from stats_pipeline.jobs import queue, reconcile, retention
 from stats_pipeline.settings import SQL_ROOT, Settings
+
+pytestmark = pytest.mark.slow
 
 JOBS = 100_000
 MOST = 1_000  # rows of a table
@@ -88,13 +91,13 @@ def test_what_metrics_read_is_seen(work: history.Work) -> None:
 
 def test_every_query_is_watched(work: history.Work, monkeypatch: pytest.MonkeyPatch) -> None:
     called = set()
-    named_query = database.named_query
+    named_query = connection.named_query
 
     def record(name: str) -> str:
         called.add(name)
         return named_query(name)
 
-    monkeypatch.setattr(database, "named_query", record)
+    monkeypatch.setattr(connection, "named_query", record)
     for statement in history.STATEMENTS.values():
         work.seconds(statement)
     there_are = {path.stem for path in (SQL_ROOT / "queries").glob("*.sql")}
@@ -110,5 +113,5 @@ def test_the_history_is_one_that_the_product_could_have_made(database_url: str) 
         with opened.connection() as connection:
             jobs = queue.list_jobs(connection, limit=1_000)
         assert len(jobs) == 1_000
-        assert all(job.is_over and job.created_at < datetime.now(UTC) for job in jobs)
+        assert all(job.is_over and job.created_at and job.created_at < datetime.now(UTC) for job in jobs)
         assert retention.prune(opened, days=history.OLD_DAYS)["jobs"] == 500

@@ -23,10 +23,10 @@ import pytest
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
-from stats_pipeline.runtime.launcher import ForkserverRunLauncher, Worker
+from stats_pipeline.runtime.launcher import ForkserverRunLauncher, Worker, _servers
 from stats_pipeline_tests.integration import toy_jobs
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 PATIENCE = 30  # seconds until something that should happen at once counts as never happening
 
@@ -37,6 +37,16 @@ def launcher_config(*preload: str) -> dict[str, object]:
         "class": "ForkserverRunLauncher",
         "config": {"preload": list(preload)},
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_server_is_left() -> Iterator[None]:
+    """The fork servers belong to this process, and end with the module rather than with it."""
+    yield
+    for server in _servers.values():
+        server.retire()
+        server._process.wait(PATIENCE)
+    _servers.clear()
 
 
 @pytest.fixture
@@ -121,9 +131,9 @@ class OtherLauncher:
 
 @pytest.fixture
 def other() -> Iterator[OtherLauncher]:
-    launcher = OtherLauncher()
-    yield launcher
-    launcher.kill()
+    other = OtherLauncher()
+    yield other
+    other.kill()
 
 
 def test_run_is_forked_from_preloaded_code(instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:

@@ -414,11 +414,12 @@ def expected(row: LeaseRow, state: DagsterState, limits: Limits) -> list[type]:
     if row.outcome in ("expired", "revoked"):
         return [FailInDagster] if state == "live" else []
     if not is_open or row.unrecorded == 0:
-        waits = not is_open and limits.cache_configured and row.tags_due and row.ended_seconds < limits.cache_deadline
+        ended = row.ended_seconds or 0.0
+        waits = not is_open and limits.cache_configured and row.tags_due and ended < limits.cache_deadline
         return [] if waits else [SettleLease]
     if state in ("finished", "canceled"):
         return [end]
-    if row.silent_seconds > limits.dead_after:
+    if (row.silent_seconds or 0.0) > limits.dead_after:
         return [ExpireLease, FailInDagster] if state == "live" else [ExpireLease]
     return []
 

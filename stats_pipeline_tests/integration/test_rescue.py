@@ -179,7 +179,7 @@ def test_each_op_of_the_next_run_hears_of_what_is_done(
     abandon("run-1")
     [leased] = lease(connection)
     answers = [claim(connection, leased, "run-2") for _ in range(3)]
-    assert [answer and answer.carried_over for answer in answers] == [{TWO[0].rpc}] * 3
+    assert [answer and answer.carried_over for answer in answers] == [frozenset({TWO[0].rpc})] * 3
 
 
 def test_a_try_that_was_recorded_before_the_claim_does_not_stop_the_resumption(

@@ -36,6 +36,8 @@ def test_a_retry_that_is_at_work_is_the_one_that_a_second_press_gets(connection:
 def test_a_retry_is_asked_for_now_and_keeps_what_the_app_has_said(connection: Connected, failed: UUID) -> None:
     old, new = (steps.job(connection, job_id) for job_id in (failed, queue.retry(connection, failed).job_id))
     assert new.job_payload["note"] == "the app's own"
+    assert new.created_at is not None
+    assert old.created_at is not None
     assert datetime.fromisoformat(new.job_payload["timestamp"]) == new.created_at > old.created_at
 
 

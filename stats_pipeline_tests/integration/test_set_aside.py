@@ -1,11 +1,11 @@
 """One bad or locked thing stops no other: it is set aside, where people see it, and done when it can be."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from psycopg import Connection
 from psycopg.rows import DictRow
@@ -251,7 +251,7 @@ def app(httpserver: HTTPServer) -> CacheClient:
     def take(request: Request) -> Response:
         tags = request.get_json()["tags"]
         body = Jsonb({"success": True, "invalidated_tags": tags, "failed_tags": []}).obj
-        return Response(psycopg.types.json.json.dumps(body), content_type="application/json")
+        return Response(json.dumps(body), content_type="application/json")
 
     httpserver.expect_request("/api/internal/cache/invalidate").respond_with_handler(take)
     return CacheClient(

@@ -289,9 +289,11 @@ class Account:
         for job in self.jobs.values():
             assert job.is_touched or attempts[job.id] == job.claims, f"attempts miscounted: {job}"
         for job_id, lease_id, is_open in seen.attempts:
-            process, job = self.holders.get(lease_id), self.jobs.get(job_id)
+            process, its_job = self.holders.get(lease_id), self.jobs.get(job_id)
             if is_open and process is not None and process.is_replaced:
-                assert job is None or job.is_hindered, f"attempt open, its run is replaced: {job}, {process}"
+                assert its_job is None or its_job.is_hindered, (
+                    f"attempt open, its run is replaced: {its_job}, {process}"
+                )
 
     def _compare_row(self, row: dict[str, Any], seen: Seen) -> None:
         job = self.jobs.get(row["id"]) or self._explain(row, seen)

@@ -5,7 +5,7 @@ What Hypothesis draws never depends on what is in the database: a rule that has 
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -33,7 +33,7 @@ def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]],
     """A rule, after which account and database are compared. After one that went wrong nothing more is asked."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        @rule(**arguments)
+        @rule(**arguments)  # type: ignore[call-overload, untyped-decorator]
         @functools.wraps(function)
         def run(self: "Base", **drawn: Any) -> None:
             try:
@@ -43,7 +43,7 @@ def step(**arguments: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]],
                 self.is_broken = True
                 raise
 
-        return run
+        return cast(Callable[..., None], run)
 
     return decorate
 

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import Phase, seed, settings
+from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from psycopg import Connection
 
 from stats_pipeline.jobs.invalidation import CacheClient
 from stats_pipeline.settings import SQL_ROOT
 from stats_pipeline_tests.acceptance.app_server import App
-from stats_pipeline_tests.model.machine import Machine
-from stats_pipeline_tests.model.test_model import SETTINGS
+from stats_pipeline_tests.model.test_model import SETTINGS, histories
 from stats_pipeline_tests.model.world import World
 
 PATIENCE = 300  # seconds
@@ -167,13 +166,14 @@ def test_the_model_finds(
     broken.apply(world.hand)
     deadline = time.monotonic() + PATIENCE
     for number in itertools.takewhile(lambda _: time.monotonic() < deadline, itertools.count()):
-        histories = seed(number)(lambda: Machine(world, app, cache))
         try:
-            run_state_machine_as_test(histories, settings=UNSHRUNK)
+            run_state_machine_as_test(histories(number, world, app, cache), settings=UNSHRUNK)
         except Exception as found:
             print(f"found by seed {number}: {str(found).splitlines()[0][:200]}")
             world.empty()
             broken.mend(world.hand)
-            run_state_machine_as_test(histories, settings=UNSHRUNK)  # it was the break that was found
+            run_state_machine_as_test(
+                histories(number, world, app, cache), settings=UNSHRUNK
+            )  # it was the break that was found
             return
     pytest.fail(f"not found in {PATIENCE} seconds")

@@ -32,7 +32,8 @@ class Doors(Base):
                 return str(queue.enqueue(connection, payload).job_id)
         if door == "b":
             with self.world.watched():
-                return self.world.ask(_INSERT.format(tail=tail), Jsonb(payload), column)
+                job_id = self.world.ask(_INSERT.format(tail=tail), Jsonb(payload), column)
+                return None if job_id is None else str(job_id)
         mark = payload.get("requestId", payload.get("note")) if isinstance(payload, dict) else "".join(payload)
         msg_id = self.world.ask("select pgmq.send('stats_update', %s::jsonb)", Jsonb(payload))
         self.account.send(msg_id, payload, mark)

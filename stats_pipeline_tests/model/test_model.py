@@ -4,10 +4,11 @@ import itertools
 import logging
 import os
 import time
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from stats_pipeline.jobs.invalidation import CacheClient
 from stats_pipeline_tests.acceptance.app_server import App
@@ -29,11 +30,16 @@ SETTINGS = settings(
 )
 
 
+def histories(number: int, world: World, app: App, cache: CacheClient) -> type[RuleBasedStateMachine]:
+    """The histories of one seed. Hypothesis takes a function where it says that it takes a class."""
+    return cast(type[RuleBasedStateMachine], seed(number)(lambda: Machine(world, app, cache)))
+
+
 @pytest.mark.timeout(SECONDS + SHRINKING)
 def test_every_history_ends_well(world: World, app: App, cache: CacheClient, caplog: pytest.LogCaptureFixture) -> None:
     """Always the same histories in the same order; how far it gets depends on the machine."""
     caplog.set_level(logging.CRITICAL, "stats_pipeline")
     deadline = time.monotonic() + SECONDS
     for number in itertools.takewhile(lambda _: time.monotonic() < deadline, itertools.count()):
-        run_state_machine_as_test(seed(number)(lambda: Machine(world, app, cache)), settings=SETTINGS)
+        run_state_machine_as_test(histories(number, world, app, cache), settings=SETTINGS)
     print(f"{number} seeds of {SETTINGS.max_examples} histories")

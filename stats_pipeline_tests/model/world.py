@@ -141,7 +141,9 @@ class World:
         self._empty, self._pass = self._prepare()
         # Silence counts from the server's start: let it be old enough.
         self.hand.execute("select pg_sleep(7 - extract(epoch from clock_timestamp() - pg_postmaster_start_time()))")
-        has_set_aside = self.hand.execute("select to_regclass('stats_pipeline.set_aside') is not null as it").fetchone()
+        [has_set_aside] = self.hand.execute(
+            "select to_regclass('stats_pipeline.set_aside') is not null as it"
+        ).fetchall()
         set_aside = "(select coalesce(jsonb_agg(to_jsonb(s)), '[]') from stats_pipeline.set_aside as s)"
         self._look = _LOOK.format(set_aside=set_aside if has_set_aside["it"] else "'[]'::jsonb")
         self._examples = 0

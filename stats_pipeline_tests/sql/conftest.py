@@ -1,11 +1,15 @@
 """Fixtures for the tests of the SQL: one database per module, and a transaction per test that is rolled back."""
 
 from collections.abc import Callable, Iterator
+from datetime import date
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import Connection
+
+from stats_pipeline_tests.sql.club import RPCS, Club, load, read, refresh
+from stats_pipeline_tests.sql.golden import DAY_3, GOLDEN, Refreshed
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +30,15 @@ def stats(stats_connection: Connection[Any]) -> Iterator[Connection[Any]]:
     """The module's connection inside a transaction that ends with the test."""
     with stats_connection.transaction(force_rollback=True):
         yield stats_connection
+
+
+@pytest.fixture
+def refreshed(stats: Connection[Any]) -> Refreshed:
+    """Load a club, call one function (or all) on a day, and give the reader of what it stored."""
+
+    def run(*rpcs: str, club: Club = GOLDEN, today: date = DAY_3) -> Callable[..., list[dict[str, Any]]]:
+        load(stats, club)
+        refresh(stats, today=today, rpcs=rpcs or RPCS)
+        return lambda table, **options: read(stats, f"aggregated_{table}", **options)
+
+    return run

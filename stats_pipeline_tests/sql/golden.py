@@ -3,14 +3,20 @@
 Match 3 has a swap (Ann and Dee play for the other side), match 1 an own goal, Cal has retired and Dee is a guest.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from decimal import Decimal
+from typing import Any
 
 from stats_pipeline_tests.sql.club import Appearance, Club, Match, Player, Season
+
+Refreshed = Callable[..., Callable[..., list[dict[str, Any]]]]
 
 ANN, BOB, CAL, DEE = 1, 2, 3, 4
 DAY_1, DAY_2, DAY_3 = date(2024, 3, 5), date(2024, 3, 12), date(2024, 3, 19)
 AFTER_SEASON = date(2025, 1, 2)
+NOUGHT = Decimal("0.0")
 
 GOLDEN = Club(
     players=(
@@ -54,3 +60,11 @@ def golden_until(match_id: int) -> Club:
         matches=tuple(match for match in GOLDEN.matches if match.match_id <= match_id),
         appearances=tuple(row for row in GOLDEN.appearances if row.match_id is not None and row.match_id <= match_id),
     )
+
+
+def columns(rows: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+def numbers(*values: str) -> tuple[Decimal, ...]:
+    return tuple(map(Decimal, values))

@@ -16,6 +16,7 @@ from stats_pipeline.jobs import outbound
 from stats_pipeline.jobs.outbound import CallFailed, Outbound
 
 DEADLINE = 0.4
+PATIENCE = 10  # seconds, for what ends by itself however busy the machine is
 AT_ONCE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Drip = Callable[[socket.socket], None]
 
@@ -94,15 +95,17 @@ def speak_tls(connection: socket.socket, certificate: Path, send: Callable[[byte
                 break
             except ssl.SSLWantReadError:
                 connection.sendall(outgoing.read())
-                incoming.write(connection.recv(65_536))
+                if not (received := connection.recv(65_536)):
+                    raise ConnectionResetError from None
+                incoming.write(received)
         connection.sendall(outgoing.read())
     spoken.write(b"HTTP/1.1 200 OK\r\nContent-Length: 16000\r\n\r\n" + b" " * 16_000)
     send(outgoing.read())
 
 
-def call(url: str, *, content: bytes = b"{}", ca_file: Path | None = None) -> bytes:
+def call(url: str, *, deadline: float = PATIENCE, content: bytes = b"{}", ca_file: Path | None = None) -> bytes:
     with (
-        closing(Outbound(timeout=DEADLINE, ca_file=ca_file)) as client,
+        closing(Outbound(timeout=deadline, ca_file=ca_file)) as client,
         client.post(url, content, [("Host", "x")]) as answer,
     ):
         return b"".join(answer.iter_stream())
@@ -111,8 +114,8 @@ def call(url: str, *, content: bytes = b"{}", ca_file: Path | None = None) -> by
 def never_answers_whole(url: str, *, content: bytes = b"{}", ca_file: Path | None = None) -> None:
     started = time.monotonic()
     with pytest.raises(CallFailed, match=r"^no whole answer within 0\.4 s$"):
-        call(url, content=content, ca_file=ca_file)
-    assert DEADLINE * 0.9 < time.monotonic() - started < DEADLINE + 0.5
+        call(url, deadline=DEADLINE, content=content, ca_file=ca_file)
+    assert DEADLINE * 0.9 < time.monotonic() - started < PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -205,8 +208,8 @@ def test_an_address_that_swallows_everything_leaves_time_for_the_next(
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
         started = time.monotonic()
-        assert call(url) == b"ok"
-        assert DEADLINE / 2 * 0.9 < time.monotonic() - started < DEADLINE
+        assert call(url, deadline=2) == b"ok"
+        assert time.monotonic() - started > 0.9  # half of the deadline
 
 
 def test_a_connection_is_used_again(serve: Callable[[Drip], str]) -> None:

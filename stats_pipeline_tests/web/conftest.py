@@ -39,7 +39,7 @@ class Served:
     @property
     def streams(self) -> int:
         """How many event streams are open."""
-        return self.app.state.web.changes.streams
+        return int(self.app.state.web.changes.streams)
 
     @property
     def host(self) -> str:
@@ -135,6 +135,21 @@ def anyone(guarded: Served, database_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture
+def enqueues() -> None:
+    """For a test that does enqueue something, among those that use `nothing_is_enqueued`."""
+
+
+@pytest.fixture
+def nothing_is_enqueued(request: pytest.FixtureRequest, query: Callable[..., list[dict[str, Any]]]) -> Iterator[None]:
+    """After each test, but those that use `enqueues`."""
+    yield
+    (row,) = query(
+        "select (select count(*) from public.background_job_status) + (select count(*) from pgmq.q_stats_update) as n"
+    )
+    assert (row["n"] > 0) == ("enqueues" in request.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The command of Debian's Chromium; it runs without its sandbox, as tests run as root in containers."""
@@ -169,7 +184,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
             stack.callback(opened.close)
             page = opened.new_page()
             page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+            page.on("console", lambda said: complaints.extend([said.text] if said.type == "error" else []))
             page.goto(url)
             return page
 

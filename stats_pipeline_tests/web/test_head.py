@@ -37,7 +37,7 @@ def send(served: Served, head: bytes) -> bytes:
 def test_a_long_head_is_cut_off_and_keeps_nobody_waiting(local: Served, head: bytes) -> None:
     with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=local.url, timeout=60) as other:
         sending = pool.submit(send, local, head)
-        waits = []
+        waits: list[float] = []
         while not (waits and sending.done()):
             started = time.monotonic()
             assert other.get("/login").status_code == 303

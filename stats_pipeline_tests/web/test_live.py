@@ -10,7 +10,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
-from stats_pipeline_tests.acceptance.processes import Pipeline, free_port, running
+from stats_pipeline_tests.acceptance.processes import Pipeline, running
+from stats_pipeline_tests.ports import free_port
+
+pytestmark = pytest.mark.slow
 
 PATIENCE = 60_000  # milliseconds; a job takes a few seconds
 RPC = "update_power_ratings"

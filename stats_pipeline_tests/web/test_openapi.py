@@ -17,7 +17,7 @@ from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import API_KEY, CRON, CRON_SECRET, ENQUEUE, JOBS, Served
 
 SCHEMATHESIS = str(Path(sys.executable).with_name("schemathesis"))
-# PostgreSQL stores no zero character: `test_security.py` sends some. The stream never ends by itself: `test_stream.py`
+# PostgreSQL stores no zero character: `test_bodies.py` sends some. The stream never ends by itself: `test_stream.py`
 # reads it. A 410 is what the old route is there for.
 CONFIG = f"""
 [generation]

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -15,6 +14,7 @@ import pytest
 
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline.web import address
+from stats_pipeline_tests.ports import free_port
 from stats_pipeline_tests.web.conftest import JOBS, PASSWORD, settings
 
 COMMAND = Path(sys.executable).with_name("stats-pipeline")
@@ -24,8 +24,7 @@ PATIENCE = 60  # seconds
 @contextmanager
 def process(database_url: str, home: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command, and the address it says, once it answers there."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     environment = {**os.environ, "STATS_DATABASE_URL": database_url, "STATS_HOME": str(home), "STATS_WEB_PORT": port}
     started = subprocess.Popen(
         [str(COMMAND), "web"],
