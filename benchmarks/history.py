@@ -5,6 +5,7 @@ steps. `stats_pipeline_tests/integration/test_history.py` counts the rows that t
 """
 
 import asyncio
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -331,6 +332,10 @@ def _due(work: Work) -> list[DictRow]:
     return due
 
 
+def _claimed(work: Work) -> Lease:
+    return dataclasses.replace(work.leased, lease_id=work.computing.lease_id, tenant_id=CLUBS[2])
+
+
 def _record_delivery(work: Work) -> None:
     due = _due(work)
     work.database.call(
@@ -388,9 +393,7 @@ STATEMENTS: dict[str, Statement] = {
     "claim_lease": Statement(lambda work: _claim(work, work.leased)),
     "claim_lease, a new club": Statement(lambda work: _claim(work, work.new_club)),
     "claim_lease, by hand": Statement(lambda work: _claim(work, None, tenant=CLUBS[0])),
-    "claim_lease, claimed already": Statement(
-        lambda work: _claim(work, Lease(work.computing.lease_id, CLUBS[2], 1), COMPUTING_RUN)
-    ),
+    "claim_lease, claimed already": Statement(lambda work: _claim(work, _claimed(work), COMPUTING_RUN)),
     "renew_lease": Statement(_beat),
     "record_function": Statement(
         lambda work: work.database.call(

@@ -36,10 +36,10 @@ class StatsFunction:
     reads: tuple[_SqlName, ...] = Field(description=_SQL_NAMES)
     summary: _Text = Field(description="a text")
     timeout_seconds: int = Field(
-        DEFAULT_TIMEOUT_SECONDS, strict=True, ge=1, le=3600, description="a whole number from 1 to 3600"
+        default=DEFAULT_TIMEOUT_SECONDS, strict=True, ge=1, le=3600, description="a whole number from 1 to 3600"
     )
-    after: tuple[_SqlName, ...] = Field((), description=_SQL_NAMES)
-    optional: bool = Field(False, strict=True, description="true or false")
+    after: tuple[_SqlName, ...] = Field(default=(), description=_SQL_NAMES)
+    optional: bool = Field(default=False, strict=True, description="true or false")
 
 
 _Entry = TypeAdapter(StatsFunction)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
-from stats_pipeline_tests.acceptance.processes import free_port, until
+from stats_pipeline_tests.acceptance.processes import until
 from stats_pipeline_tests.acceptance.test_stock_dagster import BIN, Clone, answer
+from stats_pipeline_tests.ports import free_port
 
 pytestmark = [
     pytest.mark.timeout(600),

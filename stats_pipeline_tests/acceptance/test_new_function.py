@@ -16,7 +16,7 @@ import pytest
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.settings import PROJECT_ROOT
-from stats_pipeline_tests.acceptance.processes import free_port
+from stats_pipeline_tests.ports import free_port
 
 PAGE = (PROJECT_ROOT / "docs" / "stats-functions.md").read_text()
 RPC = "update_aggregated_clean_sheets"

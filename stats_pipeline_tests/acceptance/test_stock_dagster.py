@@ -22,7 +22,8 @@ import pytest
 from stats_pipeline.database import embedded
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import App
-from stats_pipeline_tests.acceptance.processes import Pipeline, free_port, kill, until
+from stats_pipeline_tests.acceptance.processes import Pipeline, kill, until
+from stats_pipeline_tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(600)  # Dagster's own executor imports everything anew for each of ten ops
 

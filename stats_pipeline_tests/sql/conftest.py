@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from stats_pipeline_tests.sql.club import RPCS, Club, load, read, refresh
+from stats_pipeline_tests.reference import RPCS
+from stats_pipeline_tests.sql.club import Club, load, read, refresh
 from stats_pipeline_tests.sql.golden import DAY_3, GOLDEN, Refreshed
 
 

@@ -10,7 +10,8 @@ import pytest
 from psycopg import Connection
 
 from stats_pipeline.settings import SQL_ROOT
-from stats_pipeline_tests.sql.club import RPCS, TABLES, load, refresh, stored
+from stats_pipeline_tests.reference import RPCS, TABLES
+from stats_pipeline_tests.sql.club import load, refresh, stored
 from stats_pipeline_tests.sql.golden import DAY_3, GOLDEN
 
 FILES = sorted((SQL_ROOT / "stats").glob("*.sql"))

@@ -11,7 +11,8 @@ import pytest
 from psycopg import Connection, sql
 
 from stats_pipeline.demo.league import DEFAULT_TENANT
-from stats_pipeline_tests.sql.club import OTHER_TENANT, RPCS, Club, Match, Player, Season, load, set_today, stored
+from stats_pipeline_tests.reference import RPCS
+from stats_pipeline_tests.sql.club import OTHER_TENANT, Club, Match, Player, Season, load, set_today, stored
 from stats_pipeline_tests.sql.oracle_tables import expected
 from stats_pipeline_tests.sql.rare_clubs import played
 from stats_pipeline_tests.sql.test_oracle import assert_stored

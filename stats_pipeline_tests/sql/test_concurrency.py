@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from stats_pipeline_tests.sql.club import OTHER_TENANT, RPCS, TABLES, Club, fingerprint, load, refresh, versions
+from stats_pipeline_tests.reference import RPCS, TABLES
+from stats_pipeline_tests.sql.club import OTHER_TENANT, Club, fingerprint, load, refresh, versions
 from stats_pipeline_tests.sql.golden import DAY_3, GOLDEN
 
 WAIT = timedelta(seconds=30)  # a bound for a hang, not an expectation

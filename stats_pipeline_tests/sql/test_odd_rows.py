@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from psycopg import Connection
 
-from stats_pipeline_tests.sql.club import RPCS, Appearance, Club, Match, Player, Season, load, read, refresh, stored
+from stats_pipeline_tests.reference import RPCS
+from stats_pipeline_tests.sql.club import Appearance, Club, Match, Player, Season, load, read, refresh, stored
 from stats_pipeline_tests.sql.golden import ANN, BOB, DAY_1, DAY_2, DAY_3, GOLDEN
 from stats_pipeline_tests.sql.leagues import TODAYS, odd_clubs
 from stats_pipeline_tests.sql.rare_clubs import SEASON, START, club, played

@@ -9,7 +9,8 @@ import pytest
 from psycopg import Connection
 
 from stats_pipeline.demo import league
-from stats_pipeline_tests.sql.club import RPCS, set_today
+from stats_pipeline_tests.reference import RPCS
+from stats_pipeline_tests.sql.club import set_today
 from stats_pipeline_tests.sql.plans import Plan, explain, explain_helper, handled_rows, nodes
 
 MATCHES, PLAYERS = 5_000, 150

@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from psycopg import Connection
 
 from stats_pipeline.demo import league
-from stats_pipeline_tests.sql.club import (
-    OTHER_TENANT,
-    RPCS,
-    TABLES,
-    Club,
-    fingerprint,
-    load,
-    read,
-    refresh,
-    versions,
-)
+from stats_pipeline_tests.reference import RPCS, TABLES
+from stats_pipeline_tests.sql.club import OTHER_TENANT, Club, fingerprint, load, read, refresh, versions
 from stats_pipeline_tests.sql.golden import DAY_3, GOLDEN
 from stats_pipeline_tests.sql.leagues import TODAYS, clubs
 

@@ -37,7 +37,9 @@ def test_each_import_says_why() -> None:
     for file in private.FOLDER.glob("*.py"):
         source = file.read_text()
         for node in ast.walk(ast.parse(source)):
-            statement = ast.get_source_segment(source, node) if isinstance(node, ast.ImportFrom) else None
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            statement = ast.get_source_segment(source, node)
             if statement and private.private_names(statement, file.stem):
                 lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
                 if not any("#" in line for line in lines):
