@@ -7,11 +7,11 @@ follow from it. How a function is run belongs to `defs/`, what it computes to `s
 import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from stats_pipeline.errors import CatalogError
@@ -25,21 +25,23 @@ _Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 _SQL_NAMES = 'a list of names in SQL, such as ["players"]'
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
 class StatsFunction:
     """One entry. `after` names the RPCs whose output this one reads; the reference set has none."""
 
-    rpc: _SqlName = Field(description="a name in SQL, of letters, digits and _")
-    name: _Text = Field(description="a text")
-    cache_tags: tuple[_Text, ...] = Field(description='a list of texts, such as ["season_stats"]')
-    tables: tuple[_SqlName, ...] = Field(min_length=1, description=f"{_SQL_NAMES}, and not empty")
-    reads: tuple[_SqlName, ...] = Field(description=_SQL_NAMES)
-    summary: _Text = Field(description="a text")
-    timeout_seconds: int = Field(
-        default=DEFAULT_TIMEOUT_SECONDS, strict=True, ge=1, le=3600, description="a whole number from 1 to 3600"
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Annotated[_Text, Field(description="a text")]
+    rpc: Annotated[_SqlName, Field(description="a name in SQL, of letters, digits and _")]
+    cache_tags: Annotated[tuple[_Text, ...], Field(description='a list of texts, such as ["season_stats"]')]
+    tables: Annotated[tuple[_SqlName, ...], Field(min_length=1, description=f"{_SQL_NAMES}, and not empty")]
+    reads: Annotated[tuple[_SqlName, ...], Field(description=_SQL_NAMES)]
+    summary: Annotated[_Text, Field(description="a text")]
+    timeout_seconds: Annotated[int, Field(strict=True, ge=1, le=3600, description="a whole number from 1 to 3600")] = (
+        DEFAULT_TIMEOUT_SECONDS
     )
-    after: tuple[_SqlName, ...] = Field(default=(), description=_SQL_NAMES)
-    optional: bool = Field(default=False, strict=True, description="true or false")
+    after: Annotated[tuple[_SqlName, ...], Field(description=_SQL_NAMES)] = ()
+    optional: Annotated[bool, Field(strict=True, description="true or false")] = False
 
 
 _Entry = TypeAdapter(StatsFunction)
