@@ -18,7 +18,7 @@ def build_defs(settings: Settings | None = None) -> dg.Definitions:
 
     `up` gives its processes the profile; whoever else loads them gets `stock`, unless STATS_RUNTIME says otherwise.
     """
-    settings = settings or settings_module.load()
+    settings = (settings or settings_module.load()).for_dagster()
     log.configure(settings.log_level)
     runtime = settings.runtime or "stock"
     executor = executor_for(runtime)

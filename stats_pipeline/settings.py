@@ -67,6 +67,10 @@ _OUR_HEADERS = {
 }
 
 
+# In place of the defaults: under Dagster's own launcher and executor ten times as much passes between a lease and the
+# first op, and a process per op leaves gaps in the heartbeats.
+_STOCK_PATIENCE = {"lease_seconds": 300, "dead_after": 60.0}
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 Runtime = Literal["fast", "stock"]
 
@@ -308,6 +312,15 @@ class Settings(BaseSettings):
     def dagster_home(self) -> Path:
         """Where Dagster keeps its local files under `up`; holds the `dagster.yaml` that `up` writes."""
         return self.home / "dagster"
+
+    def for_dagster(self) -> "Settings":
+        """These settings as a process of Dagster's takes them: with a profile, and with the patience that it needs."""
+        if self.runtime == "fast":
+            return self
+        # By value: who has copied `.env.example` has set them all.
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        patience = {name: ours for name, ours in _STOCK_PATIENCE.items() if getattr(self, name) == defaults[name]}
+        return self.model_copy(update={"runtime": "stock", **patience})
 
     def environment(self, *, without: Collection[str] = ()) -> dict[str, str]:
         """These settings as the variables of a child process, which then reads no `.env`; some may be left out."""

@@ -29,7 +29,7 @@ def refresh_resource(context: dg.InitResourceContext) -> Iterator[Refresh]:
     run = context.run
     if run is None:
         raise dg.DagsterInvariantViolationError("the resource `refresh` belongs to a run")
-    given = settings.load()
+    given = settings.load().for_dagster()
     with ExitStack() as stack:
         opened = stack.enter_context(
             database.Database(

@@ -27,7 +27,7 @@ from stats_pipeline.database import embedded, migrate
 from stats_pipeline.deployment.profile import check_names, write_dagster_yaml
 from stats_pipeline.deployment.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.errors import AlreadyRunning, SettingsError
-from stats_pipeline.settings import IMPORT_PATH, Settings
+from stats_pipeline.settings import IMPORT_PATH, IS_INSTALLED, PROJECT_ROOT, Settings
 from stats_pipeline.web import address
 
 if TYPE_CHECKING:
@@ -175,7 +175,9 @@ def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str
     try:
         say("Starting the code server …")
         code_socket.unlink(missing_ok=True)
-        module = ("-m", "stats_pipeline.definitions", "--location-name", LOCATION)
+        # Dagster's own launcher and executor look for the module in this folder, and not in the first of Python's path.
+        folder = () if IS_INSTALLED else ("-d", str(PROJECT_ROOT))
+        module = ("-m", "stats_pipeline.definitions", *folder, "--location-name", LOCATION)
         # Each waiting sensor holds a worker thread; the default leaves too few on a small machine.
         serve = ("dagster", "api", "grpc", "--socket", str(code_socket), "--max-workers", "16")
         code_server = start_dagster("code server", *serve, *module)

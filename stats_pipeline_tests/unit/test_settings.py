@@ -136,6 +136,16 @@ def test_both_spellings_of_the_databases_scheme_are_known(monkeypatch: pytest.Mo
     assert database.sqlalchemy_url(url, schema="dagster").startswith("postgresql+psycopg2://someone:hunter2@/app?")
 
 
+def test_dagsters_own_launcher_is_given_more_time_unless_a_setting_says_how_much() -> None:
+    def patience(**variables: str) -> tuple[int, float]:
+        taken = settings.Settings.model_validate(variables).for_dagster()
+        return taken.lease, taken.dead_after
+
+    assert patience(STATS_RUNTIME="fast") == (30, 6)
+    assert patience() == patience(STATS_RUNTIME="stock") == (300, 60)
+    assert patience(STATS_LEASE_SECONDS="20", STATS_DEAD_AFTER_SECONDS="9") == (20, 9)
+
+
 def test_every_variable_that_can_be_wrong_has_a_case_above() -> None:
     (cases,) = (
         mark.args[1]
