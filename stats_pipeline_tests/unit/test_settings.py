@@ -139,7 +139,7 @@ def test_both_spellings_of_the_databases_scheme_are_known(monkeypatch: pytest.Mo
 def test_dagsters_own_launcher_is_given_more_time_unless_a_setting_says_how_much() -> None:
     def patience(**variables: str) -> tuple[int, float]:
         taken = settings.Settings.model_validate(variables).for_dagster()
-        return taken.lease, taken.dead_after
+        return taken.lease_seconds, taken.dead_after
 
     assert patience(STATS_RUNTIME="fast") == (30, 6)
     assert patience() == patience(STATS_RUNTIME="stock") == (300, 60)
