@@ -70,4 +70,4 @@ def _has_process_per_op(run: dg.DagsterRun, runtime: settings.Runtime) -> bool:
     """Whether Dagster's multiprocess executor is at work: selected by run config, or because none was in `stock`."""
     run_config: Mapping[str, Any] = run.run_config
     selected = run_config.get("execution", {}).get("config", {})
-    return "multiprocess" in selected or (runtime == "stock" and "in_process" not in selected)
+    return "multiprocess" in selected or (runtime == "stock" and not selected)

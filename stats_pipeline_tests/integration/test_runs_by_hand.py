@@ -155,12 +155,28 @@ def test_a_failed_job_that_somebody_has_changed_is_left_to_him(
 # A process per op
 
 
-@pytest.mark.parametrize(("executor", "is_paused"), [("multiprocess", True), ("threads", False)])
+@pytest.mark.parametrize(
+    ("runtime", "selected", "is_paused"),
+    [
+        ("fast", {"multiprocess": {}}, True),
+        ("fast", {"threads": {}}, False),
+        ("fast", {}, False),
+        ("stock", {}, True),
+        ("stock", {"in_process": {}}, False),
+    ],
+)
 def test_only_a_process_that_another_one_follows_asks_for_patience(
-    connection: Connected, opened: Database, refresh: Callable[..., Any], executor: str, is_paused: bool
+    connection: Connected,
+    opened: Database,
+    refresh: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: str,
+    selected: dict[str, Any],
+    is_paused: bool,
 ) -> None:
     """Until the next process has imported everything, nobody beats."""
-    run = dagster_run(run_config={"execution": {"config": {executor: {}}}})
+    monkeypatch.setenv("STATS_RUNTIME", runtime)
+    run = dagster_run(run_config={"execution": {"config": selected}})
     with refresh(run) as resource:
         resource.claim(RPCS)
     [row] = reconcile.read(opened).leases
