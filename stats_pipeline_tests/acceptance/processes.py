@@ -32,7 +32,7 @@ from stats_pipeline_tests.ports import free_port
 RPCS = sorted(function.rpc for function in STATS_FUNCTIONS)
 RPC_OF_TAG = {tag: function.rpc for function in STATS_FUNCTIONS for tag in function.cache_tags}
 DAEMON = "stats_pipeline.runtime.daemon"
-PATIENCE = 60  # seconds; only a broken pipeline ever needs them
+PATIENCE = 90  # seconds; only a broken pipeline ever needs them
 
 # As from a terminal, also where the tests themselves run under nohup, which children inherit.
 _UP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); from stats_pipeline.cli.commands import app; app()"

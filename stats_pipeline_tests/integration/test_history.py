@@ -20,7 +20,7 @@ JOBS = 100_000
 MOST = 1_000  # rows of a table
 MOST_OF_A_BATCH = 5 * retention.BATCH
 
-# Of the tables of the app, of migrating, of the demo.
+# Of the tables of the app, of migrating, of the demo, and of somebody who types the beginning of an id.
 NOT_OF_THE_PROTOCOL = {
     "begin_computing",
     "begin_trying",
@@ -33,6 +33,7 @@ NOT_OF_THE_PROTOCOL = {
     "examine_clubs",
     "examine_database",
     "examine_visitors",
+    "find_jobs",
     "find_queue_extension",
     "list_app_objects",
     "list_foreign_columns",
