@@ -8,7 +8,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # Whole files to three processes; those that start real processes come first, as they wait most.
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo up test test-fast test-dagster model model-breaks check clean requirements schema
+.PHONY: help demo up test test-fast test-dagster model model-breaks check clean requirements schema pictures
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ check: $(VENV)/.dev ## Formatting, lint, types, import rules, SQL style, depende
 	@$(BIN)/deptry . --extend-exclude "stats_pipeline_tests|benchmarks"
 	@$(BIN)/deptry . --extend-exclude "stats_pipeline/" --ignore DEP002,DEP004
 	@$(BIN)/python -m stats_pipeline_tests.links
+
+pictures: $(VENV)/.dev ## Take the pictures of the README anew (needs chromium)
+	@$(BIN)/python -m stats_pipeline_tests.write_pictures
 
 schema: $(VENV)/.dev ## Write sql/schema.json anew, after a new migration
 	@$(BIN)/python -m stats_pipeline_tests.write_schema
