@@ -36,7 +36,7 @@ test: $(VENV)/.dev ## All tests (ARGS="-k sensor" passes arguments on to pytest)
 	@$(PYTEST) $(ARGS)
 
 test-fast: $(VENV)/.dev ## The quicker tests: no whole pipelines, fewer random histories
-	@MODEL_MINUTES=0.2 $(PYTEST) -m "not slow" --ignore=stats_pipeline_tests/acceptance $(ARGS)
+	@MODEL_MINUTES=0.1 $(PYTEST) -m "not slow" --ignore=stats_pipeline_tests/acceptance $(ARGS)
 
 # The other packages as they are pinned, without hashes: pip would ask for one of each package, Dagster's included.
 DAGSTER_VENV := .venv-dagster-$(VERSION)

@@ -77,6 +77,7 @@ def told(connection: Connection[Any], club: Club, rpc: str = RPCS[0]) -> list[st
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(club=odd_clubs(), today=TODAYS)
+@pytest.mark.slow
 def test_odd_clubs(lax_connection: Connection[Any], club: Club, today: date) -> None:
     check(lax_connection, club, today)
 

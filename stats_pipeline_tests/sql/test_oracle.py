@@ -65,6 +65,7 @@ def check(connection: Connection[Any], club: Club, today: date) -> None:
 @example(club=GOLDEN, today=DAY_3)
 @example(club=golden_until(1), today=DAY_3)
 @example(club=Club(), today=DAY_3)
+@pytest.mark.slow
 def test_small_clubs(stats_connection: Connection[Any], club: Club, today: date) -> None:
     check(stats_connection, club, today)
 

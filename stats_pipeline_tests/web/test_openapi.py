@@ -34,6 +34,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "410"]
 """
 
 
+@pytest.mark.slow
 def test_no_request_breaks_it_and_no_answer_is_undocumented(
     guarded: Served, connection: Connection[Any], database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
