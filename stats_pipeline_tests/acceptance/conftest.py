@@ -1,5 +1,6 @@
 """Fixtures for tests with real processes: `stats-pipeline up` with the demo's league and an app, once per module."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from stats_pipeline.demo import league
 from stats_pipeline.settings import PROJECT_ROOT
-from stats_pipeline_tests.acceptance.app_server import KEY, App
+from stats_pipeline_tests.acceptance.app_server import KEY, App, take_all
 from stats_pipeline_tests.acceptance.processes import Pipeline
 from stats_pipeline_tests.ports import free_port
 
@@ -20,6 +21,7 @@ COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "run-direct", "doctor", 
 NO_JOB = "00000000-0000-4000-8000-000000000000"
 Result = subprocess.CompletedProcess[str]
 Cli = Callable[..., Result]
+Doctor = Callable[..., dict[str, tuple[str, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +108,22 @@ def cli(pipeline: Pipeline, app: App) -> Cli:
         return run(pipeline.home, *arguments, NEXT_PUBLIC_APP_URL=app.url, INTERNAL_API_KEY=KEY)
 
     return call
+
+
+def findings(finished: Result) -> dict[str, tuple[str, str]]:
+    """State and words by subject; where one is found twice, the last."""
+    found = {finding["subject"]: (finding["state"], finding["said"]) for finding in json.loads(finished.stdout)}
+    is_well = all(state != "problem" for state, _ in found.values())
+    assert finished.returncode == (0 if is_well else 1), finished.stderr
+    return found
+
+
+@pytest.fixture
+def doctor(tmp_path: Path, database_url: str, app: App) -> Doctor:
+    app.behaviour = take_all
+
+    def examine(**settings: str) -> dict[str, tuple[str, str]]:
+        given = {"STATS_DATABASE_URL": database_url, "NEXT_PUBLIC_APP_URL": app.url, "INTERNAL_API_KEY": KEY}
+        return findings(run(tmp_path, "doctor", "--json", **(given | settings)))
+
+    return examine
