@@ -94,6 +94,14 @@ def test_a_wheel_has_every_file_of_the_package_and_no_other(wheel: Path) -> None
     assert "stats_pipeline/py.typed" in names
 
 
+def test_an_index_would_take_it(wheel: Path) -> None:
+    made = [str(file) for file in wheel.parent.iterdir()]
+    assert len(made) == 2
+    command = [sys.executable, "-m", "twine", "--no-color", "check", "--strict", *made]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
 def test_the_demo_and_migrate_work_in_an_empty_folder(installed: Installed) -> None:
     before = files(installed.site_packages)
     ports = {"STATS_UI_PORT": str(free_port()), "STATS_WEB_PORT": str(free_port())}

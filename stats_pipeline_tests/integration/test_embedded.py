@@ -13,6 +13,7 @@ import sqlalchemy
 from stats_pipeline import database
 from stats_pipeline.database import embedded
 from stats_pipeline.errors import DatabaseUnavailable
+from stats_pipeline_tests.acceptance.processes import until
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +102,7 @@ def test_who_comes_while_the_last_one_leaves_finds_a_server_and_a_caretaker(tmp_
             leaving.kill()
         holder = hold(tmp_path, HOLD_FOR_GOOD)
         assert answer(embedded.running_url(tmp_path)) == 42
-        assert caretakers(tmp_path)
+        until(lambda: caretakers(tmp_path), "a caretaker")  # one that becomes the other program has no words
     with holder as last:
         found = caretakers(tmp_path)
         last.communicate(b"")

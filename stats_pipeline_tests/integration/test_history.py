@@ -22,6 +22,7 @@ MOST_OF_A_BATCH = 5 * retention.BATCH
 
 # Of the tables of the app, of migrating, of the demo, and of somebody who types the beginning of an id.
 NOT_OF_THE_PROTOCOL = {
+    "beat",
     "begin_computing",
     "begin_trying",
     "clear_demo_league",

@@ -157,7 +157,7 @@ def test_a_message_that_is_held(patient: Connected, opened: Database, other: Con
     assert [leased.tenant_id for leased in steps.lease(patient)] == [OTHER_TENANT]
     for one in (claimed,):
         steps.compute(opened, one)
-        steps.settle(patient, one.run_id)
+        steps.settle(patient, one.lease_id)
     assert steps.job(patient, running).status == "completed"
     other.rollback()
     assert {steps.job(patient, job_id).status for job_id in (held, fresh)} == {"processing", "queued"}

@@ -205,8 +205,9 @@ def test_a_repair_that_fails_is_left_out_for_a_while(connection: Connected, open
     connection.execute("delete from pgmq.q_stats_update")
     connection.execute("drop function stats_pipeline.expire_lease")
     [problem] = steps.reconcile(opened, {"run-1": "finished"})
-    assert problem.startswith("AbandonRun run-1: function stats_pipeline.abandon_run")
-    assert aside(connection)["repair"].key == "AbandonRun run-1"
+    repair = f"ExpireLease {steps.lease_of(connection)}"
+    assert problem.startswith(f"{repair}: function stats_pipeline.expire_lease")
+    assert aside(connection)["repair"].key == repair
     assert steps.reconcile(opened, {"run-1": "finished"}) == []
     pass_time(connection)
     assert [leased.tenant_id for leased in steps.lease(connection)] == [TENANT]
