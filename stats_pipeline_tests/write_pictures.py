@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -60,18 +61,28 @@ def take_page(page: Page, address: str) -> None:
     """The jobs, with the newest one's functions."""
     page.set_viewport_size({"width": 1100, "height": 900})
     page.goto(f"{address}/admin/info")
-    page.locator("tbody tr").first.click()
+    page.get_by_role("button", name="details").first.click()
     expect(page.get_by_text("update_power_ratings").first).to_be_visible(timeout=30 * SECOND)
-    page.screenshot(path=FOLDER / "page.png")
+    (FOLDER / "page.png").write_bytes(when_still(page))
+
+
+def when_still(page: Page) -> bytes:
+    """The picture of a page in which nothing moves any more."""
+    before, picture = b"", page.screenshot()
+    while picture != before:
+        before, picture = picture, page.screenshot()
+    return picture
 
 
 def take_run(page: Page, address: str, run_id: str) -> None:
     """The run of a job, with its ops on a timeline."""
-    page.set_viewport_size({"width": 1300, "height": 800})
+    page.set_viewport_size({"width": 1300, "height": 680})
     page.goto(f"{address}/runs/{run_id}")
-    expect(page.get_by_text("update_power_ratings").first).to_be_visible(timeout=60 * SECOND)
-    expect(page.get_by_text("RUN_SUCCESS").first).to_be_visible(timeout=60 * SECOND)
-    page.screenshot(path=FOLDER / "run.png")
+    expect(page.get_by_text("Succeeded (10)")).to_be_visible(timeout=60 * SECOND)
+    expect(page.get_by_text("Loading run logs…")).to_be_hidden(timeout=60 * SECOND)
+    # The button that gives the timeline the whole page has no name.
+    page.get_by_role("button", name="Re-execute all").locator("xpath=preceding::button[1]").click()
+    (FOLDER / "run.png").write_bytes(when_still(page))
 
 
 def main() -> None:
@@ -81,15 +92,20 @@ def main() -> None:
         sys.exit("there is no chromium here: install it (Debian: apt-get install chromium)")
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home, demo(Path(home)) as (environment, web, ui):
-        enqueued = [*COMMAND, "enqueue", "--wait", "--json"]
-        finished = subprocess.run(
-            enqueued, env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
-        )
-        job = json.loads(finished.stdout)
+
+        def run(*arguments: str) -> Any:
+            command = [*COMMAND, *arguments, "--json"]
+            finished = subprocess.run(
+                command, env=environment, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True, check=True
+            )
+            return json.loads(finished.stdout)
+
+        run("enqueue", "--wait")
+        (newest, *_) = run("jobs")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             take_page(browser.new_page(), web)
-            take_run(browser.new_page(), ui, job["run_id"])
+            take_run(browser.new_page(), ui, newest["run_id"])
             browser.close()
 
 
