@@ -17,7 +17,12 @@ def build_source_assets(functions: Sequence[StatsFunction]) -> list[dg.AssetSpec
     """The tables that the functions read and none of them fills."""
     tables = sorted({table for function in functions for table in function.reads})
     return [
-        dg.AssetSpec(table, group_name="app", kinds={"postgres"}, description="A table of the app, never written here.")
+        dg.AssetSpec(
+            table,
+            group_name="app",
+            kinds={"postgres"},
+            description="Source table owned by the app; this project only reads it.",
+        )
         for table in tables
     ]
 

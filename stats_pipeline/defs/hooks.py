@@ -56,7 +56,7 @@ def _record_failure(context: dg.HookContext, failure: dg.DagsterEvent) -> None:
         problem = error.description
     refresh = context.resources.refresh
     if _is_dagsters_own(failure) or (error is not None and is_outage(error)):
-        context.log.warning("%s stays open, for another run to do: %s", context.op.name, problem)
+        context.log.warning("%s is left for the job's next run: %s", context.op.name, problem)
         refresh.record_failed_try(context.op.name, tries=1, duration_ms=0, problem=problem)
     else:
         refresh.fail(context.op.name, problem)

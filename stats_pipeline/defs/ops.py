@@ -37,7 +37,7 @@ def build_stats_op(function: StatsFunction, upstream_tables: tuple[str, ...]) ->
         try:
             claimed = refresh.claim(selected_rpcs(context))
             if function.rpc in claimed.carried_over:
-                context.log.info("Computed already by the run that died while it worked on these jobs")
+                context.log.info("Skipped: the previous run of these jobs had already committed it")
                 yield from _outputs(function, {"carried over": True})
                 return
             milliseconds, rows = refresh.compute(function, claimed, tries=tries)

@@ -48,7 +48,7 @@ def build_queue_sensor(settings: Settings) -> dg.SensorDefinition:
         job_name=JOB_NAME,
         minimum_interval_seconds=1,  # 0 would mean Dagster's default of 30
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Launches a run for each tenant with waiting jobs.",
+        description="Launches one run per club with waiting jobs.",
     )
     def stats_queue(_: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
@@ -127,7 +127,11 @@ def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
                 if delivery.problem:
                     yield delivery.problem
 
-    upkeep = _build_sensor(health.UPKEEP_SENSOR, "Rescues the jobs of dead runs, repairs every mismatch.", rescue)
+    upkeep = _build_sensor(
+        health.UPKEEP_SENSOR,
+        "Requeues jobs of crashed runs and repairs inconsistencies between queue, rows and runs.",
+        rescue,
+    )
     if settings.app_url is None:
         return [upkeep]
     tls(settings.ca_file)
@@ -149,7 +153,7 @@ def _build_sensor(
             for what in work(context):
                 done[what] += 1
         except (psycopg.OperationalError, DatabaseUnavailable) as error:
-            done[f"stopped: {one_line(error)}"] += 1
+            done[f"interrupted: {one_line(error)}"] += 1
         return dg.SkipReason(", ".join(f"{text} ({count})" for text, count in done.items()) or "All is well")
 
     return keep_up

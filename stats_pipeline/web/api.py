@@ -43,7 +43,7 @@ async def enqueue(request: Request, caller: Caller) -> Response:
 
 
 async def cron(request: Request, caller: Caller) -> Response:
-    """Enqueue today's job of every tenant, unless it has been."""
+    """Enqueue today's job for every club, unless that has been done already."""
     web = web_of(request)
     web.writable()
     today = datetime.now(ZoneInfo(web.settings.timezone)).date()
@@ -73,7 +73,7 @@ async def cron(request: Request, caller: Caller) -> Response:
 
 
 def cron_moved(_: Request) -> Response:
-    """Gone: the enqueue endpoint takes its place."""
+    """Removed: use the enqueue endpoint instead."""
     return answer(Problem(error=f"POST {ENQUEUE} takes its place"), HTTPStatus.GONE)
 
 

@@ -73,7 +73,7 @@ async def read_json(request: Request) -> Any:
     try:
         return json.loads(body, parse_float=_number, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the body is not valid JSON") from None
 
 
 async def read_form(request: Request) -> dict[str, str]:

@@ -123,9 +123,15 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "components": {
             "schemas": definitions["$defs"],
             "securitySchemes": {
-                "apiKey": bearer | {"description": "INTERNAL_API_KEY, for the app's servers."},
-                "cronSecret": bearer | {"description": "CRON_SECRET, for a scheduler such as Vercel's."},
-                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "A login at /login."},
+                "apiKey": bearer | {"description": "INTERNAL_API_KEY as a bearer token, for the app's servers."},
+                "cronSecret": bearer
+                | {"description": "CRON_SECRET as a bearer token, for a scheduler such as Vercel's."},
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": COOKIE,
+                    "description": "An admin session, begun at /login.",
+                },
             },
         },
     }

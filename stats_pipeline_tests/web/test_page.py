@@ -163,7 +163,7 @@ def test_experience_replaces_the_guess_and_fills_the_strip(open_page: Open, loca
 
 
 def test_no_jobs_and_a_slow_answer(page: Page) -> None:
-    expect(page.locator("#jobs")).to_contain_text("No background jobs found")
+    expect(page.locator("#jobs")).to_contain_text("No jobs yet")
     held: list[Route] = []
 
     def hold(route: Route) -> None:
@@ -252,7 +252,7 @@ def test_the_admin_logs_in_and_out(open_page: Open, guarded: Served, database_ur
     page = open_page(f"{guarded.url}/admin/info")
     page.get_by_label("Password").fill("wrong")
     page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("alert")).to_have_text("That is not the password.")
+    expect(page.get_by_role("alert")).to_have_text("Wrong password.")
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
     expect(page.locator("#live")).to_have_text("Live")

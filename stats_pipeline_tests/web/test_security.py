@@ -148,7 +148,7 @@ def test_the_page_sends_strangers_to_the_login_and_the_password_lets_them_in(any
 
     wrong = log_in(anyone, "letmein")
     assert wrong.status_code == 401
-    assert "That is not the password" in wrong.text
+    assert "Wrong password" in wrong.text
 
     assert log_in(anyone).headers["location"] == "/admin/info"
     assert "Background Job Status" in anyone.get("/admin/info").text

@@ -262,7 +262,7 @@ setInterval(() => {
 setInterval(() => {
   for (const left of jobs.querySelectorAll("[data-left]")) {
     left.dataset.left = Math.max(0, left.dataset.left - 1);
-    left.textContent = left.dataset.left === "0" ? "any moment" : `about ${left.dataset.left} s left`;
+    left.textContent = left.dataset.left === "0" ? "longer than usual" : `about ${left.dataset.left} s left`;
   }
 }, 1_000);
 
