@@ -11,8 +11,8 @@ def main() -> None:
     from stats_pipeline.errors import CatalogError  # noqa: PLC0415  # the first of the imports
 
     try:
-        from stats_pipeline.cli.commands import app  # noqa: PLC0415  # what takes a third of a second
-    except CatalogError as error:  # what all commands are made from
+        from stats_pipeline.cli.commands import app  # noqa: PLC0415  # it takes a third of a second
+    except CatalogError as error:  # all commands are built from the catalog
         sys.exit(f"Error: {error}")
 
     app()

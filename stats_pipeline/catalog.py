@@ -1,6 +1,6 @@
-"""The stats functions, as data: what each one is called, reads, fills, invalidates, and how long it may take.
+"""The stats functions, as data: the name, inputs, outputs, cache tags and timeout of each.
 
-`catalog.toml` lists them, and this module reads and checks it. Ops, assets, results, tags and the CLI's live table all
+This module reads and checks `catalog.toml`, which lists them. Ops, assets, results, tags and the CLI's live table all
 follow from it. How a function is run belongs to `defs/`, what it computes to `sql/stats/`.
 """
 
@@ -17,9 +17,9 @@ from pydantic_core import ErrorDetails
 from stats_pipeline.errors import CatalogError
 
 CATALOG = Path(__file__).with_name("catalog.toml")
-DEFAULT_TIMEOUT_SECONDS = 45  # what the whole refresh took before; a single function that needs longer is stuck
+DEFAULT_TIMEOUT_SECONDS = 45  # the whole refresh took this long before; a single function that needs longer is stuck
 
-# What PostgreSQL takes for a name, and Dagster for that of an op or an output.
+# Valid as a name in PostgreSQL and as the name of an op or an output in Dagster.
 _SqlName = Annotated[str, StringConstraints(pattern="^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
 _Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 _SQL_NAMES = 'a list of names in SQL, such as ["players"]'
@@ -50,9 +50,9 @@ _KEYS = ", ".join(key for key in _MAY_BE if key != "rpc")
 
 
 def read(file: Path) -> tuple[StatsFunction, ...]:
-    """The functions of a catalog, in its order, the optional ones too.
+    """The functions of a catalog, in its order, including the optional ones.
 
-    Raises `CatalogError`, which names the file, the key, and what it may be.
+    Raises `CatalogError`, which names the file, the key and its allowed values.
     """
     try:
         functions = _parse(tomllib.loads(file.read_text(encoding="utf-8")))
@@ -62,7 +62,7 @@ def read(file: Path) -> tuple[StatsFunction, ...]:
         raise CatalogError(f"{file} cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise CatalogError(f"{file} is not TOML: {error}") from None
-    except ValueError as error:  # of UTF-8 too
+    except ValueError as error:  # also for invalid UTF-8
         raise CatalogError(f"{file}: {error}") from None
     return functions
 
@@ -73,7 +73,7 @@ def _parse(content: Mapping[str, Any]) -> tuple[StatsFunction, ...]:
 
 
 def _section(parent: Mapping[str, Any], path: str, name: str) -> Mapping[str, Any]:
-    """The only key that a section has, which must be a section itself and not be empty."""
+    """The only key that a section may have. It must itself be a section that is not empty."""
     if unknown := parent.keys() - {name}:
         raise ValueError(f"{'.'.join(filter(None, (path, min(unknown))))} is not known; it may be {name}")
     section = parent.get(name)
@@ -103,7 +103,7 @@ def _explain(path: str, problem: ErrorDetails) -> str:
 
 
 def _contradictions(functions: Sequence[StatsFunction]) -> Iterator[str]:
-    """What cannot be as it is said, a sentence each."""
+    """One sentence per contradiction between the entries."""
     always = {function.rpc for function in functions if not function.optional}
     filled = Counter(table for function in functions for table in function.tables)
     names = Counter(function.name for function in functions)
@@ -137,5 +137,5 @@ OPTIONAL_STATS_FUNCTIONS = tuple(function for function in ALL_STATS_FUNCTIONS if
 
 
 def select_functions(optional_rpcs: tuple[str, ...] = ()) -> tuple[StatsFunction, ...]:
-    """The functions that are always part of a refresh, and those of the optional ones that are named."""
+    """The functions that are always part of a refresh, and the optional ones that are named."""
     return STATS_FUNCTIONS + tuple(f for f in OPTIONAL_STATS_FUNCTIONS if f.rpc in optional_rpcs)

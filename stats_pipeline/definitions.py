@@ -1,4 +1,4 @@
-"""What Dagster loads. This module only assembles; each part has a module of its own in `defs/`."""
+"""The definitions that Dagster loads. This module only assembles them; each kind has its module in `defs/`."""
 
 import dagster as dg
 
@@ -16,7 +16,7 @@ from stats_pipeline.settings import Settings
 def build_defs(settings: Settings | None = None) -> dg.Definitions:
     """All definitions for the given settings, by default those of the environment. Opens no connection.
 
-    `up` gives its processes the profile; whoever else loads them gets `stock`, unless STATS_RUNTIME says otherwise.
+    `up` sets the profile for its processes; every other process gets `stock`, unless STATS_RUNTIME is set.
     """
     settings = (settings or settings_module.load()).for_dagster()
     log.configure(settings.log_level)

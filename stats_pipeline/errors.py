@@ -1,6 +1,6 @@
-"""Everything this project raises on purpose, and the one place that reads a SQLSTATE as "try again" or "give up".
+"""Every error this project raises on purpose, and the one place that reads a SQLSTATE as "try again" or "give up".
 
-A message here is one line, names the setting or field, and says what to do: the CLI prints it as it is.
+A message is one line, names the setting or field, and says what to do: the CLI prints it unchanged.
 Nothing in this module talks to a database or to Dagster.
 """
 
@@ -8,7 +8,7 @@ import psycopg
 
 
 class StatsPipelineError(Exception):
-    """Something the reader can put right; the message says how."""
+    """A problem that the reader can fix; the message says how."""
 
 
 class SettingsError(StatsPipelineError):
@@ -16,11 +16,11 @@ class SettingsError(StatsPipelineError):
 
 
 class CatalogError(StatsPipelineError):
-    """The list of stats functions cannot be read, or contradicts itself."""
+    """The catalog of stats functions cannot be read, or contradicts itself."""
 
 
 class DatabaseUnavailable(StatsPipelineError):
-    """The database does not answer, or refuses the login."""
+    """The database does not answer, or rejects the login."""
 
 
 class MigrationError(StatsPipelineError):
@@ -28,40 +28,40 @@ class MigrationError(StatsPipelineError):
 
 
 class InvalidJob(StatsPipelineError):
-    """The database refused a payload or a job id; the message names the field."""
+    """The database rejected a payload or a job id; the message names the field."""
 
 
 class AlreadyRunning(StatsPipelineError):
-    """Another process owns what this one wanted to start."""
+    """Another process already runs the services of this state folder."""
 
 
 class LeaseLost(StatsPipelineError):
-    """The lease was taken from this run, perhaps while it slept; it must stop and change nothing more."""
+    """The lease was taken from this run, perhaps while it was suspended; it must stop and change nothing more."""
 
 
 class TenantBusy(StatsPipelineError):
-    """A run that was started by hand has waited in vain for the tenant's open lease to end."""
+    """A run that was started by hand has waited too long for the tenant's open lease to end."""
 
 
 LEASE_LOST_SQLSTATE = "SP001"
 INVALID_JOB_SQLSTATE = "22023"
 
-# What gives the same answer each time: wrong data or argument, missing object or right, wrong login, missing feature.
+# A repeated call fails again: wrong data or argument, missing object or privilege, wrong login, missing feature.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _PERMANENT_CLASSES = {"0A", "22", "28", "2F", "3D", "3F", "42"}
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether making the same call again is pointless, by the error's SQLSTATE.
+    """Whether repeating the call is pointless, by the error's SQLSTATE.
 
-    Lost connections (no SQLSTATE, or class 08 and 57P), deadlocks (40), full resources (53), timeouts (57014), and
-    errors that a function raises itself (P0001) may all be gone the next time.
+    Lost connections (no SQLSTATE, or class 08 and 57P), deadlocks (40), exhausted resources (53), timeouts (57014), and
+    errors that a function raises itself (P0001) may not occur the next time.
     """
     return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in _PERMANENT_CLASSES
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the database was out of reach or shutting down: no fault of the call, and every call fares alike."""
+    """Whether the database was unreachable or shutting down: not specific to this call, any call would fail."""
     if isinstance(error, psycopg.OperationalError):
         return (error.sqlstate or "08000")[:3] in {"080", "57P"}
     return isinstance(error, DatabaseUnavailable)

@@ -1,7 +1,7 @@
-"""How our own log lines look, and where they go: one line each, to the standard error of the command that was started.
+"""The format and destination of our own log lines: one line each, to the standard error of the command.
 
-What Dagster and other libraries say goes to the files of `logs/`, which `deployment/supervisor.py` keeps. A line that a
-person waits for, such as a command's result, is no log line: see `cli/console.py`.
+Output of Dagster and other libraries goes to the files in `logs/`, which `deployment/supervisor.py` keeps. Output that
+a user waits for, such as a command's result, is not logged: see `cli/console.py`.
 """
 
 import logging
@@ -15,7 +15,7 @@ from stats_pipeline.settings import LogLevel, log_fd
 
 
 def configure(level: LogLevel) -> None:
-    """To be called once, by each process that serves or works."""
+    """To be called once, by each process that serves requests or runs jobs."""
     fd = log_fd()
     stream = sys.stderr if fd is None else os.fdopen(fd, "w", buffering=1, errors="replace", closefd=False)
     structlog.configure(
@@ -28,11 +28,11 @@ def configure(level: LogLevel) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(stream),
     )
-    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # says each failed try; `Outage` says it once
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())  # it logs each failed try; `Outage` logs one line
 
 
 class Outage:
-    """A condition that may last: logs one line when it begins and one when it is over, however often it is met."""
+    """A condition that may last: logs one line when it begins and one when it ends, however often it is reported."""
 
     def __init__(self, begun: str, over: str) -> None:
         self._begun = begun

@@ -1,8 +1,8 @@
 """The only reader of the environment. Every variable, its default and its check are here.
 
-`load()` validates and raises `SettingsError` naming the variable; `warnings()` says what was ignored; a child process
-is given `Settings.environment()`. `.env.example` lists the same variables, and a test keeps the two in step. What a
-value is used for belongs to the module that uses it.
+`load()` validates and raises `SettingsError` naming the variable; `warnings()` lists what was ignored; a child process
+is given `Settings.environment()`. `.env.example` lists the same variables, and a test keeps the two in step. The use of
+a value belongs to the module that uses it.
 """
 
 import difflib
@@ -33,32 +33,32 @@ from stats_pipeline.errors import SettingsError
 
 VERSION = metadata.version("stats-pipeline")
 _PACKAGE = Path(__file__).resolve().parent
-IS_INSTALLED = (_PACKAGE / "sql").is_dir()  # a checkout has it at its top
-FILES_ROOT = _PACKAGE if IS_INSTALLED else _PACKAGE.parent  # of what is read but no Python
+IS_INSTALLED = (_PACKAGE / "sql").is_dir()  # in a checkout it is at the top level
+FILES_ROOT = _PACKAGE if IS_INSTALLED else _PACKAGE.parent  # of the files that are not Python
 SQL_ROOT = FILES_ROOT / "sql"
-# Where `.env` and the state folder are. An installed package is never written to.
+# The folder of `.env` and of the state folder. An installed package is never written to.
 PROJECT_ROOT = Path() if IS_INSTALLED else FILES_ROOT
-# What a child process needs to find a package that is not installed.
+# Needed by a child process to find a package that is not installed.
 IMPORT_PATH = {} if IS_INSTALLED else {"PYTHONPATH": str(PROJECT_ROOT)}
 MAX_SESSION_HOURS = 720
 LOOPBACK = "127.0.0.1"
 
-# What dashboards and other clients add to a database URL, and libpq does not know.
+# Parameters that dashboards and other clients add to a database URL, and that libpq does not know.
 _FOREIGN_PARAMETERS = {
     *("pgbouncer", "connection_limit", "pool_timeout", "socket_timeout", "schema", "statement_cache_size"),
     *("prepared_statements", "sslaccept", "sslidentity", "single_use_connections", "uselibpqcompat"),
     *("supa", "workaround"),
 }
-# Set for a process that was given all of its settings in its environment: it reads no `.env`.
+# Set for a process whose environment holds all of its settings: it reads no `.env`.
 _COMPLETE = "STATS_SETTINGS_COMPLETE"
 # Written by our own commands for the processes they start, or read by the app.
-LOG_FD = "STATS_LOG_FD"  # the standard error of the command that has started this process
+LOG_FD = "STATS_LOG_FD"  # the standard error of the command that started this process
 _NOT_SETTINGS = {"STATS_DAGSTER_URL", "STATS_PIPELINE_URL", _COMPLETE, LOG_FD}
-# What libpq, beneath each of our connections, would read behind our back.
+# Variables that libpq, beneath each of our connections, would read without our knowledge.
 _LIBPQ = {option.envvar.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar} | {
     *("PGSERVICEFILE", "PGSYSCONFDIR", "PGLOCALEDIR"),
 }
-_IN_A_HEADER = re.compile(r"[ -~]*")  # elsewhere the two sides may not agree on the bytes
+_IN_A_HEADER = re.compile(r"[ -~]*")  # other characters may be encoded differently by the two sides
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OUR_HEADERS = {
     *("authorization", "accept", "accept-encoding", "user-agent", "host", "connection", "keep-alive", "te", "trailer"),
@@ -67,7 +67,7 @@ _OUR_HEADERS = {
 }
 
 
-# In place of the defaults: under Dagster's own launcher and executor ten times as much passes between a lease and the
+# Instead of the defaults: under Dagster's own launcher and executor it takes ten times as long from a lease to the
 # first op, and a process per op leaves gaps in the heartbeats.
 _STOCK_PATIENCE = {"lease_seconds": 300, "dead_after": 60.0}
 
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     cache_timeout: float = Field(5.0, ge=0.1, le=60, validation_alias="STATS_CACHE_TIMEOUT_SECONDS")
     cache_deadline: int = Field(900, ge=1, le=604_800, validation_alias="STATS_CACHE_DEADLINE_SECONDS")
 
-    # Clubs and the nightly refresh. No tenants means one job for the database's default tenant.
+    # Clubs and the nightly refresh. Without tenants: one job for the database's default tenant.
     tenants: Annotated[tuple[UUID, ...], NoDecode] = Field((), validation_alias="STATS_TENANTS")
     cron: str = Field("0 2 * * *", validation_alias="STATS_CRON")
     timezone: str = Field("UTC", validation_alias="STATS_TIMEZONE")
@@ -111,16 +111,16 @@ class Settings(BaseSettings):
     lease_seconds: int = Field(30, ge=5, le=3600, validation_alias="STATS_LEASE_SECONDS")
     dead_after: float = Field(6.0, ge=2, le=600, validation_alias="STATS_DEAD_AFTER_SECONDS")
 
-    # Whose executor, launcher, storage, daemon and hooks. Unset: `fast` under `up`, else `stock`.
+    # Our executor, launcher, storage, daemon and hooks, or Dagster's. Unset: `fast` under `up`, otherwise `stock`.
     runtime: Runtime | None = Field(None, validation_alias="STATS_RUNTIME")
 
-    # What is said on standard error.
+    # The log lines on standard error.
     log_level: LogLevel = Field("info", validation_alias="STATS_LOG_LEVEL")
 
     # Days of history to keep; 0 keeps everything.
     retention_days: int = Field(0, ge=0, le=3650, validation_alias="STATS_RETENTION_DAYS")
 
-    # Servers. Loopback unless told otherwise.
+    # Servers. Loopback by default.
     host: str = Field(LOOPBACK, validation_alias="STATS_HOST")
     ui_port: int = Field(3000, ge=1, le=65535, validation_alias="STATS_UI_PORT")
     ui_url: AnyHttpUrl | None = Field(None, validation_alias="STATS_UI_URL")
@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _fits_in_addresses(cls, value: Path) -> Path:
-        # Of sockets: libpq splits a host at commas, gRPC decodes a path as a URI.
+        # Addresses of sockets: libpq splits a host at commas, gRPC decodes a path as a URI.
         if found := re.search(r"[,#?%\x00-\x1f\x7f]", str(value)):
             raise ValueError(f"is {str(value)!r}: choose a folder without {found[0]!r} in its path")
         return value
@@ -198,7 +198,7 @@ class Settings(BaseSettings):
         scheme, _, rest = url.partition("://")
         if scheme not in ("postgresql", "postgres"):
             raise ValueError("must start with postgresql://")
-        # libpq would take the rest of a password for host, port or database, which are shown.
+        # libpq would read the rest of a password as host, port or database, which are shown.
         if rest.count("@") > 1 or "/" in rest.rpartition("@")[0]:
             raise ValueError(
                 "must have user and password percent-encoded, and no @ after them: write @ as %40, / as %2F, "
@@ -254,7 +254,7 @@ class Settings(BaseSettings):
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, value: str) -> str:
-        # Without R (any time) and W (a working day), which Dagster does not take or draws again each time.
+        # Without R (a random time) and W (a working day), which Dagster rejects or draws anew each time.
         if len(value.split()) != 5 or not croniter.is_valid(value) or re.search(r"(^|[\s,])r|\dw", value, re.I):
             raise ValueError("must be a cron expression of five fields, such as '0 2 * * *'")
         try:
@@ -295,29 +295,29 @@ class Settings(BaseSettings):
 
     @property
     def loopback_host(self) -> str:
-        """Where to listen if nobody but this machine may connect."""
+        """The address to listen on if only this machine may connect."""
         return self.host if is_loopback(self.host) else LOOPBACK
 
     @property
     def app_headers(self) -> dict[str, str]:
-        """What is sent to the app besides our own headers."""
+        """The headers sent to the app besides our own."""
         return _parse_headers(self.app_headers_json)
 
     @property
     def functions(self) -> tuple[StatsFunction, ...]:
-        """What one refresh runs."""
+        """The stats functions of one refresh."""
         return select_functions(self.optional_functions)
 
     @cached_property
     def dagster_home(self) -> Path:
-        """Where Dagster keeps its local files under `up`; holds the `dagster.yaml` that `up` writes."""
+        """The folder of Dagster's local files under `up`, with the `dagster.yaml` that `up` writes."""
         return self.home / "dagster"
 
     def for_dagster(self) -> "Settings":
-        """These settings as a process of Dagster's takes them: with a profile, and with the patience that it needs."""
+        """These settings for a process of Dagster's: with a profile, and with the time limits that it needs."""
         if self.runtime == "fast":
             return self
-        # By value: who has copied `.env.example` has set them all.
+        # Compared by value: a copy of `.env.example` sets all of them.
         defaults = {name: field.default for name, field in type(self).model_fields.items()}
         patience = {name: ours for name, ours in _STOCK_PATIENCE.items() if getattr(self, name) == defaults[name]}
         return self.model_copy(update={"runtime": "stock", **patience})
@@ -333,10 +333,10 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: str) -> Settings:
-    """Read and check the environment, and the `.env` in `PROJECT_ROOT`; `overrides` are variables that beat both.
+    """Read and check the environment, and the `.env` in `PROJECT_ROOT`; `overrides` are variables that override both.
 
-    Takes out of the environment what libpq would read there: `STATS_DATABASE_URL` alone says which database it is, and
-    how to reach it. Raises `SettingsError`.
+    Removes the variables that libpq would read from the environment: only `STATS_DATABASE_URL` says which database is
+    used, and how to reach it. Raises `SettingsError`.
     """
     is_complete = _COMPLETE in os.environ
     if not is_complete:
@@ -367,7 +367,7 @@ def is_loopback(host: str) -> bool:
 def log_fd() -> int | None:
     """The open file that this process was given for its log lines; None: its own standard error.
 
-    A process that a library starts in between may not have inherited the file, or have another one under its number.
+    A process that was started by a library may not have inherited the file, or may have another one under its number.
     """
     given = os.environ.get(LOG_FD, "")
     try:
@@ -378,13 +378,13 @@ def log_fd() -> int | None:
 
 
 def named_fd(fd: int) -> str:
-    """An open file of this process, so that another process can tell whether it has it."""
+    """An open file of this process, described so that another process can tell whether it has the same file."""
     status = os.fstat(fd)
     return f"{fd}:{status.st_dev}:{status.st_ino}"
 
 
 def warnings() -> list[str]:
-    """What in the environment and in `.env` has no effect, a line each. To be asked after `load()`."""
+    """One line for each variable of the environment or `.env` that has no effect. To be called after `load()`."""
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
     from_environment = {name.upper(): value for name, value in EnvSettingsSource(Settings).env_vars.items()}
     from_file = {name.upper(): value for name, value in DotEnvSettingsSource(Settings).env_vars.items()}
@@ -393,7 +393,7 @@ def warnings() -> list[str]:
         for name in sorted(_taken_out)
     ]
     for name in sorted((from_environment.keys() | from_file.keys()) - known - _NOT_SETTINGS):
-        # `.env` is ours: there, a name of the app's that is nearly right is no other program's.
+        # `.env` is ours: a name in it that resembles one of the app's is a misspelling, not another program's variable.
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if name.startswith("STATS_") else 0.85)
         if name.startswith("STATS_") or (near and name in from_file):
             said.append(f"{name} is not known and has no effect" + (f": did you mean {near[0]}?" if near else ""))
@@ -404,7 +404,7 @@ def warnings() -> list[str]:
 
 
 def _check_env_file() -> None:
-    """Raises `SettingsError` if there is a `.env` that cannot be read as it was meant."""
+    """Raises `SettingsError` if there is a `.env` that cannot be read as UTF-8 text."""
     file = Settings.model_config.get("env_file")
     if not isinstance(file, Path) or not file.is_file():
         return
@@ -419,7 +419,7 @@ def _check_env_file() -> None:
 
 
 def _as_text(value: object) -> str:
-    """A value as a variable would give it."""
+    """A value as the text of a variable."""
     if isinstance(value, SecretStr):
         return str(value.get_secret_value())
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -433,7 +433,7 @@ def _parse_headers(value: SecretStr | None) -> dict[str, str]:
 
 
 def _without_foreign_parameters(url: str) -> tuple[str, list[str]]:
-    """The URL as libpq takes it, and the names of what was dropped."""
+    """The URL without parameters that libpq does not accept, and their names."""
     credentials, at, rest = url.rpartition("@")
     base, mark, query = rest.partition("?")
     names = {part: unquote_plus(part.partition("=")[0]) for part in query.split("&")}
@@ -443,7 +443,7 @@ def _without_foreign_parameters(url: str) -> tuple[str, list[str]]:
 
 
 def _unknown_parameter(url: str) -> str | None:
-    """The first parameter that libpq refuses, if it looks like a name."""
+    """The first parameter that libpq rejects, if it looks like a name."""
     for part in url.rpartition("@")[2].partition("?")[2].split("&"):
         name = part.partition("=")[0]
         try:
@@ -457,7 +457,7 @@ _FIELDS: Mapping[str, FieldInfo] = {str(field.validation_alias): field for field
 
 
 def _explain(problem: ErrorDetails) -> str:
-    """The problem in our words, and without the value."""
+    """The problem in our words, without the value."""
     if problem["type"] == "value_error":
         text = problem["msg"].removeprefix("Value error, ")
         return f"{problem['loc'][0]} {text}" if problem["loc"] else text

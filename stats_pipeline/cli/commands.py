@@ -1,4 +1,4 @@
-"""The command line. Each command is a few lines: what it does is in the modules it calls.
+"""The command line. Each command is a few lines: the work is done by the modules it calls.
 
 Exit code 1: the work failed, and one line on standard error says why and what to do. Exit code 2: invalid usage.
 """
@@ -64,9 +64,9 @@ def main(
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what the user can put right into one line and exit code 1, and Ctrl-C into exit code 130."""
+    """Turn errors that the user can fix into one line and exit code 1, and Ctrl-C into exit code 130."""
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal was closed, and nobody said nohup
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # closing the terminal stops us, except under nohup
         signal.signal(signal.SIGHUP, lambda *_: _interrupt())
     # A shell script's `&` starts us with SIGINT ignored; Dagster's processes would inherit that and ignore SIGTERM too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -90,7 +90,7 @@ def _fail(problem: str) -> NoReturn:
 
 
 def _load(log_level: settings.LogLevel | None = None) -> settings.Settings:
-    """The settings; warnings about them are printed. A command logs errors only; what it starts has the given level."""
+    """The settings; prints warnings about them. A command logs errors only, the processes it starts the given level."""
     loaded = settings.load(**({"STATS_LOG_LEVEL": log_level} if log_level else {}))
     log.configure("error")
     for warning in settings.warnings():
@@ -108,7 +108,7 @@ def _database(
 ) -> Iterator[tuple[settings.Settings, database.Database]]:
     """The database, for the length of one command; the embedded one is started if it is not running.
 
-    Without `makes`, the command is refused where there is no embedded one yet.
+    Without `makes`, the command fails if the embedded database does not exist yet.
     """
     with one_line_errors():
         loaded = _load(log_level)
@@ -170,7 +170,7 @@ def demo(
     Like `up`, but adds a match to a sample league, follows its post-match job to the end and shows the statistics. A
     small HTTP server stands in for the app: it checks the key and counts the cache tags.
     """
-    from stats_pipeline.demo import receiver, story  # noqa: PLC0415  # a server and a generator nobody else needs
+    from stats_pipeline.demo import receiver, story  # noqa: PLC0415  # a server and a generator, for this only
 
     with one_line_errors():
         loaded = _load(log_level)

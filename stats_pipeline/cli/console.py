@@ -1,6 +1,6 @@
-"""What the command line shows: a job followed live, the table of jobs, the tables of statistics.
+"""The output of the command line: a job followed live, the table of jobs, the tables of statistics.
 
-Everything is written to standard error or, as the command's result, to standard output; nothing here changes anything.
+A command's result goes to standard output, everything else to standard error. Nothing here changes anything.
 """
 
 import json
@@ -27,13 +27,13 @@ from stats_pipeline.jobs.models import Enqueued, Job, SetAside
 
 # Tables are fitted to the width of a terminal; without one (pipe, log) they are printed in full.
 _PIPE_WIDTH = 160
-# Without markup: what is shown was often written by others, and a bracket of theirs is a bracket.
+# Without markup: the text often comes from other programs, and their brackets are literal.
 out = Console(markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(markup=False, stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
 
 _COLORS = {"queued": "yellow", "processing": "blue", "completed": "green", "failed": "red"}
 _MARKS = {"success": ("✓", "green"), "failed": ("✗", "red"), "retrying": ("↻", "yellow")}
-# Columns, with the width of the console from which on there is room for them.
+# Each column with the console width from which it is shown.
 _JOB_COLUMNS = {"Job": 0, "Trigger": 0, "Status": 0, "Started": 0, "Duration": 80, "Attempts": 90, "Error": 150}
 _FUNCTION_COLUMNS = {"": 0, "Function": 0, "Took": 0, "Tries": 70, "Fills": 120}
 _SHORT_ID = 8
@@ -44,12 +44,12 @@ _LOOK_SECONDS = 0.1
 
 
 def plain(value: object) -> Text:
-    """Text written by others, shown as it is, without characters that would control the terminal."""
+    """Text from other programs, unchanged except that characters that would control the terminal are removed."""
     return Text("".join(character if character.isprintable() or character == "\n" else " " for character in str(value)))
 
 
 def say(message: str | Text) -> None:
-    """Print a line of progress; a `Text` is ours, and printed with its colors."""
+    """Print a line of progress; only our own text is a `Text`, which is printed with its colors."""
     err.print(message if isinstance(message, Text) else plain(message))
 
 
@@ -70,7 +70,7 @@ def live(console: Console) -> Iterator[Callable[[RenderableType], None]]:
 def follow_job(
     database: Database, job_id: UUID, functions: Sequence[StatsFunction], *, timeout: float, shown: bool = True
 ) -> Job:
-    """Wait until a job is over or `timeout` seconds have passed, showing its functions; the job as it then is."""
+    """Wait until a job has ended or `timeout` seconds have passed, showing its functions; returns the job."""
     deadline = time.monotonic() + timeout
     with live(err if shown else Console(quiet=True)) as show:
         while True:
@@ -87,7 +87,7 @@ def _get(database: Database, job_id: UUID) -> Job:
 
 
 def _fitted(columns: Mapping[str, int], width: int, title: Text | None = None) -> tuple[Table, list[str]]:
-    """A table of the columns that have room in this width, and their names."""
+    """A table of the columns that fit this width, and their names."""
     names = [name for name, needed in columns.items() if width >= needed]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
     for name in names:
@@ -104,8 +104,8 @@ def _fitted(columns: Mapping[str, int], width: int, title: Text | None = None) -
 
 
 def function_table(job: Job, functions: Iterable[StatsFunction], width: int = _PIPE_WIDTH) -> Group:
-    """The state of each function of a job, and what went wrong. The shape of `results`, which anybody may write, is not
-    taken for granted."""
+    """The state of each function of a job, and its error. Any program may write `results`, so its shape is not
+    relied on."""
     title = Text.assemble("Job ", str(job.id), "  ", (job.status, _COLORS[job.status]))
     table, names = _fitted(_FUNCTION_COLUMNS, width, title)
     results = _mapping((job.results or {}).get("functions"))
@@ -131,14 +131,14 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def enqueued(answer: Enqueued) -> str:
-    """What a request led to, with the times of its job if that existed already."""
+    """The result of a request, with the times of its job if that existed already."""
     times = {"enqueued": answer.created_at, "ended": answer.completed_at} if answer.repeated else {}
     shown = ", ".join([answer.status, *(f"{what} {_clock(moment)}" for what, moment in times.items() if moment)])
     return f"{answer.message}: {answer.job_id} ({shown})"
 
 
 def overview(jobs: Sequence[Job], set_aside: Sequence[SetAside] = (), width: int | None = None) -> Group:
-    """Jobs and what is set aside, for people. Reasons that have no room in the table follow it in full."""
+    """Jobs and everything set aside, as tables. Reasons that do not fit in the table follow it in full."""
     width = width or out.width
     if not jobs:
         parts: list[RenderableType] = ["No background jobs found"]
@@ -152,7 +152,7 @@ def overview(jobs: Sequence[Job], set_aside: Sequence[SetAside] = (), width: int
 
 
 def jobs_table(jobs: Iterable[Job], width: int = _PIPE_WIDTH) -> Table:
-    """One line per job, with the columns of the app's admin page that have room."""
+    """One line per job, with those columns of the app's admin page that fit."""
     table, names = _fitted(_JOB_COLUMNS, width)
     is_wide = width >= _JOB_COLUMNS["Error"]
     for job in jobs:
@@ -178,7 +178,7 @@ def _problem(job: Job) -> str:
 
 
 def job_in_full(job: Job, functions: Iterable[StatsFunction], width: int | None = None) -> Group:
-    """All that is known about one job."""
+    """Everything known about one job."""
     results = job.results or {}
     cache = _mapping(results.get("cache"))
     facts = {
@@ -224,7 +224,7 @@ def _clock(moment: datetime | None) -> str:
 
 
 def set_aside_table(set_aside: Iterable[SetAside]) -> Table:
-    """What could not be done and is tried again."""
+    """Everything that was set aside and is retried."""
     table = Table(title="Set aside, and tried again", title_justify="left", box=None, pad_edge=False)
     for name in ("What", "Reason", "Since", "Tries"):
         table.add_column(name, overflow="fold", min_width=4, justify="right" if name == "Tries" else "left")
@@ -246,7 +246,7 @@ def findings_table(findings: Iterable[Finding]) -> Table:
 
 
 def rows_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """Any rows, under the names of their columns; numbers are right-aligned, without trailing zeros."""
+    """Any rows, with their column names as the header; numbers are right-aligned, without trailing zeros."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column, value in (rows[0] if rows else {}).items():
         is_number = isinstance(value, int | float | Decimal)

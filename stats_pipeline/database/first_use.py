@@ -1,7 +1,7 @@
-"""The database as a process of Dagster finds it: there, whoever has started the process.
+"""The database for a process of Dagster's, whether `up` or one of Dagster's own commands has started it.
 
-Under `up` its URL is given. Dagster's own commands have nobody who starts the embedded server for them, so that the
-first call here does. Starting and stopping is `embedded.py`'s, the schema `migrate.py`'s business.
+Under `up` its URL is given. Under Dagster's own commands the first call here starts the embedded server. How it is
+started and stopped belongs to `embedded.py`, the schema to `migrate.py`.
 """
 
 import functools
@@ -14,8 +14,8 @@ from stats_pipeline.settings import Settings
 def database_url(settings: Settings) -> str:
     """The URL of the database that all processes share: the one given, or else the embedded one.
 
-    The embedded one is then running, and brought to this version with the reference stats. It stays so until this
-    process ends, and is stopped with the last process that uses it. Raises `DatabaseUnavailable` and `MigrationError`.
+    The embedded one is started and migrated to this version, with the reference stats. It runs until this process ends,
+    and stops with the last process that uses it. Raises `DatabaseUnavailable` and `MigrationError`.
     """
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()

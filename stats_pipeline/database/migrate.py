@@ -1,6 +1,6 @@
 """Brings a database to this version: numbered migrations, re-appliable functions, the optional reference set.
 
-What was applied is looked at each time, and made again where somebody has dropped or altered it. Everything happens in
+Each call also checks what was applied before, and restores what was dropped or altered since. Everything happens in
 one transaction under one advisory lock: a migration that fails leaves nothing behind, and twenty processes that migrate
 at once do the work of one. Migrations go forward only. The SQL itself lives in `sql/`.
 """
@@ -30,7 +30,7 @@ _SIGNATURE = re.compile(r"revoke all on function (\S+?\(.*?\))")  # every file o
 
 @dataclass(frozen=True)
 class Applied:
-    """What one call changed: names of files, and of what somebody had removed or altered."""
+    """What one call changed: the files it applied, and the objects it restored."""
 
     migrations: tuple[str, ...]
     functions: tuple[str, ...]
@@ -41,10 +41,10 @@ class Applied:
 def migrate(connection: Connection[Any], *, reference_stats: bool = False) -> Applied:
     """Apply what is missing or changed, in one transaction of its own.
 
-    `reference_stats` also installs the reference tables and stats functions, for a database that has none; on one
-    where an app's own exist it raises. Raises `MigrationError` also when an applied migration's file has changed, when
-    the queue extension is missing, when a column of the app's job table has a type that cannot be worked with, when
-    something that was dropped or altered cannot be repaired, and when the role may not create what is needed.
+    `reference_stats` also installs the reference tables and stats functions, for a database that has none. Raises
+    `MigrationError` if the app has its own ones, if an applied migration's file has changed, if the queue extension is
+    missing, if a column of the app's job table has an unsupported type, if something that was dropped or altered cannot
+    be repaired, and if the role may not create what is needed.
     """
     try:
         with connection.transaction():
@@ -77,7 +77,7 @@ def pending(connection: Connection[Any]) -> list[str]:
 
 
 def differences(connection: Connection[Any]) -> Iterator[str]:
-    """What somebody has dropped or altered since a database was migrated, with what to do; changes nothing."""
+    """Everything dropped or altered since a database was migrated, each with what to do; changes nothing."""
     if columns := run(connection, "list_foreign_columns"):
         yield _foreign_columns(columns)
     yield from _old_queue_extension(connection)
@@ -116,7 +116,7 @@ def _record(connection: Connection[Any], kind: str, file: Path, made: dict[str, 
 
 
 def _restore_ledger(connection: Connection[Any]) -> tuple[str, ...]:
-    """Where the list of applied files was lost and all that they make is there, they are applied."""
+    """If the list of applied files was lost but everything they create exists, record them as applied."""
     if _ledger(connection, "migrations") or any(schema.differences(connection)):
         return ()
     for file in _files("migrations"):
@@ -140,12 +140,12 @@ def _apply_migrations(connection: Connection[Any]) -> tuple[str, ...]:
 
 
 def _signatures() -> dict[str, str]:
-    """The function that each file makes, and its triggers with it."""
+    """The signature of the function that each file creates; its triggers go with it."""
     return {file.name: _SIGNATURE.findall(file.read_text())[0] for file in _files("functions")}
 
 
 def _made(connection: Connection[Any]) -> dict[str, dict[str, str]]:
-    """What there is of each file: a definition for its function and for each trigger."""
+    """The existing objects of each file: the definition of its function and of each trigger."""
     names = {signature: name for name, signature in _signatures().items()}
     made: dict[str, dict[str, str]] = {name: {} for name in names.values()}
     for row in schema.describe(connection, "describe_functions", signatures=list(names)):
@@ -154,7 +154,7 @@ def _made(connection: Connection[Any]) -> dict[str, dict[str, str]]:
 
 
 def _changed_functions(ledger: dict[str, Any]) -> list[Path]:
-    """The files that are new, have changed, or were applied by a version that did not look at what they made."""
+    """The files that are new, have changed, or were applied by a version that did not record what they created."""
     return [
         file
         for file in _files("functions")
@@ -163,7 +163,7 @@ def _changed_functions(ledger: dict[str, Any]) -> list[Path]:
 
 
 def _altered_functions(ledger: dict[str, Any], there_is: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
-    """File and object of everything that is not as its file had made it."""
+    """File and object of everything that differs from what its file created."""
     for name, there in there_is.items():
         as_made = (ledger.get(name) or {}).get("made") or {}
         yield from ((name, each) for each, definition in as_made.items() if there.get(each) != definition)
@@ -175,7 +175,7 @@ def _strange_functions(connection: Connection[Any]) -> Iterator[tuple[str, str]]
 
 
 def _apply_functions(connection: Connection[Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Apply the files that are new or changed, and those whose work somebody has altered; both in name order."""
+    """Apply the files that are new or changed, and those whose objects were altered; both in name order."""
     ledger = _ledger(connection, "functions")
     changed = _changed_functions(ledger)
     altered = list(_altered_functions(ledger, _made(connection)))
@@ -206,10 +206,10 @@ def _make_function(connection: Connection[Any], file: Path) -> None:
 def _apply_reference_stats(connection: Connection[Any]) -> tuple[str, ...]:
     ours = _checksums(connection, "stats")
     _refuse_app_objects(connection, ours)
-    files = _files("stats")  # those with a number first, and after them the functions, which do not build on each other
+    files = _files("stats")  # numbered files first, then the functions, which do not depend on each other
     if all(ours.get(file.name) == _checksum(file) for file in files):
         return ()
-    for file in files:  # all of them: later files build on the views and helpers of earlier ones
+    for file in files:  # all of them: later files depend on the views and helpers of earlier ones
         try:
             _apply(connection, "stats", file)
         except psycopg.errors.InsufficientPrivilege:
@@ -222,8 +222,8 @@ def _apply_reference_stats(connection: Connection[Any]) -> tuple[str, ...]:
 
 
 def _refuse_app_objects(connection: Connection[Any], ours: Collection[str]) -> None:
-    """Raises `MigrationError` where a file that was not applied before would meet what somebody else has made."""
-    applied = {_NUMBER.sub("", name).removesuffix(".sql") for name in ours}  # functions had a number once
+    """Raises `MigrationError` if a file that was not applied before would replace an object that is not ours."""
+    applied = {_NUMBER.sub("", name).removesuffix(".sql") for name in ours}  # functions once had numbers
     making = {file.stem for file in _files("stats")} - applied
     new = [function for function in ALL_STATS_FUNCTIONS if function.rpc in making]
     if not new:
@@ -247,7 +247,7 @@ def _refuse_app_objects(connection: Connection[Any], ours: Collection[str]) -> N
 
 
 def _refuse_foreign_columns(connection: Connection[Any]) -> None:
-    """Any other type would be found out by the first job, which then never ends."""
+    """Raises `MigrationError`: with another type only the first job would show it, by never ending."""
     if columns := run(connection, "list_foreign_columns"):
         raise MigrationError(_foreign_columns(columns))
 

@@ -1,7 +1,7 @@
-"""What our migrations make, part by part, against what is there: a ledger of files proves only what once was.
+"""Compares what our migrations create, part by part, with what exists: the ledger only proves what was applied once.
 
-`sql/schema.json` describes a database that has just been made (`make schema` writes it), and `describe` any other in
-the same words. Whatever a database has besides is none of our business.
+`sql/schema.json` describes a newly migrated database (`make schema` writes it); `describe` describes any other in the
+same form. Objects that are not ours are ignored.
 """
 
 import json
@@ -25,7 +25,7 @@ _CASTS_AND_PARENTHESES = re.compile(r"::[a-z ]+(\[\])?|[()\s]")
 
 @dataclass(frozen=True)
 class Difference:
-    """One part that is missing, or not what the migrations make, and the SQL that puts it right."""
+    """One part that is missing or differs from what the migrations create, and the SQL that repairs it."""
 
     what: str
     part_of: str | None
@@ -35,14 +35,14 @@ class Difference:
 
 
 def describe(connection: Connection[Any], query: str = "describe_schema", **parameters: Any) -> list[Any]:
-    """Ask for definitions, which the server words by the search path: with the same one every time."""
+    """Query definitions under a fixed search path, since the server's wording depends on it."""
     with connection.transaction(force_rollback=True):
         run(connection, "pin_search_path")
         return run(connection, query, **parameters)
 
 
 def differences(connection: Connection[Any]) -> Iterator[Difference]:
-    """Each part that is not as made, before those that stand on it; those of a missing part are left out."""
+    """Each part that differs, before those that depend on it; the parts of a missing part are left out."""
     found = {part["what"]: part["definition"] for part in describe(connection)}
     as_made = json.loads(AS_MADE.read_text())
     missing = {part["what"] for part in as_made} - found.keys()
@@ -62,10 +62,10 @@ def _gist(definition: str) -> str:
 
 
 def repair(connection: Connection[Any]) -> tuple[str, ...]:
-    """Make again what is missing or was changed, and return what that was, without the parts of what was missing.
+    """Restore what is missing or was changed, and return its names; the parts of a missing part are not listed.
 
-    Raises `MigrationError` with the SQL to run for what data or somebody's lock is in the way of, and for what could
-    lose data.
+    Raises `MigrationError` with the SQL to run where existing data or another session's lock prevents a repair, or
+    where a repair could lose data.
     """
     repaired: dict[str, Difference] = {}
     while todo := [difference for difference in differences(connection) if difference.what not in repaired]:
@@ -77,12 +77,12 @@ def repair(connection: Connection[Any]) -> tuple[str, ...]:
 
 
 def by_hand(problems: Sequence[str]) -> str:
-    """Differences that we do not put right ourselves, each with its SQL, as one line."""
+    """Differences that are left to the operator, each with its SQL, as one line."""
     return f"nothing was changed; put this right by hand, and migrate again: {' '.join(problems)}"
 
 
 def _put_right(connection: Connection[Any], difference: Difference) -> str | None:
-    """Run its SQL; why not, if it cannot be."""
+    """Run its SQL; returns the reason if it cannot be run."""
     if not difference.is_safe:
         return "changing it could lose data"
     try:

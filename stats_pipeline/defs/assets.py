@@ -1,6 +1,6 @@
 """The lineage: the app's tables as sources, the aggregate tables as assets that the ops fill.
 
-Ops are lifted with their hooks, so that a table refreshed alone from the UI is recorded and invalidated like one
+Ops become assets with their hooks, so that a table refreshed alone from the UI is recorded and invalidated like one
 refreshed by a job. Nothing here knows how a function is run.
 """
 

@@ -1,6 +1,6 @@
-"""What follows each op: its result in the job's row and its cache tags to the app, or its error in the row.
+"""The hooks after each op: they record its result and deliver its cache tags to the app, or record its error.
 
-Hooks do not see a run that is killed, cancelled or timed out, and one that raises only leaves a log line. So nothing
+Hooks do not run when a run is killed, cancelled or timed out, and one that raises only leaves a log line. So nothing
 depends on them alone: what they record and deliver is in the database before they start, or repaired by the upkeep
 sensor. In the `fast` profile one hook does the work of two (`runtime/hooks.py`).
 """
@@ -17,10 +17,10 @@ _DAGSTERS_OWN = {"FRAMEWORK_ERROR", "UNEXPECTED_ERROR"}
 
 
 def hooks_for(runtime: Runtime) -> Set[dg.HookDefinition]:
-    """What is attached to each op. Both profiles record and deliver the same."""
+    """The hooks attached to each op. Both profiles record and deliver the same."""
     if runtime == "stock":
         return STOCK_HOOKS
-    # Imported here: `stock` must load also where a private name of Dagster's is missing.
+    # Imported here: `stock` must load even if a private name of Dagster's is missing.
     from stats_pipeline.runtime.hooks import outcome_hook  # noqa: PLC0415
 
     return {outcome_hook("record_outcome", {"refresh"}, succeeded=_deliver_tags, failed=_record_failure)}
@@ -64,5 +64,5 @@ def _record_failure(context: dg.HookContext, failure: dg.DagsterEvent) -> None:
 
 def _is_dagsters_own(failure: dg.DagsterEvent) -> bool:
     data = failure.step_failure_data
-    # A `Failure` that the op raised on purpose has no source, for which Dagster puts FRAMEWORK_ERROR.
+    # For a `Failure` that the op raised on purpose Dagster records FRAMEWORK_ERROR as the source.
     return data.user_failure_data is None and data.error_source.name in _DAGSTERS_OWN

@@ -22,10 +22,10 @@ _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRu
 
 
 def executor_for(runtime: Runtime) -> dg.ExecutorDefinition:
-    """`fast`: each op in a thread of the run's process; `stock`: each op in a process of its own, as Dagster does."""
+    """`fast`: each op in a thread of the run's process; `stock`: each op in its own process, as Dagster does."""
     if runtime == "stock":
         return dg.multi_or_in_process_executor
-    # Imported here: `stock` must load also where a private name of Dagster's is missing.
+    # Imported here: `stock` must load even if a private name of Dagster's is missing.
     from stats_pipeline.runtime.executor import thread_executor  # noqa: PLC0415
 
     return thread_executor
@@ -34,7 +34,7 @@ def executor_for(runtime: Runtime) -> dg.ExecutorDefinition:
 def build_stats_job(
     assets: Sequence[dg.AssetsDefinition], *, executor: dg.ExecutorDefinition = dg.multi_or_in_process_executor
 ) -> Any:
-    """Refresh every table. Returns what `define_asset_job` does, whose type has no public name."""
+    """The job that refreshes every table. Dagster has no public name for the type of its result."""
     return dg.define_asset_job(
         JOB_NAME,
         selection=dg.AssetSelection.assets(*assets),
@@ -46,9 +46,9 @@ def build_stats_job(
 def build_prune_job(
     settings: Settings, *, executor: dg.ExecutorDefinition = dg.multi_or_in_process_executor
 ) -> dg.JobDefinition:
-    """One op that deletes what is older than the settings allow: our own tables, and Dagster's finished runs.
+    """One op that deletes rows of our tables and finished Dagster runs that are older than the settings allow.
 
-    With 0 days it deletes nothing. Dagster's ticks have a retention of their own in `dagster.yaml`.
+    With 0 days it deletes nothing. The retention of Dagster's ticks is set in `dagster.yaml`.
     """
 
     @dg.op(name="prune_history", out=dg.Out(dg.Nothing))
@@ -69,7 +69,7 @@ def build_prune_job(
 
 
 def prune_dagster_runs(instance: dg.DagsterInstance, *, days: int) -> int:
-    """Delete Dagster's runs, with their events, that were created and have ended more than so many days ago."""
+    """Delete Dagster's runs, with their events, that were created and have ended more than `days` days ago."""
     ended = dg.RunsFilter(statuses=_ENDED, created_before=datetime.now(UTC) - timedelta(days=days))
     pruned = 0
     while runs := instance.get_runs(filters=ended, limit=_BATCH):

@@ -1,6 +1,6 @@
 """One op per stats function, made by one factory.
 
-The op claims, calls the SQL function and reports; the SQL function does the work. What follows an outcome is in
+The op claims, calls the SQL function and reports; the SQL function does the work. The steps after an op are in
 `hooks.py`, how ops become assets in `assets.py`.
 """
 
@@ -66,14 +66,14 @@ def build_stats_op(function: StatsFunction, upstream_tables: tuple[str, ...]) ->
 def _outputs(
     function: StatsFunction, metadata: dict[str, Any], rows: Mapping[str, int] = MappingProxyType({})
 ) -> Iterator[dg.Output[None]]:
-    """One materialization per table, with what is known of it."""
+    """One materialization per table, with its metadata."""
     for table in function.tables:
         counted = {"rows": rows[table]} if table in rows else {}
         yield dg.Output(None, output_name=table, metadata={**counted, **metadata})
 
 
 def selected_rpcs(context: dg.OpExecutionContext) -> list[str]:
-    """The functions this run calls: all of its job's, or the ones selected in the UI."""
+    """The functions this run calls: all of its job's, or those selected in the UI."""
     steps = context.run.step_keys_to_execute
     return sorted(steps) if steps else sorted(context.job_def.graph.node_dict)
 
@@ -86,7 +86,7 @@ def _record_failed_try(
     elapsed_ms: int,
     error: Exception,
 ) -> None:
-    """The try has failed already: when noting it fails too, say so and let the first error be the one that counts."""
+    """Record a failed try. If that fails too, log it: the op's own error is the one to report."""
     try:
         refresh.record_failed_try(function.rpc, tries=tries, duration_ms=elapsed_ms, problem=one_line(error))
     except (psycopg.Error, StatsPipelineError) as second:

@@ -19,7 +19,7 @@ from stats_pipeline.jobs.refresh import Refresh, session_name
 LEASE_TAG = "stats/lease"
 TENANT_TAG = "stats/tenant"
 
-# A run that was started by hand waits so many seconds, from its start, for the tenant's open lease to end.
+# A run that was started by hand waits this many seconds, from its start, for the tenant's open lease to end.
 BUSY_TIMEOUT = 600
 
 
@@ -34,7 +34,7 @@ def refresh_resource(context: dg.InitResourceContext) -> Iterator[Refresh]:
         opened = stack.enter_context(
             database.Database(
                 database.database_url(given),
-                # One for each op that computes, one for a hook that settles meanwhile, one for the heartbeat.
+                # One for each op that computes, one for a hook that settles at the same time, one for the heartbeat.
                 max_connections=len(given.functions) + 2,
                 ahead=2,
                 application_name=session_name(run.run_id),
@@ -61,13 +61,13 @@ def refresh_resource(context: dg.InitResourceContext) -> Iterator[Refresh]:
 
 
 def _started_at(context: dg.InitResourceContext, run_id: str) -> float:
-    """Of the run, not of this process: with a process per op each would wait anew."""
+    """Start of the run, not of this process: otherwise, with a process per op, each would wait the full time."""
     record = context.instance.get_run_record_by_id(run_id) if context.instance else None
     return record.start_time if record and record.start_time else time.time()
 
 
 def _has_process_per_op(run: dg.DagsterRun, runtime: settings.Runtime) -> bool:
-    """Whether Dagster's multiprocess executor is at work: selected by run config, or because none was in `stock`."""
+    """Whether Dagster's multiprocess executor runs the ops: selected by run config, or the default in `stock`."""
     run_config: Mapping[str, Any] = run.run_config
     selected = run_config.get("execution", {}).get("config", {})
     return "multiprocess" in selected or (runtime == "stock" and not selected)

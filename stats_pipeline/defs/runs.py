@@ -1,4 +1,4 @@
-"""What Dagster says of our runs, for the repairs that `reconcile.py` decides on; who calls them is in `sensors.py`."""
+"""The state of our runs in Dagster, for the repairs that `reconcile.py` decides on. `sensors.py` calls them."""
 
 from dataclasses import replace
 from typing import Any, TypeGuard
@@ -13,13 +13,13 @@ from stats_pipeline.jobs.reconcile import DagsterState, ExpireLease, Repair, Sna
 from stats_pipeline.log import Outage
 from stats_pipeline.settings import Settings
 
-# What may say why a run did not start, and how much of it is kept: characters.
+# The events that may explain why a run did not start.
 _TELLING = {
     dg.DagsterEventType.ENGINE_EVENT,
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.RUN_FAILURE,
 }
-_CAUSE_LENGTH = 400
+_CAUSE_LENGTH = 400  # characters
 
 
 def repair_all(
@@ -30,7 +30,7 @@ def repair_all(
     dry_run: bool = False,
     starting: Outage | None = None,
 ) -> tuple[list[Repair], list[str]]:
-    """One look, and every repair it asks for, with a line for each that failed; with `dry_run` only the list."""
+    """Compare once and make every repair; returns the repairs and a line for each that failed. `dry_run` only lists."""
     snapshot = reconcile.read(opened)
     repairs = [
         replace(repair, cause=failure_of_start(instance, repair.lease_id)) if _is_unclaimed(repair) else repair
@@ -48,8 +48,8 @@ def repair_all(
 
 
 def dagster_states(instance: dg.DagsterInstance, snapshot: Snapshot) -> dict[str, DagsterState]:
-    """What Dagster says of the runs of these leases, and of those that were launched for leases still unclaimed (by the
-    lease's id); what it does not know is left out."""
+    """The states in Dagster of these leases' runs, and of runs launched for leases still unclaimed (by the lease's id).
+    Runs unknown to Dagster are left out."""
     claimed = [lease.run_id for lease in snapshot.leases if lease.run_id is not None]
     leases = [str(lease.id) for lease in snapshot.leases if lease.run_id is None]
     states: dict[str, DagsterState] = {}
@@ -79,7 +79,7 @@ def failure_of_start(instance: dg.DagsterInstance, lease_id: UUID) -> str | None
 
 
 def _innermost(error: Any) -> str:
-    """The first error of a chain: Dagster puts its own words around ours."""
+    """The first error of a chain: Dagster wraps our errors in its own."""
     while error.cause is not None:
         error = error.cause
     return str(error.message)
@@ -92,7 +92,7 @@ def _state(run: dg.DagsterRun) -> DagsterState:
 
 
 def fail_in_dagster(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Tell Dagster that a run is dead, so that nobody waits for it in the UI."""
+    """Mark a dead run as failed in Dagster, so that the UI does not show it as running."""
     run = instance.get_run_by_id(run_id)
     if run is not None and not run.is_finished:
         instance.report_run_failed(run, "The run's process stopped answering; its jobs were given to a new run.")

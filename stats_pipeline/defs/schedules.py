@@ -2,8 +2,8 @@
 
 The nightly refresh is one job per tenant, enqueued like any other, and launched by the tick that enqueued it.
 
-Enqueuing and leasing are one transaction, so the queue sensor cannot be quicker and the tick shows the run it
-started. If that run never starts, the lease expires and the queue sensor takes the job.
+Enqueuing and leasing are one transaction, so the queue sensor cannot lease the job first, and the tick shows the run it
+started. If that run never starts, the lease expires and the queue sensor launches one.
 """
 
 from datetime import UTC
@@ -30,7 +30,7 @@ def build_nightly_schedule(settings: Settings) -> dg.ScheduleDefinition:
         description="Refreshes every tenant once, whether or not there was a match.",
     )
     def nightly_stats(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        # The time the tick was due, not the time it runs: a tick that is evaluated twice finds its own job.
+        # The time the tick was due, not the time it runs: a tick that is evaluated twice gets the same job.
         request_id = f"nightly-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
         url = database.database_url(settings)
         with database.connect(url) as connection:
@@ -50,7 +50,7 @@ def build_nightly_schedule(settings: Settings) -> dg.ScheduleDefinition:
 
 
 def build_prune_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """Every day at 04:30 in the settings' time zone; running only if something may be deleted."""
+    """Every day at 04:30 in the settings' time zone; runs by default only if the settings allow deletion."""
     return dg.ScheduleDefinition(
         name="daily_prune",
         job_name=PRUNE_JOB_NAME,

@@ -1,11 +1,11 @@
 """The sensors: the queue sensor launches runs, the upkeep sensor repairs, the relay redelivers cache tags.
 
-What a lease is and who gets one is decided in the database (`lease_jobs`); launching is Dagster's part. A sensor that
-has found work is away until the daemon's next round, which `runtime/daemon.py` has begin soon. Each sensor leaves a
-beat about once a second; what its absence means is said in `jobs/health.py`.
+The database decides which jobs are leased to which run (`acquire_leases`); Dagster launches the runs. A sensor that
+has found work is evaluated again in the daemon's next round, which `runtime/daemon.py` makes begin soon. Each sensor
+records a sign of life, its beat, about once a second; `jobs/health.py` explains what its absence means.
 
-Each second the upkeep sensor looks at every open run, in our tables and in Dagster's, so it does the work of sensors
-for failed, cancelled and succeeded runs. What is a mismatch, and its repair, is said in `reconcile.py`.
+Each second the upkeep sensor checks every open run, in our tables and in Dagster's, so it does the work of sensors
+for failed, cancelled and succeeded runs. The mismatches and their repairs are in `reconcile.py`.
 """
 
 import time
@@ -31,17 +31,17 @@ from stats_pipeline.jobs.outbound import tls
 from stats_pipeline.log import Outage
 from stats_pipeline.settings import Settings
 
-# A tick blocks for so many seconds at most: well below the 60 of the daemon's call.
+# A tick blocks for at most this many seconds: well below the 60 of the daemon's call.
 TICK_SECONDS = 20
-# Behind the notification, for what a lost one would miss and for leases that expire, which nothing notifies of.
+# Besides the notifications: for lost ones, and for leases that expire, of which there is no notification.
 POLL_SECONDS = 1
-BEAT_SECONDS = 0.9  # no more often than that, and with each poll
+BEAT_SECONDS = 0.9  # at least, between two beats: one with each poll
 WORK_CHANNEL = "stats_pipeline_work"
 STOP_CHANNEL = "stats_pipeline_stop"  # ends the tick at once, so that a shutdown need not wait for it
 
 
 def build_queue_sensor(settings: Settings) -> dg.SensorDefinition:
-    """A sensor that is running by default, and reacts to an enqueue within milliseconds while it waits."""
+    """A sensor that runs by default. While it waits it reacts to an enqueue within milliseconds."""
 
     @dg.sensor(
         name=health.QUEUE_SENSOR,
@@ -69,7 +69,7 @@ def _wait_for_work(connection: Connection[Any], settings: Settings) -> dg.Sensor
     deadline = time.monotonic() + TICK_SECONDS
     beat_at = -inf
     while True:
-        if time.monotonic() >= beat_at + BEAT_SECONDS:  # many notifications are no reason for as many beats
+        if time.monotonic() >= beat_at + BEAT_SECONDS:  # not one beat per notification
             health.beat(connection, health.QUEUE_SENSOR)
             beat_at = time.monotonic()
         leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
@@ -84,7 +84,7 @@ def _wait_for_work(connection: Connection[Any], settings: Settings) -> dg.Sensor
 
 
 def run_requests(leases: Iterable[Lease]) -> Iterable[dg.RunRequest]:
-    """One request per lease. A lease is never given twice, so its id may be the run key."""
+    """One request per lease. A lease is never handed out twice, so its id can serve as the run key."""
     for lease in leases:
         tags = {
             LEASE_TAG: lease.lease_id,
@@ -99,9 +99,9 @@ def run_requests(leases: Iterable[Lease]) -> Iterable[dg.RunRequest]:
 
 
 def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """Sensors that are running by default and launch nothing; their ticks say what they did.
+    """Sensors that run by default and launch nothing; their ticks list what they did.
 
-    Two, so that an app that hangs holds up no rescue.
+    There are two, so that an app that hangs delays no repair.
     """
 
     starting = Outage("runs do not start", "runs start again")
@@ -164,7 +164,7 @@ def _database(settings: Settings) -> database.Database:
 
 
 def _each_second(opened: database.Database, sensor: str) -> Iterator[None]:
-    """Once a second for the length of a tick, or until a shutdown asks for its end; each time with a beat."""
+    """Yields once a second for the length of a tick, or until a shutdown ends it; records a beat each time."""
     deadline = time.monotonic() + TICK_SECONDS
     with opened.dedicated_connection() as listener:
         if opened.can_listen:

@@ -1,5 +1,4 @@
-"""What `stats-pipeline demo` shows: a made-up club and the code that plays it.
+"""The sample club of `stats-pipeline demo`, and the code that generates and plays its matches.
 
-Nothing outside the demo, the tests and the benchmarks imports from here; the pipeline itself works on whatever rows
-the database holds.
+Only the demo, the tests and the benchmarks import from here; the pipeline itself works on any rows in the database.
 """

@@ -1,4 +1,4 @@
-"""A seeded synthetic league: players, seasons, matches and appearances that look like a real club's and keep its books.
+"""A seeded synthetic league: players, seasons, matches and appearances that look like a real club's and are consistent.
 
 Generating is pure: the same arguments give equal rows on every machine, Python version and day. `load` and `add_match`
 are the only functions that touch a database, and they write source tables only. Statistics about these rows, and the
@@ -29,9 +29,9 @@ FOUNDERS = 10  # regulars from the first week to the last, so that five a side c
 MAX_WEEKS = 520  # ten years; a longer list of matches means more of them a week, not a club older than its players
 MAX_WEIGHT = 10
 SEASON_WEEKS = 52
-WEEKS_INTO_SEASON = 39  # of the last match: a season worth looking at whatever the day, with a quarter still to come
+WEEKS_INTO_SEASON = 39  # of the last match: three quarters of the season are played, on any day
 
-# No first name begins with another and all is plain ASCII, so names sort alike in every collation.
+# No first name begins with another, and all are plain ASCII, so names sort the same in every collation.
 # The longest of each, with the space, make 14 characters: the width of players.name.
 FIRST_NAMES = (  # noqa: SIM905 - a list would take a line for each name
     "Adam Aidan Ben Callum Carl Colin Dan Declan Ed Femi Finn Gary Hugo Ian Imran Jack Jamal Joel Karim Kofi Lee Liam "
@@ -67,7 +67,7 @@ class Season(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A row of `matches`; a side's own goals are those it was given, and are part of its score."""
+    """A row of `matches`; a side's own goals are those scored in its favour, and are part of its score."""
 
     match_id: int
     tenant_id: UUID
@@ -93,7 +93,7 @@ class Appearance(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A player with what no table says: weeks of membership, and the weights that shape line-ups and scores."""
+    """A player with data that no table holds: weeks of membership, and the weights that shape line-ups and scores."""
 
     player: Player
     weeks: range
@@ -127,7 +127,7 @@ def generate(
     tenant_id: UUID = DEFAULT_TENANT,
     id_offset: int = 0,
 ) -> League:
-    """Make up a club whose latest match was on `last_match`.
+    """Generate a club whose latest match was on `last_match`.
 
     About one match a week for up to ten years, more a week beyond that. Dates follow `last_match` and ids follow
     `id_offset` (ids are global: give each club in one database its own range); nothing else depends on these two.
@@ -337,5 +337,5 @@ def _pick(rng: random.Random, members: Sequence[Member], weight: Callable[[Membe
 
 
 def _below(rng: random.Random, bound: int) -> int:
-    # Python promises an unchanged sequence for random() alone: randrange, choice and shuffle may draw differently
+    # Python guarantees an unchanged sequence for random() only: randrange, choice and shuffle may draw differently
     return int(rng.random() * bound)

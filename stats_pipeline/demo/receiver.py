@@ -1,6 +1,6 @@
 """A stand-in for the app's cache invalidation route, for the demo: a real HTTP server that checks the key.
 
-What it has received is what the demo reports as delivered.
+The demo reports the tags that it has received as delivered.
 """
 
 import hmac

@@ -21,7 +21,7 @@ JOB_TIMEOUT = 120  # seconds: the promise is 45
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `demo --json` prints. Seconds count from the moment of enqueuing."""
+    """The result that `demo --json` prints. Seconds count from the moment of enqueuing."""
 
     job_id: str
     status: str
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def prepare_league(connection: Connection[Any], today: date) -> str:
-    """Load the sample league if there is none, or an old one, in one transaction; a sentence that says what was done.
+    """Load the sample league if there is none, or an old one, in one transaction; returns a sentence for the user.
 
     Raises `StatsPipelineError` if the database holds players that are not the demo's.
     """

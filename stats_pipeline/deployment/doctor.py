@@ -1,6 +1,6 @@
 """Checks everything the pipeline depends on, by trying it, and says what to do about each problem.
 
-It leaves nothing behind. What happens over time is in `web/health.py` and `web/metrics.py`.
+It leaves nothing behind. Monitoring over time is in `web/health.py` and `web/metrics.py`.
 """
 
 import time
@@ -39,7 +39,7 @@ class Finding:
 def examine(settings: Settings, *, trying: Callable[[str], None] | None = None) -> Iterator[Finding]:
     """All findings, in the order in which to fix them; never raises.
 
-    With `trying`, which is told the progress, each stats function is also called for each club, and rolled back.
+    With `trying`, a callback for the progress, each stats function is also called for each club, and rolled back.
     """
     yield from _examine_settings(settings)
     try:

@@ -1,6 +1,6 @@
-"""The two ways to run under `up`, as the `dagster.yaml` that it writes: `fast`, with our parts, and `stock`, Dagster's.
+"""The profiles of `up`, as the `dagster.yaml` that it writes: `fast`, with our parts, and `stock`, with Dagster's.
 
-Both take the project's own `dagster.yaml`, which is what Dagster's own commands read. Executor and hooks are chosen in
+Both are based on the project's own `dagster.yaml`, which Dagster's own commands read. Executor and hooks are chosen in
 `defs/`, by the same setting.
 """
 
@@ -60,7 +60,7 @@ _ADDED: Mapping[Runtime, str] = {"fast": _FAST, "stock": _STOCK}
 
 
 def write_dagster_yaml(folder: Path, runtime: Runtime) -> None:
-    """Put the profile's `dagster.yaml` into Dagster's home, in place of any other."""
+    """Write the profile's `dagster.yaml` into Dagster's home, in place of any other."""
     folder.mkdir(parents=True, exist_ok=True)
     shared = (FILES_ROOT / "dagster.yaml").read_text()
     written = folder / "dagster.yaml.new"
@@ -70,7 +70,7 @@ def write_dagster_yaml(folder: Path, runtime: Runtime) -> None:
 
 def check_names(runtime: Runtime) -> None:
     """Raises `StatsPipelineError` if the installed Dagster lacks a private name that the profile needs."""
-    import dagster  # noqa: PLC0415  # a second of imports, which `up` spends while the code server starts
+    import dagster  # noqa: PLC0415  # a second of imports, while the code server starts
 
     if lacks := private.missing(private.IN_EVERY_PROFILE):
         raise StatsPipelineError(

@@ -1,6 +1,6 @@
 """Keeps a set of child processes running: starts them, restarts one that dies, ends them all together.
 
-It knows nothing of Dagster; `up.py` says which processes there are.
+It knows nothing of Dagster; `up.py` lists the processes.
 """
 
 import json
@@ -38,15 +38,15 @@ class Child:
     command: Sequence[str]
     environment: Mapping[str, str]
     folder: Path  # to start it in
-    log: Path  # of what it and its libraries print
+    log: Path  # gets what it and its libraries print
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     started_at: float = field(default=0, init=False)
     deaths: int = field(default=0, init=False)
 
     def start(self, exits: "queue.Queue[Child]") -> None:
-        """Start it in a session of its own, so that Ctrl-C reaches the supervisor only, and report its exit.
+        """Start it in its own session, so that Ctrl-C reaches the supervisor only, and report its exit.
 
-        Its own log lines go to the supervisor's standard error, by a file descriptor of their own.
+        Its log lines go to the supervisor's standard error, through a separate file descriptor.
         """
         self.started_at = time.monotonic()
         for_lines = os.dup(2)
@@ -95,8 +95,8 @@ class Supervisor:
         self._write_pids()
 
     def wait_until_ready(self, child: Child, is_ready: Callable[[], bool]) -> None:
-        """Return once a new child is ready. Raises `StatsPipelineError` if it, or any other, ends before, or is not
-        ready within a minute; three seconds are normal."""
+        """Return once a new child is ready. Raises `StatsPipelineError` if it is not ready within a minute (three
+        seconds are normal), or if any child ends before that."""
         deadline = time.monotonic() + _READY_SECONDS
         while not is_ready():
             try:
@@ -138,7 +138,7 @@ class Supervisor:
         self._write_pids()
 
     def retire(self, child: Child) -> None:
-        """End one child for good, but not what it has started: that goes on until `stop`."""
+        """End one child for good, but not its own child processes: they run until `stop`."""
         self._children.remove(child)
         if child.process is not None and child.process.poll() is None:
             process = psutil.Process(child.process.pid)
@@ -146,7 +146,7 @@ class Supervisor:
             _end([process])
 
     def stop(self) -> None:
-        """End every child and what it started: SIGTERM to all, and fifteen seconds later SIGKILL to what is left."""
+        """End every child and its own child processes: SIGTERM to all, after fifteen seconds SIGKILL to the rest."""
         running = [psutil.Process(c.process.pid) for c in self._children if c.process and c.process.poll() is None]
         _end([member for process in running for member in _family(process)] + self._left_behind)
         self._children.clear()
@@ -174,14 +174,14 @@ def _try(chore: Callable[[], None]) -> str | None:
 
 
 def _see(child: Child) -> str:
-    """Where to look, and the last line there, which in a Python traceback is the error."""
+    """The child's log file and its last line, which in a Python traceback is the error."""
     lines = child.log.read_text(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was logged")
     return f": {last[:300]} (see {child.log})"
 
 
 def end_leftovers(pid_file: Path) -> None:
-    """End the children of a supervisor that was killed. A pid that another process has got since is left alone."""
+    """End the children of a supervisor that was killed. A pid that was reused since is left alone."""
     if not pid_file.exists():
         return
     leftovers = []

@@ -1,7 +1,7 @@
 """Everything that `up` runs, in the order it starts: database, migrations, code server, daemon, web server.
 
-A lock lets one process at a time do this per state folder. Restarting is in `supervisor.py`, what Dagster loads in
-`definitions.py`.
+A lock allows one such process per state folder. Restarting is in `supervisor.py`, the definitions that Dagster loads
+are in `definitions.py`.
 """
 
 import json
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 LOCATION = "stats_pipeline"
 _DRAIN_SECONDS = 10
 _FEWEST_FILES, _ENOUGH_FILES = 256, 4096
-# No secret goes to a process that does not need it.
+# Secrets are passed only to the processes that need them.
 _THE_PAGES_OWN = ("ADMIN_PASSWORD", "CRON_SECRET")
 _THE_RUNS_OWN = ("STATS_HTTP_PROXY", "STATS_APP_HEADERS")
-# All that a child inherits of the environment: what else is there would be read by one library or another.
+# All that a child inherits of the environment: libraries would read some of the other variables.
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|(DY)?LD_LIBRARY_PATH|FORWARDED_ALLOW_IPS"
 )
@@ -47,7 +47,7 @@ _INHERITED = re.compile(
 
 @dataclass(frozen=True)
 class Running:
-    """What is running, for the command that started it."""
+    """The running services, for the command that started them."""
 
     ui_url: str
     web_url: str
@@ -56,7 +56,7 @@ class Running:
     _say: Callable[[str], None]
 
     def watch(self) -> None:
-        """Restart what dies, the embedded database too, until Ctrl-C."""
+        """Restart any service that dies, including the embedded database, until Ctrl-C."""
         self._supervisor.watch(chore=self._tend_database)
 
     def _tend_database(self) -> None:
@@ -68,7 +68,7 @@ class Running:
 def database_for(settings: Settings) -> Iterator[str]:
     """The URL of the database to use, embedded or given, available for the length of the block.
 
-    Raises `DatabaseUnavailable` at once, where a pool would try for ten seconds and log each time.
+    Raises `DatabaseUnavailable` at once; a pool would try for ten seconds and log each failure.
     """
     if settings.database_url is not None:
         url = settings.database_url.get_secret_value()
@@ -80,7 +80,7 @@ def database_for(settings: Settings) -> Iterator[str]:
 
 
 def check_there_is_a_database(settings: Settings) -> None:
-    """Raises `SettingsError` if the settings mean the embedded database and it does not exist yet."""
+    """Raises `SettingsError` if the settings select the embedded database and it does not exist yet."""
     if settings.database_url is None and not embedded.exists(settings.home):
         raise SettingsError(
             f"there is no database in {settings.home} yet: check STATS_HOME, set STATS_DATABASE_URL, or make one "
@@ -90,9 +90,9 @@ def check_there_is_a_database(settings: Settings) -> None:
 
 @contextmanager
 def single_instance(settings: Settings) -> Iterator[None]:
-    """Be the one process that runs services in this state folder, for the length of the block.
+    """Be the only process that runs services in this state folder, for the length of the block.
 
-    Ends what a killed predecessor has left running. Raises `AlreadyRunning` while there is another one.
+    Ends the processes that a killed predecessor has left running. Raises `AlreadyRunning` while there is another one.
     """
     _raise_limit_of_open_files()
     embedded.make_private(settings.home)
@@ -113,7 +113,7 @@ def single_instance(settings: Settings) -> Iterator[None]:
 
 
 def _raise_limit_of_open_files() -> None:
-    """Connections, event streams and logs are open files; children inherit the limit. Raises `SettingsError`."""
+    """For connections, event streams and logs; children inherit the limit. Raises `SettingsError`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < _FEWEST_FILES:
         raise SettingsError(f"only {hard} files may be open at a time: allow {_FEWEST_FILES} or more (`ulimit -Hn`)")
@@ -123,13 +123,13 @@ def _raise_limit_of_open_files() -> None:
 
 
 def stop_all(settings: Settings) -> bool:
-    """Stop a running `up` or `demo` of this state folder and what a killed one has left; whether there was anything."""
+    """Stop the `up` or `demo` of this state folder and the processes left by a killed one; whether there were any."""
     was_there = _children(settings).exists() or embedded.is_running(settings.home)
     try:
         with single_instance(settings):
             if embedded.is_running(settings.home):
                 with embedded.running(settings.home):
-                    pass  # the last one to leave stops the server
+                    pass  # its last user stops the server
     except AlreadyRunning:
         process = psutil.Process(int(_owner(settings)))
         process.terminate()
@@ -148,7 +148,7 @@ def _children(settings: Settings) -> Path:
 
 @contextmanager
 def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str], None]) -> Iterator[Running]:
-    """Code server, daemon, Dagster's web server and the admin's page, up and answering, for the length of the block."""
+    """Code server, daemon, Dagster's web server and the admin's page, all ready, for the length of the block."""
     web_address = (address.address(settings), settings.web_port)
     ui_host = settings.loopback_host
     runtime = settings.runtime or "fast"
@@ -175,7 +175,7 @@ def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str
     try:
         say("Starting the code server …")
         code_socket.unlink(missing_ok=True)
-        # Dagster's own launcher and executor look for the module in this folder, and not in the first of Python's path.
+        # Dagster's own launcher and executor look for the module in this folder, not in the first one of Python's path.
         folder = () if IS_INSTALLED else ("-d", str(PROJECT_ROOT))
         module = ("-m", "stats_pipeline.definitions", *folder, "--location-name", LOCATION)
         # Each waiting sensor holds a worker thread; the default leaves too few on a small machine.
@@ -210,22 +210,22 @@ def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str
 
 
 def _surroundings() -> dict[str, str]:
-    """What a child inherits of the user's environment, and where it finds a package that is not installed."""
+    """The part of the user's environment that a child inherits, and the import path of a package not installed."""
     inherited = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
-    # Dagster drops the first folder of the path before it loads the definitions: it must not be that of all packages.
+    # Dagster drops the first folder of the path before it loads the definitions: not the one with all packages.
     return inherited | IMPORT_PATH
 
 
 def migrated(settings: Settings, database_url: str) -> migrate.Applied:
-    """Bring the database to this version; with the reference stats if it is the embedded one."""
+    """Migrate the database to this version; with the reference stats if it is the embedded one."""
     with database.connect(database_url, autocommit=True) as connection:
         return migrate.migrate(connection, reference_stats=settings.database_url is None)
 
 
 def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]:
-    """What a process must have in its environment for its Dagster to be ours: the one that `up` last wrote."""
+    """The environment in which a process uses our Dagster instance: the one that `up` last wrote."""
     written = settings.dagster_home / "dagster.yaml"
-    if not written.exists() or written.is_symlink():  # a link is of version 0.1.0
+    if not written.exists() or written.is_symlink():  # version 0.1.0 made a link
         write_dagster_yaml(settings.dagster_home, settings.runtime or "fast")
     return {
         "DAGSTER_HOME": str(settings.dagster_home),
@@ -236,13 +236,13 @@ def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]
 
 
 def check_ports(settings: Settings) -> None:
-    """Raises `SettingsError` when a port that `up` listens on is taken: to be asked before anything is started."""
+    """Raises `SettingsError` if a port that `up` listens on is taken: to be called before anything is started."""
     check_port_is_free(settings.loopback_host, settings.ui_port, "STATS_UI_PORT")
     check_port_is_free(address.address(settings), settings.web_port, "STATS_WEB_PORT")
 
 
 def check_port_is_free(host: str, port: int, variable: str) -> None:
-    """Raises `SettingsError` naming the variable when something else listens there already."""
+    """Raises `SettingsError` naming the variable if another process listens there already."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -256,13 +256,13 @@ def check_port_is_free(host: str, port: int, variable: str) -> None:
 def _write_workspace(home: Path, code_socket: Path) -> Path:
     workspace = home / "workspace.yaml"
     server = {"grpc_server": {"socket": str(code_socket), "location_name": LOCATION}}
-    workspace.write_text(json.dumps({"load_from": [server]}))  # which is YAML, whatever the folder's name
+    workspace.write_text(json.dumps({"load_from": [server]}))  # JSON is YAML, and quotes any folder name
     return workspace
 
 
 @contextmanager
 def _dagster_instance(environment: Mapping[str, str], say: Callable[[str], None]) -> "Iterator[DagsterInstance]":
-    """Open Dagster's storage; creates its tables before several processes find them missing at the same time."""
+    """Open Dagster's storage. Creates its tables first, so that no two processes create them at the same time."""
     os.environ.update(dict(environment))
     from dagster import DagsterInstance  # noqa: PLC0415  # a second of imports that no other command needs
 
@@ -276,7 +276,8 @@ def _dagster_instance(environment: Mapping[str, str], say: Callable[[str], None]
 
 
 def _let_runs_end(instance: "DagsterInstance", say: Callable[[str], None]) -> None:
-    """Wait for runs in flight, which take a second. One that takes longer is cut off, and rescued at the next start."""
+    """Wait for the runs in progress, which take a second. One that takes longer is cut off; the next start requeues
+    its jobs."""
     from stats_pipeline.runtime.instance import count_runs_in_progress  # noqa: PLC0415
 
     deadline = time.monotonic() + _DRAIN_SECONDS
@@ -295,11 +296,10 @@ def _answers(address: Path | tuple[str, int]) -> bool:
 
 
 def _wake_sensors(database_url: str) -> bool:
-    """A sensor that waits for work holds its process up until its tick is over: end the tick. Whether the database is
-    there."""
+    """End the ticks of waiting sensors, without which their process would not stop. Whether the database answers."""
     try:
         with psycopg.connect(database_url, autocommit=True, connect_timeout=2) as connection:
             connection.execute("notify stats_pipeline_stop")
     except psycopg.Error:
-        return False  # no sensor waits on a database that is gone
+        return False  # without a database no sensor waits
     return True

@@ -1,7 +1,7 @@
 """The client of the app's cache invalidation route (`docs/app-integration.md` shows the app's side).
 
-It makes one call and says what the app took. How the call is made, and when it is given up, belongs to `outbound.py`;
-which tags are due, and when to try again, to `outbox.py`.
+It makes one call and reports which tags the app confirmed. How the call is made, and when it times out, belongs to
+`outbound.py`; which tags are due, and when to retry, to `outbox.py`.
 """
 
 import ipaddress
@@ -25,7 +25,7 @@ _MAX_PROBLEM = 500  # characters
 
 
 def route(settings: Settings) -> str | None:
-    """The address that is called; None without an app."""
+    """The URL that is called; None without an app."""
     return None if settings.app_url is None else str(settings.app_url).rstrip("/") + ROUTE
 
 
@@ -64,10 +64,10 @@ class CacheClient:
         self._http.close()
 
     def invalidate(self, tags: Collection[str], *, request_id: str) -> Delivery:
-        """Ask the app to drop the tags, once. Never raises: what went wrong is in the answer's `problem`.
+        """Ask the app to invalidate the tags, once. Never raises: the `problem` of the result says what went wrong.
 
-        Only a 200 or 207 whose body names a tag as invalidated, and not as failed, counts as taken. Takes at most the
-        timeout of the settings, from the look-up of the name to the last byte.
+        A tag counts as taken only if the answer is a 200 or 207 that lists it as invalidated and not as failed. Takes
+        at most the timeout of the settings, from the look-up of the name to the last byte.
         """
         body = json.dumps({"tags": sorted(tags), "source": SOURCE, "requestId": request_id}).encode()
         try:
@@ -93,7 +93,7 @@ class CacheClient:
         )
 
     def _delivery(self, taken: frozenset[str], problem: str, *, route_failed: bool = False) -> Delivery:
-        """The other side may have said anything: no secret, nothing unprintable and no novel passes."""
+        """The problem, which may quote the app, without secrets and unprintable characters, and cut in length."""
         for secret in sorted(self._secrets, key=len, reverse=True):
             problem = problem.replace(secret, "***").replace(quote(secret, safe=""), "***")
         printable = "".join(character if character.isprintable() else " " for character in problem)
@@ -118,7 +118,7 @@ def _proxy(settings: Settings) -> httpcore.Proxy | None:
 
 
 def _refusal(url: str, response: httpcore.Response) -> str | None:
-    """Why the answer takes no tag whatever its body says, if so."""
+    """The reason if the answer confirms no tag regardless of its body."""
     status = response.status
     headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
     if 300 <= status < 400:
@@ -139,7 +139,7 @@ def _refusal(url: str, response: httpcore.Response) -> str | None:
 
 
 def _target(url: str, location: str) -> str:
-    """Where a redirect leads, without what may be a secret: user, password, query and fragment."""
+    """The target of a redirect, without parts that may be secret: user, password, query and fragment."""
     try:
         parts = urlsplit(urljoin(url, location))
         if not location or not parts.hostname:
@@ -151,7 +151,7 @@ def _target(url: str, location: str) -> str:
 
 
 def _beginning(response: httpcore.Response) -> bytes:
-    """As much of the body as an answer may have; closing the response then drops the rest unread."""
+    """The body up to the longest valid answer; closing the response then drops the rest unread."""
     content = b""
     for part in response.iter_stream():
         content += part

@@ -1,6 +1,6 @@
-"""What crosses a boundary, as types: a job's payload, a row of the job table, a lease, what a delivery achieved.
+"""Types for data that crosses a boundary: a job's payload, a row of the job table, a lease, the result of a delivery.
 
-The database is the judge of a payload (`stats_pipeline.payload_problem`), because two of the three doors never pass
+The database validates payloads (`stats_pipeline.payload_problem`), because two of the three ways to enqueue never pass
 through Python. Behaviour belongs elsewhere.
 """
 
@@ -30,7 +30,7 @@ class Payload(BaseModel):
     tenant_id: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As sent: camel case, without what is not set."""
+        """As sent: camel case, without fields that are not set."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -49,7 +49,7 @@ class Enqueued(BaseModel):
 
 
 def _as_object(value: Any) -> Any:
-    # The app's own writes may hold any JSON; wrapped as `reject_message` wraps a message that is no object.
+    # The app may write any JSON; wrapped in the same way as `reject_message` wraps a message that is not an object.
     return value if isinstance(value, dict) else {"message": value}
 
 
@@ -82,7 +82,7 @@ class Job(BaseModel):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen to it by itself."""
+        """Whether the job has reached a final state."""
         return self.status in ("completed", "failed")
 
     @property
@@ -95,7 +95,7 @@ class Job(BaseModel):
 
 @dataclass(frozen=True)
 class SetAside:
-    """One thing that could not be done while the others went on. It is tried again from `next_try_at` on."""
+    """One thing that could not be done, while the others continued. It is retried from `next_try_at` on."""
 
     what: str
     key: str
@@ -107,7 +107,7 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Lease:
-    """Jobs of one tenant that one run shall work on: how many, and of the first one what people know it by."""
+    """Jobs of one tenant for one run: how many, and the id, trigger and match of the first one."""
 
     lease_id: UUID
     tenant_id: UUID | None
@@ -119,7 +119,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claimed lease: what its run works on, and the RPCs that its predecessor completed for the same jobs."""
+    """A claimed lease: the jobs its run works on, and the RPCs that its predecessor completed for the same jobs."""
 
     lease_id: UUID
     tenant_id: UUID | None
@@ -129,9 +129,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What the app said about the tags it was given: those it took, and why it did not take the others.
+    """The app's answer to one delivery: the tags it confirmed, and why it did not confirm the others.
 
-    `route_failed` means that it said nothing about tags at all, so that other tags would fare no better.
+    `route_failed` means that the answer concerned no tags at all, so that other tags would fail too.
     """
 
     taken: frozenset[str]

@@ -1,7 +1,7 @@
-"""HTTP calls to the outside, each with one deadline for the whole of it, whatever the other side drips.
+"""Outgoing HTTP calls, each with one deadline for the whole call, however slowly the other side answers.
 
-Built on httpcore, the layer beneath httpx: it reads no environment, follows no redirect and unpacks nothing. What an
-answer means belongs to the caller.
+Built on httpcore, the layer beneath httpx: it reads no environment, follows no redirect and decompresses nothing. The
+meaning of an answer belongs to the caller.
 """
 
 import functools
@@ -20,21 +20,21 @@ import certifi
 import httpcore
 from httpcore import SOCKET_OPTION
 
-_KEEP_ALIVE = 5  # seconds; common servers close an idle connection after as many
+_KEEP_ALIVE = 5  # seconds; common servers close an idle connection after the same time
 _TROUBLE = (
     httpcore.NetworkError,
     httpcore.ProtocolError,
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
     OSError,
-    ValueError,  # a host that cannot be a name
+    ValueError,  # an invalid host name
 )
 
 _deadline: ContextVar[float] = ContextVar("deadline")
 
 
 class CallFailed(Exception):
-    """There is no answer, or no whole one; the message says why."""
+    """There is no answer, or only part of one; the message says why."""
 
 
 @functools.cache
@@ -66,10 +66,10 @@ class Outbound:
 
     @contextmanager
     def post(self, url: str, content: bytes, headers: Sequence[tuple[str, str]]) -> Iterator[httpcore.Response]:
-        """The answer, its body still unread. The deadline is for all of the block, which raises `CallFailed`."""
+        """The answer, with its body unread. The deadline covers the whole block, which raises `CallFailed`."""
         reset = _deadline.set(time.monotonic() + self._timeout)
         try:
-            # Every other wait is ours, in `_Stream` and `_Backend`.
+            # All other waits are limited by `_Stream` and `_Backend`.
             waits = {"timeout": {"pool": self._timeout}}
             with self._pool.stream("POST", url, content=content, headers=list(headers), extensions=waits) as answer:
                 yield answer
@@ -89,9 +89,9 @@ def _left() -> float:
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection on which each wait ends at the deadline of the call that is under way on this thread.
+    """A connection on which each wait ends at the deadline of this thread's current call.
 
-    The handshake is one wait to Python's `ssl`, as is reading a record, in however many pieces they come.
+    For Python's `ssl` the handshake is a single wait, and so is reading a record, in however many pieces they arrive.
     """
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
@@ -108,7 +108,7 @@ class _Stream(httpcore.NetworkStream):
                 buffer = buffer[connection.send(buffer) :]
         except TimeoutError:
             raise
-        except OSError as error:  # httpcore then reads what the other side said before it hung up
+        except OSError as error:  # httpcore then reads what was sent before the connection was closed
             raise httpcore.WriteError(str(error)) from None
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class _Backend(httpcore.NetworkBackend):
         while True:
             address = addresses.pop(0)
             try:
-                # An address that swallows everything leaves their share of the time to the others.
+                # An address that never answers must leave time for the others.
                 share = _left() / (len(addresses) + 1)
                 return _Stream(self._inner.connect_tcp(address, port, share, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
@@ -153,7 +153,7 @@ class _Backend(httpcore.NetworkBackend):
 
 
 def _look_up(host: str, port: int) -> list[str]:
-    """The host's addresses. Nothing ends a look-up early: one that hangs is left to a thread of its own."""
+    """The host's addresses. A look-up cannot be interrupted, so it runs in a thread, which is abandoned if it hangs."""
     found: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
 
     def look_up() -> None:

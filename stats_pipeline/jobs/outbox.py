@@ -1,7 +1,7 @@
-"""The outbox: cache tags that are due, and handing them to the app.
+"""The outbox: cache tags that are due, and their delivery to the app.
 
-A row is written in the transaction that made its tag stale (`complete_function`), so it is due whatever dies next.
-Delivery is at least once; invalidating a tag twice is harmless, not invalidating it leaves stale pages.
+A row is written in the transaction that makes its tag stale (`complete_function`), so a crash cannot lose it. Delivery
+is at least once: invalidating a tag twice is harmless, not invalidating it leaves stale pages.
 """
 
 from uuid import UUID
@@ -14,11 +14,11 @@ NOTHING_DUE = Delivery(frozenset())
 
 
 def deliver(database: Database, cache: CacheClient, *, cache_deadline: int, lease_id: UUID | None = None) -> Delivery:
-    """Deliver with one call what is due: what the run of one lease has made stale by now, or everything.
+    """Deliver the due tags with one call: those that the run of one lease has made stale so far, or all.
 
-    Between reading and recording no transaction is open. If the process dies after the app took the tags and before
-    that is recorded, they are delivered again. Rows added meanwhile are not touched, so a tag that went stale again
-    stays due. Nothing is due while the route is given a rest after a failure.
+    Between reading and recording no transaction is open. If the process dies after the app confirmed the tags and
+    before that is recorded, they are delivered again. Rows added in between are not touched, so a tag that went stale
+    again stays due. Nothing is due during the pause after a failure of the route.
     """
     due = database.run("list_due_tags", route=cache.url, lease_id=lease_id)
     if not due:

@@ -1,6 +1,6 @@
-"""Jobs as rows and messages: enqueue, retry, lease, list, and what is set aside.
+"""Jobs as rows and messages: enqueue, retry, lease, list, set aside.
 
-Each function calls one SQL function of `sql/functions/`, which says what is atomic. What a run does with the jobs of a
+Each function calls one SQL function of `sql/functions/`, which says what is atomic. The work of a run on the jobs of a
 lease is in `refresh.py`.
 """
 
@@ -30,9 +30,9 @@ def enqueue(connection: Connection[Any], payload: dict[str, Any]) -> Enqueued:
 
 
 def try_to_enqueue(connection: Connection[Any]) -> None:
-    """Enqueue a job for the default club, and take it back, so that nobody sees it. Raises what an enqueue raises.
+    """Enqueue a job for the default club and roll back, so that it is never visible. Raises what an enqueue raises.
 
-    Leaves nothing but a message id that is never used. Not within a transaction of the caller's.
+    Leaves only an unused message id. The caller must not have a transaction open.
     """
     payload = Payload(triggered_by="admin", request_id=f"try-{uuid4()}")
     with connection.transaction(force_rollback=True):
@@ -40,7 +40,7 @@ def try_to_enqueue(connection: Connection[Any]) -> None:
 
 
 def retry(connection: Connection[Any], job_id: UUID) -> Enqueued:
-    """Enqueue a failed job again, or return the retry that is under way. Raises `InvalidJob`."""
+    """Enqueue a failed job again, or return its retry if one is queued or processing. Raises `InvalidJob`."""
     return _public_call(connection, "public.retry_stats_job", job_id=job_id)
 
 
@@ -50,15 +50,15 @@ def _public_call(connection: Connection[Any], function: str, **arguments: Any) -
     except psycopg.DataError as error:
         if error.sqlstate == INVALID_JOB_SQLSTATE:
             raise InvalidJob(error.diag.message_primary) from None
-        # NaN, a zero character, half a surrogate pair: JSON to Python, but not to PostgreSQL.
+        # NaN, a zero character, half a surrogate pair: valid JSON for Python, but not for PostgreSQL.
         raise InvalidJob(f"payload cannot be stored as JSON: {one_line(error)}") from None
 
 
 def enqueue_each(connection: Connection[Any], payloads: Iterable[Payload]) -> list[Enqueued]:
     """Enqueue one job for each payload, in the caller's transaction.
 
-    One that is refused, or whose request somebody else is enqueuing just now, is set aside with the reason, to be tried
-    again by the reconciler, and the others go on; the answers are those of the others.
+    One that is rejected, or whose request is being enqueued by another session, is set aside with the reason, for the
+    reconciler to retry. The others are enqueued; the answers are theirs.
     """
     answers = []
     for payload in payloads:
@@ -72,14 +72,14 @@ def enqueue_each(connection: Connection[Any], payloads: Iterable[Payload]) -> li
 
 
 def enqueue_again(connection: Connection[Any], key: str) -> None:
-    """Enqueue what `enqueue_each` has set aside under this key, or set it aside for longer."""
+    """Enqueue the job that `enqueue_each` has set aside under this key, or set it aside for longer."""
     enqueue_each(
         connection, [Payload.model_validate(row["detail"]) for row in run(connection, "read_set_aside", key=key)]
     )
 
 
 def put_aside(connection: Connection[Any], what: str, key: str, error: Exception) -> None:
-    """Remember what could not be done for one thing, so that people see it and it is tried again."""
+    """Record a failure for one thing, so that it is shown and retried."""
     call(
         connection,
         "put_aside",
@@ -91,12 +91,12 @@ def put_aside(connection: Connection[Any], what: str, key: str, error: Exception
 
 
 def list_set_aside(connection: Connection[Any]) -> list[SetAside]:
-    """What could not be done and is tried again, the oldest first."""
+    """Everything that was set aside and is retried, oldest first."""
     return [SetAside(**row) for row in run(connection, "list_set_aside")]
 
 
 def lease(connection: Connection[Any], *, lease_seconds: int, max_runs: int) -> list[Lease]:
-    """Take the waiting jobs of every tenant that has no open lease, for at most `max_runs` open leases in all."""
+    """Lease the waiting jobs of every tenant without an open lease, up to `max_runs` open leases in all."""
     return [Lease(**row) for row in call(connection, "acquire_leases", lease_seconds=lease_seconds, max_runs=max_runs)]
 
 
@@ -114,7 +114,7 @@ def get_job(connection: Connection[Any], job_id: UUID) -> Job:
 
 
 def find_job(connection: Connection[Any], beginning: str) -> Job:
-    """The one job whose id begins so. Raises `InvalidJob` if there is none, or more than one."""
+    """The only job whose id begins with these characters. Raises `InvalidJob` if there is none, or more than one."""
     ids = [row["id"] for row in run(connection, "find_jobs", beginning=beginning)]
     if not ids:
         is_whole = len(beginning) == len(str(uuid4()))

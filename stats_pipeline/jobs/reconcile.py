@@ -1,9 +1,9 @@
 """Compares queue, rows, leases and runs, and repairs every mismatch.
 
-`decide` is a pure function over snapshots of them; `apply` carries a decision out with the same SQL functions
-the normal path uses, each of which looks again before it changes anything. So a snapshot may be old, a repair may be
-applied twice, and two reconcilers may work side by side. A repair that fails is set aside for a while, and keeps no
-other. The snapshot of Dagster's runs is taken in `defs/runs.py`.
+`decide` is a pure function over snapshots of them; `apply` carries out a decision with the same SQL functions as the
+normal path, each of which checks the current state before it changes anything. So a snapshot may be old, a repair may
+be applied twice, and two reconcilers may run side by side. A repair that fails is set aside for a while and does not
+delay the others. The snapshot of Dagster's runs is taken in `defs/runs.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,13 +24,13 @@ from stats_pipeline.settings import Settings
 
 log = structlog.get_logger()
 
-# What Dagster says of a run: "unknown" if it has none, "not asked" where Dagster may be down.
+# The state of a run in Dagster: "unknown" if there is none, "not asked" where Dagster may be down.
 DagsterState = Literal["live", "finished", "canceled", "unknown", "not asked"]
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job that is queued without a message, or processed by nobody."""
+    """A job that is queued without a message, or `processing` without a run."""
 
     id: UUID
     status: Status
@@ -38,7 +38,7 @@ class JobRow:
 
 @dataclass(frozen=True)
 class LeaseRow:
-    """A lease that is open, left a job open or set aside, or was lost lately.
+    """A lease that is open, has left a job open or set aside, or was lost recently.
 
     Seconds are None before it is claimed or ends.
     """
@@ -57,14 +57,14 @@ class LeaseRow:
 
 @dataclass(frozen=True)
 class Limits:
-    """When silence means death, and how long a job waits for its tags; seconds."""
+    """After how long a silent run counts as dead, and how long a job waits for its tags; seconds."""
 
     dead_after: float
     cache_deadline: float
     cache_configured: bool
 
 
-# Each repair as text completes "Would …".
+# The text of each repair completes "Would …".
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class SendMessage:
 
 @dataclass(frozen=True)
 class ArchiveMessage:
-    """A message whose job is over, or gone, leaves the queue."""
+    """A message whose job has ended or no longer exists leaves the queue."""
 
     msg_id: int
 
@@ -89,7 +89,7 @@ class ArchiveMessage:
 
 @dataclass(frozen=True)
 class RequeueJob:
-    """A job that is being processed by no run is queued again."""
+    """A `processing` job without a run is queued again."""
 
     job_id: UUID
     reason: str = "Its run is unknown"
@@ -100,7 +100,7 @@ class RequeueJob:
 
 @dataclass(frozen=True)
 class SettleLease:
-    """A lease whose run has recorded everything, or waits for nothing any more, ends its jobs."""
+    """A lease whose run has recorded everything, or waits for nothing more, ends its jobs."""
 
     lease_id: UUID
 
@@ -110,12 +110,12 @@ class SettleLease:
 
 @dataclass(frozen=True)
 class ExpireLease:
-    """A lease that no run will claim, or whose run is dead, gives its jobs back."""
+    """A lease that no run will claim, or whose run is dead, returns its jobs to the queue."""
 
     lease_id: UUID
     not_renewed_since: datetime | None
     reason: str
-    cause: str | None = None  # of the failure of a run that has not claimed it
+    cause: str | None = None  # why its run failed before it could claim the lease
 
     def __str__(self) -> str:
         return f"queue the jobs of lease {self.lease_id} again: {self.reason}"
@@ -135,7 +135,7 @@ class RevokeLease:
 
 @dataclass(frozen=True)
 class FailInDagster:
-    """Dagster is told that a run it believes in is dead."""
+    """A dead run that Dagster considers alive is marked as failed there."""
 
     run_id: str
 
@@ -145,7 +145,7 @@ class FailInDagster:
 
 @dataclass(frozen=True)
 class EnqueueAgain:
-    """A job that could not be enqueued, such as a club's nightly one, is enqueued after all."""
+    """A job that could not be enqueued, such as a club's nightly one, is enqueued again."""
 
     key: str
 
@@ -160,20 +160,20 @@ Repair = (
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is out of step in queue and rows, and the leases to look at, as one transaction saw them."""
+    """The inconsistencies of queue and rows, and the leases to check, as one transaction saw them."""
 
     jobs: list[JobRow]
     stale_messages: list[int]
     leases: list[LeaseRow]
-    enqueues: list[str]  # set aside, and due to be tried again
+    enqueues: list[str]  # set aside, and due for a retry
     resting: frozenset[str]  # repairs that have failed and are not due yet
 
 
 def decide(snapshot: Snapshot, dagster: Mapping[str, DagsterState] | None, limits: Limits) -> list[Repair]:
-    """What to repair, given what there is. Pure; the same state gives the same repairs, a sound one gives none.
+    """The repairs for a snapshot. Pure; the same state gives the same repairs, a consistent one gives none.
 
-    `dagster` tells of a claimed run under its id, of one that has not claimed its lease under the lease's; None if
-    Dagster was not asked. A run of which one lease is heard is alive, whatever has become of its others.
+    `dagster` maps a claimed run's id, or an unclaimed lease's id, to the state of the run; None if Dagster was not
+    asked. A run with recent heartbeats on one lease is alive, even if its other leases have ended.
     """
     heard = {row.run_id for row in snapshot.leases if row.outcome is None and not _is_silent(row, limits)}
     repairs: list[Repair] = [ArchiveMessage(msg_id) for msg_id in snapshot.stale_messages]
@@ -182,12 +182,12 @@ def decide(snapshot: Snapshot, dagster: Mapping[str, DagsterState] | None, limit
         state = "not asked" if dagster is None else dagster.get(lease.run_id or str(lease.id), "unknown")
         repairs += _decide_lease(lease, state, limits, is_heard=lease.run_id in heard)
     repairs += [EnqueueAgain(key) for key in snapshot.enqueues]
-    # Several leases may have had one run.
+    # Several leases may name the same run.
     return [repair for repair in dict.fromkeys(repairs) if name_of(repair) not in snapshot.resting]
 
 
 def name_of(repair: Repair) -> str:
-    """By which a repair that fails is known: what it is, and of what."""
+    """The name under which a failed repair is set aside: its kind and its subject."""
     subject, *_ = vars(repair).values()
     return f"{type(repair).__name__} {subject}"
 
@@ -221,7 +221,7 @@ def _decide_unclaimed(row: LeaseRow, state: DagsterState) -> list[Repair]:
         return []
     if state == "canceled":
         return [RevokeLease(row.id, None, "The run was cancelled before it started")]
-    # Launched after all, the run will find that its lease has expired, and stop.
+    # If the run is launched later, it finds that its lease has expired, and stops.
     never_launched = state == "unknown" and row.launch_overdue
     if state == "finished" or never_launched or row.claim_overdue:
         return [ExpireLease(row.id, None, "No run has claimed it")]
@@ -243,23 +243,23 @@ def read(database: Database) -> Snapshot:
 
 
 def limits_of(settings: Settings) -> Limits:
-    """The limits that the settings ask for."""
+    """The limits from the settings."""
     return Limits(settings.dead_after, settings.cache_deadline, settings.app_url is not None)
 
 
 def apply_all(
     opened: Database, repairs: Iterable[Repair], settings: Settings, fail_in_dagster: Callable[[str], None]
 ) -> list[str]:
-    """Carry repairs out, each in a transaction of its own; what went wrong, a line for each repair that failed.
+    """Carry out repairs, each in its own transaction; returns a line for each repair that failed.
 
-    One that fails is set aside and left out of the next looks, for longer each time. Raises `DatabaseUnavailable` and
-    what the database says when it is out of reach, at once.
+    One that fails is set aside, for longer each time, and not decided on until then. An outage of the database is
+    raised at once, as `DatabaseUnavailable` or the error of the driver.
     """
     problems: list[str] = []
     for repair in repairs:
         try:
             with opened.transaction() as connection:
-                # Whoever holds the row is alive and may well make the repair unnecessary; the other repairs go on.
+                # The session that holds the row is alive and may make the repair unnecessary; the others need not wait.
                 connection.execute("set local lock_timeout = '2s'")
                 apply(connection, repair, settings, fail_in_dagster)
                 run(connection, "take_up_again", what="repair", key=name_of(repair))
@@ -282,7 +282,7 @@ def apply_all(
 def apply(
     connection: Connection[Any], repair: Repair, settings: Settings, fail_in_dagster: Callable[[str], None]
 ) -> None:
-    """Carry one repair out, in one transaction. Idempotent, and nothing if the mismatch has gone since."""
+    """Carry out one repair, in one transaction. Idempotent; does nothing if the mismatch no longer exists."""
     match repair:
         case SendMessage(job_id):
             call(connection, "ensure_messages", job_ids=[job_id])

@@ -1,4 +1,4 @@
-"""What one run does with the jobs of one lease: claim, beat, compute, fail, deliver, settle.
+"""The work of one run on the jobs of one lease: claim, heartbeat, compute, fail, deliver, settle.
 
 Each step calls one SQL function of `sql/functions/`, which says what is atomic. Enqueuing and leasing are in
 `queue.py`.
@@ -31,7 +31,7 @@ HEARTBEAT_SECONDS = 1
 
 
 def session_name(run_id: str) -> str:
-    """By which the sessions of a run's process are known, to be cut off when its lease is taken from it."""
+    """The name of the database sessions of a run's process, which are ended when its lease is taken from it."""
     return f"stats-pipeline run {run_id[:8]} pid {os.getpid()}"
 
 
@@ -39,7 +39,7 @@ class Refresh:
     """The work of one run on one lease, shared by the threads of its process.
 
     Without a lease the run was started by hand: it acquires one when it claims, with the failed jobs of the run that it
-    executes again, or else with a job of its own. Until then nothing is recorded.
+    re-executes, or else with a new job. Until then nothing is recorded.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Refresh:
         cache: CacheClient | None = None,
         busy_until: float = 0,
     ) -> None:
-        """`parent_run_id` is the run that this one executes again. `busy_until` (Unix time) is how long the claim of a
-        run without a lease waits for the tenant's open one."""
+        """`parent_run_id` is the run that this one re-executes. The claim of a run without a lease waits until
+        `busy_until` (Unix time) for the tenant's open lease to end."""
         self.run_id = run_id
         self.lease_id = lease_id
         self._is_by_hand = lease_id is None
@@ -72,12 +72,12 @@ class Refresh:
         self._beats: threading.Thread | None = None
 
     def claim(self, functions: Sequence[str]) -> Claim:
-        """Claim the lease and begin to beat, once per process; other threads get the first one's answer.
+        """Claim the lease and start the heartbeat, once per process; other threads get the first one's answer.
 
-        Waits while another lease of the tenant is open; all threads give up at the same moment. Raises `LeaseLost` if
-        this run is no longer wanted, and `TenantBusy`.
+        Waits while another lease of the tenant is open; all threads give up at the same time. Raises `LeaseLost` if
+        the lease is not this run's any more, and `TenantBusy`.
         """
-        # Each op takes the connection it will compute on before its turn, so that all of them are opened meanwhile.
+        # Each op takes the connection it will compute on before it waits, so that all are opened at the same time.
         with self._database.connection() as connection, self._claiming:
             if self._claimed is None and (claimed := self._try_to_claim(connection, functions)) is not None:
                 self._begin(claimed)
@@ -88,9 +88,9 @@ class Refresh:
             return self._claimed
 
     def try_to_claim(self, functions: Sequence[str]) -> Claim | None:
-        """Move the leased jobs to `processing`; again, the answer is the same. None: another lease is open.
+        """Move the leased jobs to `processing`; a repeated call returns the same. None: another lease is open.
 
-        Raises `LeaseLost`, also when none of the leased jobs is there to be done any more.
+        Raises `LeaseLost`, also if none of the leased jobs is left to do.
         """
         with self._database.connection() as connection:
             return self._try_to_claim(connection, functions)
@@ -125,7 +125,7 @@ class Refresh:
         return Claim(row["id"], row["tenant_id"], tuple(row["job_ids"]), carried_over)
 
     def _wait_for_claim(self, functions: Sequence[str]) -> Claim:
-        """Another lease of the tenant is open, which a run with a lease never meets: only this one needs to listen."""
+        """Wait until the tenant's open lease ends. Only for a run that was started by hand: no other can meet one."""
         with self._database.dedicated_connection() as connection:
             if self._database.can_listen:
                 connection.execute("listen stats_pipeline_work")
@@ -142,7 +142,7 @@ class Refresh:
         self._beats.start()
 
     def renew(self, *, silent_for: int = 0) -> bool:
-        """Say that the run is alive, and keep its messages leased; it may then be silent for so many seconds.
+        """Send a heartbeat and keep the run's messages leased; the next one may take `silent_for` seconds longer.
 
         False if the lease has ended.
         """
@@ -158,9 +158,9 @@ class Refresh:
             )
 
     def _beat(self) -> None:
-        """Each second until the end. A beat that cannot be sent is missing: the next may get through."""
+        """Each second until the end. A failed heartbeat is skipped; the next one may succeed."""
         silence = Outage(f"run {self.run_id} could not say that it is alive", f"run {self.run_id} is heard again")
-        # The first beat at once: a process may do one function of a run, and live for less than a second.
+        # The first heartbeat at once: a process that runs one function may live for less than a second.
         while not self._ending.is_set():
             try:
                 self.renew()
@@ -170,8 +170,8 @@ class Refresh:
             self._ending.wait(HEARTBEAT_SECONDS)
 
     def end(self, *, goes_on: bool = False) -> None:
-        """Stop beating. With `goes_on`, another process of the same run is about to start: nobody beats until it has
-        imported everything, which may take many seconds."""
+        """Stop the heartbeat. With `goes_on`, another process of the same run is about to start: no heartbeat is sent
+        until it has imported everything, which may take many seconds."""
         self._ending.set()
         if self._beats is None:
             return
@@ -183,9 +183,9 @@ class Refresh:
                 log.warning("a run could not say that it goes on", run_id=self.run_id, reason=one_line(error))
 
     def compute(self, function: StatsFunction, claimed: Claim, *, tries: int) -> tuple[int, dict[str, int]]:
-        """Call the stats function and make its tags due, in one transaction; milliseconds, and rows per table.
+        """Call the stats function and make its tags due, in one transaction; returns milliseconds, and rows per table.
 
-        `tries` counts this one. One that fails leaves nothing behind. Raises what the database raised, or `LeaseLost`.
+        `tries` includes this one. A failed try leaves nothing behind. Raises the error of the database, or `LeaseLost`.
         """
         started = time.monotonic()
         try:
@@ -210,7 +210,7 @@ class Refresh:
             raise _lease_lost(error) from error
 
     def record_failed_try(self, rpc: str, *, tries: int, duration_ms: int, problem: str) -> None:
-        """Note a try that failed, with another one perhaps to come, and show it in the job's row."""
+        """Record a failed try that may be followed by another one, and show it in the job's row."""
         if self.lease_id is None:
             return
         self._database.call(
@@ -225,7 +225,7 @@ class Refresh:
         self.settle()
 
     def fail(self, rpc: str, problem: str) -> set[str]:
-        """Note that a function has failed for good, and with it those that come after it; the latter's names."""
+        """Record that a function has failed for good, and the functions after it with it; returns their names."""
         skipped = dependents(rpc, self._settings.functions)
         if self.lease_id is None:
             return skipped
@@ -237,10 +237,9 @@ class Refresh:
         return skipped
 
     def deliver(self) -> Delivery:
-        """Hand the run's due tags to the app, and settle, whatever the app said.
+        """Deliver the run's due tags to the app, then settle, whatever the app answers.
 
-        One call at a time: functions that end while it is under way share the next one, so a run of ten makes about
-        four calls.
+        One call at a time: functions that end during a call share the next one, so a run of ten makes about four calls.
         """
         delivery = outbox.NOTHING_DUE
         if self._cache is not None and self.lease_id is not None:
@@ -256,7 +255,7 @@ class Refresh:
         return delivery
 
     def settle(self) -> None:
-        """Bring the jobs up to what has been recorded; ends them when nothing is left to do. Idempotent."""
+        """Update the jobs from the recorded results; ends them when nothing is left to do. Idempotent."""
         if self.lease_id is not None:
             self._database.call(
                 "settle_lease",
@@ -267,7 +266,7 @@ class Refresh:
 
 
 def _call(connection: Connection[Any], function: StatsFunction, tenant_id: UUID | None, timezone: str) -> None:
-    """Its day is that of `timezone`, unless the app knows the club's own."""
+    """The current day is that of `timezone`, unless the app has a time zone for the club."""
     run(connection, "begin_computing", milliseconds=function.timeout_seconds * 1000, timezone=timezone)
     argument = sql.SQL("") if tenant_id is None else sql.Literal(tenant_id)
     connection.execute(sql.SQL("select public.{}({})").format(sql.Identifier(function.rpc), argument))
@@ -276,10 +275,10 @@ def _call(connection: Connection[Any], function: StatsFunction, tenant_id: UUID 
 def try_function(
     connection: Connection[Any], function: StatsFunction, tenant_id: UUID | None, *, timezone: str
 ) -> int | None:
-    """Call the stats function as a run does and take everything back; milliseconds. None: the club has an open lease.
+    """Call the stats function as a run does and roll back; returns milliseconds. None: the club has an open lease.
 
-    Waits a second for a lock at most. Raises what the database raises, at the call or by a deferred constraint. What is
-    left are gaps in sequences. Not within a transaction of the caller's.
+    Waits at most a second for a lock. Raises the error of the database, including those of deferred constraints. Leaves
+    only gaps in sequences. The caller must not have a transaction open.
     """
     with connection.transaction(force_rollback=True):
         if run_one(connection, "begin_trying", tenant_id=tenant_id)["is_busy"]:

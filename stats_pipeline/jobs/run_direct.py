@@ -1,7 +1,7 @@
 """The emergency path: this process runs the waiting jobs itself, without Dagster.
 
-It leases, claims, computes, delivers and settles with the SQL functions that a run of Dagster uses. So it may run
-beside Dagster: nothing is done twice or undone, and the jobs end in the table like any other. There are no retries.
+It leases, claims, computes, delivers and settles with the SQL functions that a Dagster run uses. So it may run beside
+Dagster: nothing is done twice or undone, and the jobs end in the table like any other. There are no retries.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,10 +25,10 @@ from stats_pipeline.settings import Settings
 
 
 def run_direct(opened: Database, settings: Settings, say: Callable[[str], None]) -> list[UUID]:
-    """Run every waiting job, or refresh every tenant if there is none; the ids of the jobs that were processed.
+    """Run every waiting job, or refresh every tenant if there is none; returns the ids of the processed jobs.
 
     The jobs of crashed runs are queued again first. A tenant whose run is alive is left to that run. If this process
-    dies, its jobs are rescued like those of any run. Raises `InvalidJob` at the end if a tenant was refused.
+    dies, its jobs are requeued like those of any run. Raises `InvalidJob` at the end if a tenant was rejected.
     """
     _repair(opened, settings, say)
     opened.run("make_jobs_visible")
@@ -41,7 +41,7 @@ def run_direct(opened: Database, settings: Settings, say: Callable[[str], None])
         for tenant in settings.tenants or (None,):
             try:
                 leases = _enqueue_and_lease(opened, tenant, settings)
-            except InvalidJob as error:  # a club that does not exist keeps no other from its refresh
+            except InvalidJob as error:  # a club that does not exist must not stop the others
                 refused.append(error)
                 continue
             for lease in leases:
@@ -52,7 +52,7 @@ def run_direct(opened: Database, settings: Settings, say: Callable[[str], None])
 
 
 def _repair(opened: Database, settings: Settings, say: Callable[[str], None]) -> None:
-    """Queue the jobs of crashed runs again, and deliver the tags that other runs have left due."""
+    """Requeue the jobs of crashed runs, and deliver the tags that other runs have left due."""
     repairs = reconcile.decide(reconcile.read(opened), None, reconcile.limits_of(settings))
     for repair in repairs:
         say(f"Repairing: {repair}")
@@ -69,7 +69,7 @@ def _lease(opened: Database, settings: Settings) -> list[Lease]:
 
 
 def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings) -> list[Lease]:
-    """In one transaction, or else a sensor could be quicker; no job is left behind that cannot start."""
+    """In one transaction: otherwise a sensor could lease the job first. A job that cannot be leased is not enqueued."""
     payload = Payload(
         triggered_by="admin",
         request_id=str(uuid4()),
@@ -86,7 +86,7 @@ def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings
 
 
 def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], None]) -> tuple[UUID, ...]:
-    """One run: its functions in parallel, as far as their order allows; then the delivery of their tags."""
+    """One run: its functions, in parallel as far as their order allows; then the delivery of their tags."""
     run_id = str(uuid4())
     functions = sorted(function.rpc for function in settings.functions)
     with (
@@ -138,7 +138,7 @@ def _compute_all(refresh: Refresh, claimed: Claim, url: str, settings: Settings,
 
 
 def _compute(refresh: Refresh, function: StatsFunction, claimed: Claim) -> str | None:
-    """What went wrong, if anything did."""
+    """The reason if it failed."""
     try:
         refresh.compute(function, claimed, tries=1)
     except (psycopg.Error, StatsPipelineError) as error:
@@ -147,7 +147,7 @@ def _compute(refresh: Refresh, function: StatsFunction, claimed: Claim) -> str |
 
 
 def _give_up(url: str, lease_id: UUID, max_attempts: int) -> None:
-    """Queue the run's jobs again, and end its statements, which would otherwise go on until their timeout."""
+    """Requeue the run's jobs, and end its statements, which would otherwise continue until their timeout."""
     with database.connect(url, autocommit=True) as connection:
         call(
             connection,

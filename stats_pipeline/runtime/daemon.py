@@ -1,12 +1,12 @@
 """Dagster's daemon with quicker sensors: `python -m stats_pipeline.runtime.daemon run …`.
 
-Two things differ from `dagster-daemon`, whose arguments it takes. Dagster touches the launcher only when it launches,
-so the first job after a start would wait a second for imports: the fork server is started first. And Dagster looks
-each five seconds which sensors are due, so long would one that has found work be away: here it looks more often.
+Two things differ from `dagster-daemon`, whose arguments it takes. Dagster loads the launcher only for the first run, so
+the first job after a start would wait a second for imports: here the fork server is started first. And Dagster checks
+every five seconds which sensors are due, a pause for every sensor that has found work: here it checks more often.
 """
 
 import dagster as dg
-from dagster._daemon.cli import main  # what `dagster-daemon` calls
+from dagster._daemon.cli import main  # the entry point of `dagster-daemon`
 from dagster._daemon.sensor import (  # the pause between two rounds, seconds, and the loop that reads it
     MIN_INTERVAL_LOOP_TIME,
     execute_sensor_iteration_loop,
@@ -20,7 +20,7 @@ ROUND_SECONDS = 0.35
 
 
 def quicken_sensors() -> None:
-    """Let this process's daemon look so often which sensors are due; Dagster has no setting for it."""
+    """Make this process's daemon check every ROUND_SECONDS which sensors are due; Dagster has no setting for it."""
     execute_sensor_iteration_loop.__globals__["MIN_INTERVAL_LOOP_TIME"] = min(ROUND_SECONDS, MIN_INTERVAL_LOOP_TIME)
 
 

@@ -1,8 +1,8 @@
 """The executor of the stats jobs: every ready step runs in a thread of the run's own process.
 
-The ten ops wait for PostgreSQL, so threads overlap them fully, where a process per step would spend a second of CPU
-each on imports. What a step is, how it is retried and what its hooks see stays Dagster's own code; only the
-scheduling lives here. Retry policies and pools belong to the ops, the limit across runs to the run coordinator.
+The ten ops wait for PostgreSQL, so threads overlap them fully, while a process per step would cost a second of CPU each
+for imports. Steps, retries and hooks remain Dagster's own code; only the scheduling lives here. Retry policies and
+pools belong to the ops, the limit across runs to the run coordinator.
 
 Dagster has no public interface below `Executor.execute`, hence the private imports: they are the parts its own
 in-process and multiprocess executors are assembled from, and the pinned Dagster version keeps them in place.
@@ -44,11 +44,11 @@ from dagster._core.execution.tags import get_tag_concurrency_limits_config  # as
 
 MAX_CONCURRENT = 16
 
-# Step threads report through a queue, which wakes the main thread at once. Two things send it nothing: a termination
-# signal, and a pool slot given up by another run. This many seconds bound how late they are noticed.
+# Step threads report through a queue, which wakes the main thread at once. Two things do not wake it: a termination
+# signal, and a pool slot released by another run. They are noticed within this many seconds.
 WAKE_UP = 0.1
 
-# What a step's thread sends: its events as they happen, and last None, or the exception that ended the thread.
+# A step's thread sends its events as they happen, and at the end None, or the exception that ended the thread.
 _Reports = queue.SimpleQueue[tuple[StepExecutionContext, dg.DagsterEvent | BaseException | None]]
 
 
@@ -57,12 +57,12 @@ class ThreadExecutor(dg.Executor):
 
     Resources are initialised once per run and shared by the threads, so they must be thread-safe: a connection pool,
     not a connection. A step's hooks run on its thread after its outcome was reported: downstream steps and the pool
-    slot do not wait for a slow hook, the end of the run does. Output is captured once for the whole process, because
-    a file descriptor cannot be redirected per thread.
+    slot do not wait for a slow hook, but the end of the run does. Output is captured once for the whole process,
+    because a file descriptor cannot be redirected per thread.
 
     Termination does not wait for the steps: they are recorded as interrupted failures, no further hook starts, and
-    their threads die with the process. A statement in flight then goes on inside PostgreSQL until the server notices
-    the lost client (`client_connection_check_interval`) or its `statement_timeout` ends it.
+    their threads end with the process. A running statement continues inside PostgreSQL until the server notices the
+    lost client (`client_connection_check_interval`) or its `statement_timeout` ends it.
     """
 
     def __init__(self, retries: RetryMode, max_concurrent: int, tag_concurrency_limits: list[dict[str, Any]]) -> None:
@@ -134,7 +134,7 @@ class ThreadExecutor(dg.Executor):
                 instance_concurrency_context=pool_slots,
             ) as active,
         ):
-            # After an error of the framework itself nothing new is started, and what runs may finish.
+            # After an error of the framework itself nothing new is started; running steps may finish.
             while running or not (error or active.is_complete):
                 if not error:
                     yield from active.plan_events_iterator(job_context)
@@ -147,7 +147,7 @@ class ThreadExecutor(dg.Executor):
                         ).start()
                     yield from active.concurrency_event_iterator(job_context)
 
-                # First take what was reported, so that no finished step is recorded as interrupted.
+                # Handle pending reports first, so that no finished step is recorded as interrupted.
                 if reports.empty() and active.check_for_interrupts():
                     interrupted.set()
                     yield from _interrupt(undecided)
@@ -172,8 +172,8 @@ class ThreadExecutor(dg.Executor):
 
 
 def _execute_step(step_context: StepExecutionContext, reports: _Reports, interrupted: threading.Event) -> None:
-    """The body of a step's thread. Dagster turns whatever an op or a hook raises into events, so an exception that
-    arrives here is the framework's own (its storage is gone), or was asked for with `raise_on_error`.
+    """The body of a step's thread. Dagster turns the exceptions of ops and hooks into events, so an exception that
+    arrives here is the framework's own (its storage is gone), or was requested with `raise_on_error`.
     """
     error: BaseException | None = None
     events: list[dg.DagsterEvent] = []
@@ -192,7 +192,7 @@ def _execute_step(step_context: StepExecutionContext, reports: _Reports, interru
 
 
 def _interrupt(steps: set[StepExecutionContext]) -> Iterator[dg.DagsterEvent]:
-    """Record the steps as interrupted, then raise what makes Dagster end the run as canceled."""
+    """Record the steps as interrupted, then raise the error that makes Dagster end the run as canceled."""
     try:
         raise DagsterExecutionInterruptedError("The run was terminated")
     except DagsterExecutionInterruptedError:
@@ -202,7 +202,7 @@ def _interrupt(steps: set[StepExecutionContext]) -> Iterator[dg.DagsterEvent]:
 
 
 def _seconds_until_ready(active: ActiveExecution) -> float:
-    # Dagster's interval is the time to the next retry, but never positive while a pool slot is awaited.
+    # Dagster's interval is the time to the next retry, but not positive while a step waits for a pool slot.
     interval = active.sleep_interval()
     return min(interval, WAKE_UP) if interval > 0 else WAKE_UP
 

@@ -1,14 +1,14 @@
 """One hook for both outcomes of an op.
 
-A success hook and a failure hook would write ten more "skipped" events per run: some 40 ms of a job. What is done
-after an outcome is handed in.
+A success hook and a failure hook would write ten more "skipped" events per run: some 40 ms of a job. The caller passes
+the actions.
 """
 
 from collections.abc import Callable, Sequence, Set
 
 import dagster as dg
 from dagster._core.definitions.decorators.hook_decorator import event_list_hook  # no public hook sees both outcomes
-from dagster._core.definitions.events import HookExecutionResult  # what such a hook must return
+from dagster._core.definitions.events import HookExecutionResult  # the result type of such a hook
 
 
 def outcome_hook(
@@ -18,7 +18,7 @@ def outcome_hook(
     succeeded: Callable[[dg.HookContext], None],
     failed: Callable[[dg.HookContext, dg.DagsterEvent], None],
 ) -> dg.HookDefinition:
-    """Call `succeeded` or `failed` (with the failure's event) after an op; neither after a try with another to come."""
+    """Call `succeeded` or `failed` (with the failure's event) after an op; neither after a try that is retried."""
 
     @event_list_hook(name=name, required_resource_keys=set(required_resource_keys))
     def hook(context: dg.HookContext, event_list: Sequence[dg.DagsterEvent]) -> HookExecutionResult:

@@ -1,10 +1,10 @@
-"""What `up` asks of Dagster's instance: sensors that somebody has stopped, and runs that are not over yet."""
+"""Dagster's instance as `up` uses it: restart stopped sensors, and count the runs in progress."""
 
 import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType  # tells a sensor's stored state from a schedule's
 from dagster._core.scheduler.instigation import InstigatorStatus  # stopped in the UI, or as the code declares
 
-# Whatever has a process, or is about to get one; what only waits in Dagster's queue is not waited for.
+# Runs that have a process or are about to get one, but not those that only wait in Dagster's queue.
 _IN_PROGRESS = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -13,7 +13,7 @@ _IN_PROGRESS = [
 
 
 def start_stopped_sensors(instance: dg.DagsterInstance, location: str) -> list[str]:
-    """Have the location's sensors run again that were stopped in the UI; their names."""
+    """Start the location's sensors that were stopped in the UI; returns their names."""
     stopped = instance.all_instigator_state(
         instigator_type=InstigatorType.SENSOR, instigator_statuses={InstigatorStatus.STOPPED}
     )

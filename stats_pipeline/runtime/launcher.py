@@ -1,11 +1,11 @@
 """The launcher of runs: forks each run's process from a server that has Dagster and our code already imported.
 
 Dagster's own launcher starts a Python per run, which costs more than a second of imports; a fork takes milliseconds.
-This one also tells run monitoring whether a run's process lives. `STATS_RUNTIME=stock` switches back. What happens
-inside the process, step by step, does not live here: that is the executor.
+This one also tells run monitoring whether a run's process lives. `STATS_RUNTIME=stock` switches back. The steps inside
+the process are the executor's.
 
-`multiprocessing` has a fork server too, but one per process, for everything in it: it cannot be replaced while one of
-its children runs, runs the parent's `__main__` again in each, and the parent's exit waits for them.
+`multiprocessing` has a fork server too, but only one per process: it cannot be replaced while one of its children runs,
+it runs the parent's `__main__` again in each, and the parent's exit waits for them.
 """
 
 import gc
@@ -27,29 +27,29 @@ from typing import Any, Self
 
 import dagster as dg
 import psutil
-from dagster._core.events import EngineEventData  # a run's process records itself in one
-from dagster._core.instance.ref import InstanceRef  # an instance as it crosses a process border
-from dagster._core.launcher.base import (  # what a launcher is, and tells run monitoring
+from dagster._core.events import EngineEventData  # holds the record of a run's process
+from dagster._core.instance.ref import InstanceRef  # an instance as passed between processes
+from dagster._core.launcher.base import (  # the base class, and its answers to run monitoring
     CheckRunHealthResult,
     LaunchRunContext,
     RunLauncher,
     WorkerStatus,
 )
-from dagster._grpc.impl import core_execute_run  # what each of Dagster's own run workers calls
+from dagster._grpc.impl import core_execute_run  # the entry point of Dagster's own run workers
 from dagster._serdes import ConfigurableClass, ConfigurableClassData  # a class that dagster.yaml names
-from dagster._utils import get_run_crash_explanation  # Dagster's words for an exit code
+from dagster._utils import get_run_crash_explanation  # Dagster's description of an exit code
 from dagster._utils.hosted_user_process import recon_job_from_origin  # loads the run's job
 from dagster._utils.interrupts import capture_interrupts  # a signal waits until Dagster looks for it
 
 _STARTED = "Started the run's process"
-# Importing everything takes 1.5 s on a quiet machine; a server that has not answered after this many is given up.
+# Importing everything takes 1.5 s on an idle machine; a server that has not answered after this many is abandoned.
 ANSWER_TIMEOUT = 60
 
 
 @dataclass(frozen=True)
 class Worker:
-    """The process that executes a run, as it has recorded itself: in the run's event log, where nobody else writes. A
-    tag would be anybody's who may launch a run."""
+    """The process that executes a run, as it has recorded itself in the run's event log, to which only the run writes.
+    A tag could be set by anyone who may launch a run."""
 
     pid: int
     started: float  # seconds from the boot
@@ -68,25 +68,25 @@ class Worker:
 
     @classmethod
     def of_run(cls, instance: dg.DagsterInstance, run_id: str) -> Self | None:
-        """What was recorded last, if anything."""
+        """The last record, if there is one."""
         for entry in reversed(instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)):
             event = entry.get_dagster_event()
             if event.message == _STARTED:
                 said = {name: str(value.value) for name, value in event.engine_event_data.metadata.items()}
-                # One of version 0.1.0 has no host, and so is of none that could be judged from here.
+                # A record of version 0.1.0 has no host, so its process cannot be checked from here.
                 return cls(int(said["pid"]), float(said.get("started", 0)), said.get("host", ""))
         return None
 
     @property
     def is_of_this_host(self) -> bool:
-        """Whether its process id says anything here."""
+        """Whether its process id is valid here."""
         return self.host == _host()
 
     def process(self) -> psutil.Process | None:
         """The live process, if there is one."""
         with suppress(psutil.NoSuchProcess):
             found = psutil.Process(self.pid)
-            # The start tells it from a later process with the same id; the boot time is known to the second.
+            # The start time tells it from a later process with the same id; the boot time is exact to the second.
             if abs(_seconds_from_boot(found) - self.started) < 2 and found.status() != psutil.STATUS_ZOMBIE:
                 return found
         return None
@@ -96,11 +96,11 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
     """Executes each run in a process forked from a server with `preload` (names of modules) imported.
 
     The server belongs to the process that launches, is started by its first run (or by `warm`), and is replaced when
-    a source file of a preloaded package has changed (in development: an installed one is not looked at). A worker
-    leads a session of its own, so it survives its launcher. Whoever dies, somebody notices: the server reports a
-    worker's death at once, also after the launcher died; when the server died too, run monitoring does, by
-    `check_run_worker_health`. A worker of another host (another pid namespace) is not judged, nor ended, from here: its
-    own host does, and when that has died, the heartbeat of its lease tells.
+    a source file of a preloaded package has changed (in development: installed ones are not watched). A worker leads
+    its own session, so it survives its launcher. Every death is noticed: the server reports that of a worker at once,
+    even after the launcher died; if the server died too, run monitoring does, by `check_run_worker_health`. A worker on
+    another host (another pid namespace) is neither checked nor ended from here: its own host does that, and if that
+    host has died, the heartbeats of its lease stop.
     """
 
     def __init__(self, preload: Sequence[str], inst_data: ConfigurableClassData | None = None) -> None:
@@ -143,14 +143,14 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
-        # Read only now: a worker that has not recorded itself yet will see the new status, and not start.
+        # Only after the status was set: a worker that has not recorded itself yet will see it, and not start.
         worker = Worker.of_run(self._instance, run_id)
         if worker is not None and worker.is_of_this_host:
             process = worker.process()
             if process is None:
                 self._instance.report_run_canceled(run, message="The run's process was already gone.")
             else:
-                with suppress(psutil.NoSuchProcess):  # it ended just now, which its server sees and reports
+                with suppress(psutil.NoSuchProcess):  # it has just ended; its server reports that
                     process.terminate()
         return True
 
@@ -185,7 +185,7 @@ class _Server:
                     "-c",
                     f"import sys; sys.path = {sys.path!r}; from {__name__} import serve; serve({arguments})",
                 ],
-                close_fds=False,  # a run's log lines go to a file that this process was given itself
+                close_fds=False,  # a run's log lines go to a file that this process has inherited
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in the launcher's terminal is not meant for the runs
             )
@@ -205,9 +205,9 @@ class _Server:
             raise RuntimeError("The fork server failed; its own words are in this process's error output") from error
 
     def retire(self) -> None:
-        """Let the server end with the last of its workers."""
+        """Let the server end after its last worker."""
         self._connection.close()
-        threading.Thread(target=self._process.wait, daemon=True).start()  # or it would stay as a zombie
+        threading.Thread(target=self._process.wait, daemon=True).start()  # otherwise it would become a zombie
 
 
 _servers: dict[tuple[str, ...], _Server] = {}
@@ -217,7 +217,7 @@ _servers_lock = threading.Lock()
 def _source_files(preload: Iterable[str]) -> set[tuple[str, int]]:
     """The Python files of the packages of these modules, each with its modification time.
 
-    Installed packages are left out: the launcher itself goes on with the old ones until it is restarted.
+    Installed packages are left out: the launcher itself uses the old ones until it is restarted.
     """
     files = set()
     installed = sysconfig.get_path("purelib")
@@ -227,13 +227,13 @@ def _source_files(preload: Iterable[str]) -> set[tuple[str, int]]:
             if Path(folder).is_relative_to(installed):
                 continue
             for path in Path(folder).rglob("*.py"):
-                with suppress(FileNotFoundError):  # replaced while we look: then the next look differs, as it should
+                with suppress(FileNotFoundError):  # just being replaced: the next call sees the difference
                     files.add((str(path), path.stat().st_mtime_ns))
     return files
 
 
 def _host() -> str:
-    """What a process id belongs to: this boot of this machine, and there this pid namespace."""
+    """The scope of a process id: this boot of this machine, and its pid namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{platform.node()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"
@@ -242,15 +242,15 @@ def _host() -> str:
 
 
 def _seconds_from_boot(process: psutil.Process) -> float:
-    # The start as a time of day would move whenever the clock is set.
+    # As a time of day the start would change whenever the clock is set.
     return process.create_time() - psutil.boot_time()
 
 
-# What follows runs in the server and in the processes it forks.
+# The functions below run in the server and in the processes it forks.
 
 
 def serve(launcher_fd: int, preload: Sequence[str]) -> None:
-    """Import everything, then fork a worker per request, until the launcher has gone and the last worker has ended.
+    """Import everything, then fork a worker per request, until the launcher and the last worker have ended.
 
     Stays a single thread with no connection to a database, since a fork would copy both in an unknown state.
     """
@@ -284,7 +284,7 @@ def serve(launcher_fd: int, preload: Sequence[str]) -> None:
                     pid, sentinel = _fork(launcher, _execute_run, *run)
                     children[sentinel] = pid, run
                     launcher.send(pid)
-                except (EOFError, ConnectionError):  # the launcher died, or has no more use for this server
+                except (EOFError, ConnectionError):  # the launcher died, or has retired this server
                     requests.clear()
 
 
@@ -298,10 +298,10 @@ def _fork(launcher: Connection, body: Callable[..., None], *args: object) -> tup
     exit_code = 1
     try:
         os.setsid()
-        launcher.close()  # or the launcher would not notice the end of the server
+        launcher.close()  # otherwise the launcher would not notice the end of the server
         body(*args)
         exit_code = 0
-    except BaseException:  # whatever it was, this process must not return into the server's loop
+    except BaseException:  # in any case, this process must not return into the server's loop
         traceback.print_exc()
     finally:
         try:
@@ -320,7 +320,7 @@ def _execute_run(instance_ref: InstanceRef, run_id: str) -> None:
         recon_job = recon_job_from_origin(run.job_code_origin)
         run = instance.get_run_by_id(run_id) or run
         if run.status != dg.DagsterRunStatus.CANCELING:  # terminated before its process was recorded
-            with suppress(Exception):  # the event log has it already
+            with suppress(Exception):  # Dagster has already logged it
                 for _ in core_execute_run(recon_job, run, instance, inject_env_vars=True):
                     pass
         _end(instance, run_id, "The run's process ended before the run did.")

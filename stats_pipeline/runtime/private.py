@@ -1,7 +1,7 @@
-"""Which private names of Dagster this folder imports, and which of them the installed Dagster does not have.
+"""Lists the private names of Dagster that this folder imports, and those that the installed Dagster does not have.
 
-No other module of the package imports one. What each is for stands beside its import; what to look at when Dagster
-moves stands in `docs/upgrading-dagster.md`.
+No other module of the package imports one. A comment beside each import gives its purpose;
+`docs/upgrading-dagster.md` lists the checks for a new version of Dagster.
 """
 
 import ast
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).parent
-# Needed whatever executes the runs: the guard of Dagster's UI, and sensors that somebody has stopped.
+# Needed in both profiles: the guard of Dagster's UI, and starting stopped sensors.
 IN_EVERY_PROFILE = ("instance", "webserver")
 
 
 class Private(NamedTuple):
-    """One import: a module of this folder, and the name that it takes from a module of Dagster's."""
+    """One import: a module of this folder, and the name that it imports from a module of Dagster's."""
 
     user: str
     module: str
@@ -43,14 +43,14 @@ def all_private_names() -> list[Private]:
 def missing(users: Collection[str]) -> list[str]:
     """The names that these modules import and the installed Dagster does not have.
 
-    A module that nobody has imported yet is only read: Dagster's daemon would cost 40 MB.
+    A module that is not imported yet is only read as text: importing Dagster's daemon would cost 40 MB.
     """
     wanted = [each for each in all_private_names() if each.user in users]
     return [f"{module}.{name}".rstrip(".") for _, module, name in wanted if not _has(module, name)]
 
 
 def _is_private(module: str) -> bool:
-    """Private by its name, or a module inside one of Dagster's integrations, which documents none."""
+    """Private by its name, or a module inside one of Dagster's integrations, whose modules are undocumented."""
     package, *inside = module.split(".")
     return (package == "dagster" and any(part.startswith("_") for part in inside)) or (
         package.startswith("dagster_") and bool(inside)
@@ -62,7 +62,7 @@ def _has(module: str, name: str) -> bool:
         return not name or hasattr(sys.modules[module], name)
     try:
         spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # not even its package is there
+    except ModuleNotFoundError:  # its package does not exist either
         return False
     if spec is None or spec.origin is None:
         return False

@@ -1,13 +1,13 @@
-"""Dagster's loader of a `.env`, switched off: `secrets` in dagster.yaml.
+"""Switches off Dagster's loader of a `.env`: `secrets` in dagster.yaml.
 
-Dagster's own one reads `.env` in the folder that a process was started from, and lets it beat the environment: tags
-and the app's key would go to the address it names. The only reader of settings is `settings.py`.
+Dagster's own loader reads `.env` in the folder that a process was started from, and its values override the
+environment: tags and the app's key would go to the address it names. The only reader of settings is `settings.py`.
 """
 
 from collections.abc import Mapping
 from typing import Any, Self
 
-from dagster._core.secrets.loader import SecretsLoader  # the base class that Dagster asks for
+from dagster._core.secrets.loader import SecretsLoader  # the base class that Dagster requires
 from dagster._serdes import ConfigurableClass, ConfigurableClassData  # a class that dagster.yaml names
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 import uvicorn
-from dagster._core.workspace.context import WorkspaceProcessContext  # what the UI shows, read from the file
+from dagster._core.workspace.context import WorkspaceProcessContext  # the content of the UI, loaded from the file
 from dagster._core.workspace.load_target import WorkspaceFileTarget  # the workspace file
 from dagster_webserver.app import create_app_from_workspace_process_context  # the UI, to put a guard in front of it
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,15 +21,15 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-# What is no page: a link on another site may lead to a page, but not here, where it would do or fetch something.
+# Addresses that are not pages. A link on another site may lead to a page, but not to these: they do or fetch something.
 _NO_PAGES = ("/graphql", "/logs/", "/notebook", "/dagit", "/download_debug/", "/report_", "/server_info")
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 _MAX_HEADERS = 65_536  # bytes
-_GRACE = 3  # seconds for answers under way when the process is told to stop
+_GRACE = 3  # seconds for unfinished answers when the process is told to stop
 
 
 class OwnPagesOnly:
-    """ASGI: lets through, HTTP and WebSocket, what is addressed to one of `hosts` and was not sent by another site."""
+    """ASGI: passes on HTTP and WebSocket requests addressed to one of `hosts` and not sent by another site's page."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], *, may_be_proxied: bool) -> None:
         self._app = app
@@ -70,7 +70,7 @@ class OwnPagesOnly:
         return None
 
     def _is_foreign(self, headers: Headers) -> bool:
-        """Whether a browser says that another site's page, or another port's, has sent it."""
+        """Whether, by its headers, a page of another site or port has sent it."""
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc not in self._hosts:
             return True
@@ -82,7 +82,7 @@ def _refuse(status: HTTPStatus, reason: str) -> PlainTextResponse:
 
 
 def _unframed(send: Send) -> Send:
-    """Answers that no page of another site may show in a frame."""
+    """Adds the headers that forbid other sites to show an answer in a frame."""
 
     async def guarded(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--port", required=True, type=int)
     parser.add_argument("--proxied-as", metavar="HOST:PORT", help="what people call a reverse proxy in front")
     given = parser.parse_args()
-    # What a browser may call this server in its address line: a name that was pointed at us is none of them.
+    # The hosts under which a browser may reach this server; a foreign name that resolves to this machine is not one.
     hosts = {f"{name}:{given.port}" for name in ("127.0.0.1", "localhost", "[::1]")} | {given.proxied_as} - {None}
     with _dagster_app(given.workspace) as app:
         uvicorn.run(
@@ -123,7 +123,7 @@ def main() -> None:
             log_level="warning",
             server_header=False,
             proxy_headers=False,
-            http="h11",  # the one of uvicorn's parsers that has a limit
+            http="h11",  # the only one of uvicorn's parsers with a limit
             h11_max_incomplete_event_size=_MAX_HEADERS,
             timeout_graceful_shutdown=_GRACE,
         )

@@ -1,5 +1,5 @@
-"""The admin's page and the app's HTTP door: one small Starlette app over the same functions as the command line.
+"""The admin's page and the app's HTTP API: one small Starlette app over the same functions as the command line.
 
-Nothing here decides what a job is or does: rows, enqueueing and retrying belong to `jobs/` and the database.
+Nothing here defines jobs: rows, enqueueing and retrying belong to `jobs/` and the database.
 Nothing here imports Dagster.
 """

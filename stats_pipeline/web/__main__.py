@@ -1,4 +1,4 @@
-"""`python -m stats_pipeline.web`: the web process that `up` keeps running, beside a database that is there already."""
+"""`python -m stats_pipeline.web`: the web process that `up` keeps running, on a database that is already migrated."""
 
 from stats_pipeline import database, settings
 from stats_pipeline.web.server import serve

@@ -1,6 +1,6 @@
 """The JSON API: enqueue, cron, list, read, retry, stream. Each handler is one call of `jobs/queue.py`.
 
-Who may call which is said beside the routes in `app.py`; errors are turned into answers there too.
+The access to each is declared beside the routes in `app.py`; errors are turned into answers there too.
 """
 
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from stats_pipeline.web.schemas import CronAnswer, Problem, TenantJob
 
 MAX_LIMIT = 100
 ENQUEUE = "/api/admin/enqueue-stats-job"
-_LOGGED_TEXT = 200  # characters of what a caller may make as long as it likes
+_LOGGED_TEXT = 200  # characters of a text whose length the caller chooses
 
 
 async def enqueue(request: Request, caller: Caller) -> Response:
@@ -116,7 +116,7 @@ async def stream(request: Request, caller: Caller) -> Response:
     events = web_of(request).changes.events(caller.session)
     if events is None:
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams are open", {"Retry-After": "10"})
-    # A proxy that collected the answer before it passed it on would hold every event back.
+    # A proxy that buffers the answer would hold back every event.
     return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
@@ -128,7 +128,7 @@ def _find(connection: Connection[Any], job_id: UUID) -> Job:
 
 
 def _loggable(payload: Any) -> dict[str, Any]:
-    """What a log line says of a payload: what triggered it and for whom, and none of the rest."""
+    """The parts of a payload that are logged: its trigger and for whom it is, nothing else."""
     if not isinstance(payload, dict):
         return {}
     fields = ("triggeredBy", "requestId", "matchId", "userId", "tenantId", "retryOf")

@@ -1,6 +1,6 @@
-"""The app put together: which address does what, who may, and what an error looks like.
+"""Assembles the app: its routes, their access, and the form of errors.
 
-What an address does belongs to `api.py`, `health.py`, `metrics.py` and `page.py`.
+The handlers are in `api.py`, `health.py`, `metrics.py` and `page.py`.
 """
 
 import inspect
@@ -36,7 +36,7 @@ from stats_pipeline.web.trial import Trial
 
 OK, ACCEPTED = HTTPStatus.OK, HTTPStatus.ACCEPTED
 MAX_CONNECTIONS = 8
-PATIENCE = 3  # seconds a visitor waits for a database that does not answer
+PATIENCE = 3  # seconds that a request waits for a database that does not answer
 _STATIC = Path(__file__).parent / "static"
 _JOBS = "/api/admin/background-jobs"
 _CRON = "/api/admin/trigger-stats-update"
@@ -69,7 +69,7 @@ OPERATIONS = (
 
 
 def build_app(settings: Settings, database_url: str) -> Starlette:
-    """The ASGI app. It opens its connections when it is started, and needs a migrated database."""
+    """The ASGI app. It opens its connections at startup, and needs a migrated database."""
     database = Database(
         database_url, max_connections=MAX_CONNECTIONS, application_name=f"{APPLICATION_NAME} web", patience=PATIENCE
     )
@@ -108,7 +108,7 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
         },
         lifespan=lifespan,
     )
-    app.router.redirect_slashes = False  # such a redirect would lead to whatever host the request has named
+    app.router.redirect_slashes = False  # such a redirect would lead to any host that the request names
     app.state.web = web
     return app
 
@@ -121,7 +121,7 @@ def _api_routes() -> list[Route]:
 
 
 def _route(path: str, operations: Sequence[Operation]) -> Route:
-    """One route per path, so that a wrong method is told which ones there are."""
+    """One route per path, so that the answer to a wrong method lists the allowed ones."""
     by_method = {operation.method: operation for operation in operations}
 
     async def dispatch(request: Request) -> Response:
@@ -139,7 +139,7 @@ def _route(path: str, operations: Sequence[Operation]) -> Route:
 
     route = Route(path.replace(openapi.JOB_ID, "{job_id:uuid}"), dispatch, methods=list(by_method))
     if route.methods is not None and any(operation.access is Access.CRON for operation in operations):
-        route.methods.discard("HEAD")  # that GET changes something: whoever asks for the head only is refused
+        route.methods.discard("HEAD")  # that GET changes something, so HEAD is rejected
     return route
 
 
@@ -157,7 +157,7 @@ def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _unavailable(reason: str, *, retry_after: int) -> Callable[[Request, Exception], Response]:
-    """The handler of errors after which a caller may come back, in so many seconds."""
+    """The handler of errors after which a caller may try again, in `retry_after` seconds."""
 
     def handle(request: Request, error: Exception) -> Response:
         structlog.get_logger().debug(reason, path=request.url.path, reason=one_line(error))

@@ -1,8 +1,8 @@
-"""Who a request comes from: a server with a key, the admin with a session, or, without a password, this machine.
+"""Authentication: a server with a key, the admin with a session, or, without a password, any caller on this machine.
 
-A session is a signed cookie; only those that were logged out are in the database, until they would have expired.
+A session is a signed cookie. Only sessions that were logged out are in the database, until they would have expired.
 
-Secrets are compared in constant time, and none has a default. What a caller may do is said in `app.py`, per route.
+Secrets are compared in constant time, and none has a default. `app.py` declares the access per route.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip
 
 @dataclass(frozen=True)
 class Caller:
-    """Who is calling. `session` is what form tokens are bound to; a server that shows a key has none."""
+    """The caller of a request. Form tokens are bound to its `session`; a server that shows a key has none."""
 
     name: str
     session: str | None
@@ -49,8 +49,8 @@ class Guard:
         self._cron_secret = settings.cron_secret
         self._lifetime = settings.session_hours * 3600
         self._database = database
-        # From the password, so that all sessions end when it changes and none when the process restarts; slow to
-        # derive (about 50 ms), so that a stolen cookie is a bad place to guess passwords at.
+        # Derived from the password: all sessions end when it changes, and none when the process restarts. This is slow
+        # (about 50 ms), so that guessing the password from a stolen cookie is expensive.
         secret = (
             hashlib.scrypt(self.password.get_secret_value().encode(), salt=COOKIE.encode(), n=2**14, r=8, p=1)
             if self.password
@@ -95,13 +95,13 @@ class Guard:
     async def admin(self, request: Request) -> Caller | None:
         """The admin, unless logged out; without a password, any caller on this machine under a local name.
 
-        Raises `DatabaseUnavailable` when nobody can say whether the session was logged out.
+        Raises `DatabaseUnavailable` if it cannot be checked whether the session was logged out.
         """
         caller = self.signed(request)
         return None if caller is None or await self.is_logged_out(caller) else caller
 
     def signed(self, request: Request) -> Caller | None:
-        """The admin, perhaps logged out: the cookie alone is looked at."""
+        """The admin, perhaps logged out: only the cookie is checked."""
         if self.password is None:
             return Caller("admin", "loopback") if _is_local(request) else None
         try:
@@ -111,7 +111,7 @@ class Guard:
         return Caller("admin", str(session))
 
     async def is_logged_out(self, caller: Caller) -> bool:
-        """Whether the session was logged out, at whatever web process."""
+        """Whether the session was logged out, at this or another web process."""
         if self.password is None:
             return False
         (row,) = await run_in_threadpool(self._database.run, "is_session_ended", session=caller.session)
@@ -119,13 +119,13 @@ class Guard:
 
     async def log_out(self, session: str) -> None:
         """Refuse the session's cookie from now on."""
-        # For as long as it could be valid, should STATS_SESSION_HOURS be raised meanwhile.
+        # As long as it could be valid if STATS_SESSION_HOURS were raised later.
         await run_in_threadpool(self._database.run, "end_session", session=session, hours=MAX_SESSION_HOURS)
 
     def same_origin(self, request: Request) -> None:
         """Raises 403 if a browser sent this from a page of another origin and it could change something.
 
-        All browsers since 2023 say so in one of two headers; a request with neither is no browser's.
+        All browsers since 2023 send one of two headers; a request with neither header does not come from a browser.
         """
         if request.method in ("GET", "HEAD", "OPTIONS"):
             return
@@ -139,11 +139,11 @@ class Guard:
             raise HTTPException(HTTPStatus.FORBIDDEN, "another site's page may not do this")
 
     def form_token(self, caller: Caller) -> str:
-        """What a form of this caller must carry."""
+        """The token that each form of this caller must contain."""
         return self._forms.get_signature(caller.session or "").decode()
 
     def check_form(self, request: Request, caller: Caller, token: str) -> None:
-        """Raises 403 if the form is not one of ours, given to this caller."""
+        """Raises 403 if the form was not issued by us to this caller."""
         self.same_origin(request)
         if not hmac.compare_digest(token.encode("utf-8", "replace"), self.form_token(caller).encode()):
             raise HTTPException(HTTPStatus.FORBIDDEN, "the form is too old: reload the page and try again")
@@ -183,11 +183,11 @@ class _WrongTries:
             )
 
     def add(self, request: Request) -> None:
-        """Count one more."""
+        """Count one more for this address."""
         self._recent(request).append(time.monotonic())
 
     def forget(self, request: Request) -> None:
-        """Those of this address."""
+        """Forget the wrong tries of this address."""
         self._recent(request).clear()
 
     def _recent(self, request: Request) -> deque[float]:
@@ -214,7 +214,8 @@ def _shows(request: Request, key: SecretStr) -> bool:
 
 
 def _is_local(request: Request) -> bool:
-    """Straight from this machine. The Host header too: a site that points its own name at 127.0.0.1 is not us."""
+    """Whether the request comes directly from this machine, and to a local name: not to a site whose name resolves to
+    127.0.0.1."""
     if request.client is None or any(header in request.headers for header in _PROXY_HEADERS):
         return False
     try:
@@ -225,7 +226,7 @@ def _is_local(request: Request) -> bool:
 
 
 def _network(request: Request) -> str:
-    """What counts as one address: an IPv6 subscriber has 2^64 of them."""
+    """The network that counts as one address: an IPv6 subscriber has 2^64 addresses."""
     host = request.client.host if request.client else ""
     try:
         address = ipaddress.ip_address(host)

@@ -1,7 +1,7 @@
-"""What every handler of one process shares: database, guard, reading a body with a limit, answering with a model.
+"""Shared by all handlers of one process: database, guard, reading a body with a limit, answering with a model.
 
-It hangs on the app, `request.app.state.web`. Database calls block: handlers make them in Starlette's thread pool, by
-being plain functions or through `call`.
+It is stored in `request.app.state.web`. Database calls block: handlers make them in Starlette's thread pool, by being
+plain functions or through `call`.
 """
 
 import json
@@ -57,7 +57,7 @@ class Web:
 
 
 def web_of(request: Request) -> Web:
-    """The one of this process."""
+    """This process's `Web` object."""
     web: Web = request.app.state.web
     return web
 
@@ -77,7 +77,7 @@ async def read_json(request: Request) -> Any:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The fields of a form; the last one of a name counts. Raises 413, 415 or 400."""
+    """The fields of a form; of several with one name the last one counts. Raises 413, 415 or 400."""
     body = await _read(request, "application/x-www-form-urlencoded")
     try:
         return dict(parse_qsl(body.decode("ascii"), max_num_fields=20, keep_blank_values=True))
@@ -98,7 +98,7 @@ async def _read(request: Request, content_type: str) -> bytes:
 
 
 def _number(text: str) -> float:
-    """JSON has one kind of number: 7.0 is 7."""
+    """JSON has only one kind of number: 7.0 is 7."""
     value = float(text)
     return int(value) if value.is_integer() else value
 

@@ -1,6 +1,6 @@
-"""The headers that every answer carries: what its page may load, and who may frame and keep it.
+"""The headers of every answer: what its page may load, which sites may frame it, and whether it may be cached.
 
-Nothing is allowed but our own files, so the page works without inline scripts and styles.
+Only our own files are allowed, so the page works without inline scripts and styles.
 """
 
 from urllib.parse import urlsplit
@@ -31,11 +31,11 @@ class SecurityHeaders:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and the answer back with the headers."""
+        """Handle the request, and add the headers to the answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Files are checked for a newer version each time, pages and rows are never kept.
+        # Files are checked for a newer version each time, pages and rows are never cached.
         caching = "no-cache" if scope["path"].startswith("/static/") else "no-store"
 
         async def send_with_headers(message: Message) -> None:

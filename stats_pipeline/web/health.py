@@ -1,4 +1,4 @@
-"""`GET /health` and the enqueue endpoint's own health: what a load balancer and an operator ask.
+"""`GET /health` and the health of the enqueue endpoint, for load balancers and operators.
 
 Numbers over time are in `metrics.py`.
 """
@@ -33,7 +33,7 @@ def alive(request: Request) -> Response:
 
 
 def check(web: Web) -> Health:
-    """Ask the database, where all of it is known."""
+    """Read the state from the database."""
     try:
         (row,) = web.database.run("check_health", route=route(web.settings))
         sensors = judge(web.database.run("list_beats"), web.settings)

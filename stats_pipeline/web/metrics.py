@@ -1,7 +1,7 @@
-"""`GET /metrics`: Prometheus text, made from the database when it is asked for.
+"""`GET /metrics`: Prometheus text, generated from the database on request.
 
-Counters are kept in the database (`stats_pipeline.counters`): all web processes agree, a restart resets nothing,
-pruning takes nothing away, and the cost does not grow with the history.
+Counters are kept in the database (`stats_pipeline.counters`): all web processes agree, neither a restart nor pruning
+changes them, and the cost does not grow with the history.
 """
 
 from collections import defaultdict
@@ -65,7 +65,7 @@ class _JobCollector(Collector):
         )
         since: dict[str, float] = {}
         for row in self._database.run("list_beats"):
-            since.setdefault(row["sensor"], row["seconds_since"])  # the last one comes first
+            since.setdefault(row["sensor"], row["seconds_since"])  # the newest one comes first
         for sensor, seconds in sorted(since.items()):
             silence.add_metric([sensor], seconds)
         yield silence
@@ -110,7 +110,7 @@ def _counter(name: str, text: str, rows: Iterable[Mapping[str, Any]], labels: Ma
 
 
 def _histogram(name: str, text: str, label: str, rows: Iterable[Mapping[str, Any]]) -> Metric:
-    """Bucket counts per label value, added up as Prometheus wants them."""
+    """Bucket counts per label value, cumulative as Prometheus requires."""
     family = HistogramMetricFamily(f"stats_pipeline_{name}", text, labels=[label])
     by_label: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:

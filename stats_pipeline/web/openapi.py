@@ -1,6 +1,6 @@
-"""The OpenAPI document, from the same list of operations that the routes are made from.
+"""The OpenAPI document, from the same list of operations as the routes.
 
-What an operation does belongs to its endpoint; which operations there are is said in `app.py`.
+The behaviour of an operation belongs to its endpoint; the list of operations is in `app.py`.
 """
 
 from collections import defaultdict
@@ -44,7 +44,7 @@ class Operation:
 
     @property
     def problems(self) -> set[HTTPStatus]:
-        """How the operation refuses, by what it takes and who may call it."""
+        """The error statuses of the operation, derived from its input and access."""
         found = {HTTPStatus.SERVICE_UNAVAILABLE}
         if self.access is not Access.OPEN:
             found |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}

@@ -1,6 +1,6 @@
-"""The pages for people: login, the admin's page and its live part, its forms, the API's description, errors.
+"""The HTML pages: login, the admin's page and its live part, its forms, the API's description, errors.
 
-Every form works without JavaScript; with it, the page calls the JSON API and moves by itself (`static/info.js`).
+Every form works without JavaScript; with it, the page calls the JSON API and updates automatically (`static/info.js`).
 """
 
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ _SHOWN_ERROR = "the database is out of reach"
 
 
 def templates() -> Jinja2Templates:
-    """The templates beside this module; a name that a handler forgot is an error."""
+    """The templates beside this module; an undefined name in one is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -48,7 +48,7 @@ def templates() -> Jinja2Templates:
 
 
 def is_for_people(request: Request) -> bool:
-    """Whether a browser asks for a page to show, rather than a program for data."""
+    """Whether the request asks for a page, as browsers do, rather than for data."""
     return "text/html" in request.headers.get("accept", "")
 
 
@@ -58,7 +58,7 @@ def problem(request: Request, status: HTTPStatus, reason: str) -> Response:
 
 
 async def info(request: Request) -> Response:
-    """The whole page. Without a database it says so, and comes back to life when the database does."""
+    """The whole page. If the database is out of reach it says so, and recovers when the database does."""
     guard = web_of(request).guard
     to_login = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
     caller = guard.signed(request)
@@ -77,7 +77,7 @@ async def info(request: Request) -> Response:
 
 
 async def jobs(request: Request) -> Response:
-    """The live part of the page, by itself."""
+    """Only the live part of the page."""
     caller = await web_of(request).guard.admin(request)
     if caller is None:
         raise HTTPException(HTTPStatus.UNAUTHORIZED, "the session is over: log in again")
@@ -120,14 +120,14 @@ def _content(request: Request, caller: Caller) -> dict[str, Any]:
 
 
 def dagster_url(settings: Settings) -> str:
-    """Where the admin's browser finds Dagster."""
+    """The URL of Dagster's UI for the admin's browser."""
     if settings.ui_url is not None:
         return str(settings.ui_url).rstrip("/")
     return local_url(settings.loopback_host, settings.ui_port)
 
 
 async def enqueue(request: Request) -> Response:
-    """The button, without JavaScript. A form that is sent twice makes one job."""
+    """The button, without JavaScript. A form that is sent twice creates only one job."""
     web, form = await _admin_form(request)
     payload = Payload(
         triggered_by="admin",
@@ -164,7 +164,7 @@ async def _admin_form(request: Request) -> tuple[Web, dict[str, str]]:
 
 
 async def login_page(request: Request) -> Response:
-    """The login; or the page itself for those who need none."""
+    """The login page; redirects to the admin's page if no login is needed."""
     guard = web_of(request).guard
     if await guard.admin(request) is not None:
         return RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
@@ -186,7 +186,7 @@ async def login(request: Request) -> Response:
 
 
 async def logout(request: Request) -> Response:
-    """End the session, for everyone who has its cookie, and its event streams."""
+    """End the session, for every browser that has its cookie, and its event streams."""
     web = web_of(request)
     caller = await web.guard.admin(request)
     if caller is not None:
@@ -200,13 +200,13 @@ async def logout(request: Request) -> Response:
 
 
 async def docs(request: Request) -> Response:
-    """The OpenAPI document for people."""
+    """The OpenAPI document as a page."""
     document = web_of(request).document
     return await run_in_threadpool(_render, request, "docs.html", document=document)
 
 
 async def to_info(_: Request) -> Response:
-    """The page is all there is."""
+    """Redirect to the admin's page."""
     return RedirectResponse(INFO)
 
 

@@ -1,7 +1,7 @@
-"""What the HTTP API takes and gives, as types: the OpenAPI document is generated from these.
+"""The types of the HTTP API's requests and answers, from which the OpenAPI document is generated.
 
-The database is the judge of a request (`stats_pipeline.payload_problem`); `EnqueueRequest` describes what it accepts,
-and a test sends the one to the other. Rows are `models.Job`.
+The database validates requests (`stats_pipeline.payload_problem`); `EnqueueRequest` describes the valid ones, and a
+test sends such requests to it. Rows are `models.Job`.
 """
 
 from datetime import datetime

@@ -1,6 +1,6 @@
-"""Serving the app: what is logged, how long a request's head may be, and how it stops.
+"""Serves the app: logging, the limit of a request's head, and shutdown.
 
-What is served is in `app.py`, where in `address.py`.
+The app is in `app.py`, its address in `address.py`.
 """
 
 from types import FrameType
@@ -16,7 +16,7 @@ from stats_pipeline.web.address import access_note, address
 from stats_pipeline.web.app import build_app
 
 MAX_HEAD = 32_768  # bytes of a request's URL and headers together
-_GRACE = 3  # seconds for answers under way when the process is told to stop
+_GRACE = 3  # seconds for unfinished answers when the process is told to stop
 
 
 def serve(settings: Settings, database_url: str) -> None:
@@ -29,19 +29,19 @@ def serve(settings: Settings, database_url: str) -> None:
 
 
 def configuration(app: Starlette, **options: Any) -> uvicorn.Config:
-    """How the app is served, wherever that is."""
+    """How the app is served, at any address."""
     return uvicorn.Config(
         app,
         log_level="warning",
         timeout_graceful_shutdown=_GRACE,
-        http="h11",  # the one of uvicorn's parsers that has a limit
+        http="h11",  # the only one of uvicorn's parsers with a limit
         h11_max_incomplete_event_size=MAX_HEAD,
         **options,
     )
 
 
 class _Server(uvicorn.Server):
-    """Ends the event streams first: a graceful stop waits for answers, and these never end by themselves."""
+    """Ends the event streams first: a graceful stop waits for answers, and these never end otherwise."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.config.app.state.web.changes.close()  # type: ignore[union-attr]

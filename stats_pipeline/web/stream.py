@@ -1,7 +1,7 @@
 """Server-sent events: one per change of a job, from one listening connection to any number of browsers.
 
-The notification (`stats_pipeline.job_changed`) is quick, the poll behind it is sure: both end in `_observe`, which
-passes on what is news. What a page does with an event is its own affair.
+The notification (`stats_pipeline.job_changed`) is fast, the poll besides it is reliable: both call `_observe`, which
+passes on only changes. How a page uses an event belongs to the page.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.web.schemas import JobEvent
 
 CHANNEL = "stats_pipeline_jobs"
-POLL_SECONDS = 15  # behind the notifications
-POLL_ALONE_SECONDS = 2  # where there are none: behind a transaction pooler
-HEARTBEAT_SECONDS = 15  # so that a proxy does not take a quiet stream for a dead one
+POLL_SECONDS = 15  # besides the notifications
+POLL_ALONE_SECONDS = 2  # without notifications: behind a transaction pooler
+HEARTBEAT_SECONDS = 15  # so that a proxy does not close an idle stream
 MAX_STREAMS = 200
-_BACKLOG = 500  # events a reader may be behind; then its stream ends, and it comes back and reads everything afresh
-_REMEMBERED = 1000  # jobs; more than the poll looks at
-_STOP_SECONDS = 0.2  # how long the listening thread takes to see that it shall stop
+_BACKLOG = 500  # events a reader may be behind; then its stream ends, and it reconnects and reads everything again
+_REMEMBERED = 1000  # jobs; more than the poll reads
+_STOP_SECONDS = 0.2  # how long the listening thread takes to notice a stop
 
 
 Reader: TypeAlias = "asyncio.Queue[JobEvent | None]"
@@ -39,7 +39,7 @@ class JobChanges:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Weak: a stream whose client has gone before its first line is never begun, and so never ends.
+        # Weak: a stream whose client leaves before its first line is never started, and so never ends.
         self._readers: weakref.WeakKeyDictionary[Reader, str | None] = weakref.WeakKeyDictionary()  # to their sessions
         self._known: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self._is_primed = False
@@ -72,13 +72,13 @@ class JobChanges:
 
     @property
     def streams(self) -> int:
-        """How many are open."""
+        """The number of open streams."""
         return len(self._readers)
 
     def events(self, session: str | None) -> AsyncIterator[str] | None:
-        """The lines of one stream, until the reader goes away, falls behind, logs out, or the process stops.
+        """The lines of one stream, until the reader disconnects, falls behind, logs out, or the process stops.
 
-        None if it would be one too many: it counts from this call on.
+        None if too many streams are open. A stream counts from this call on.
         """
         if self.streams >= MAX_STREAMS:
             return None
@@ -139,10 +139,10 @@ class JobChanges:
         self._loop.call_soon_threadsafe(self._observe, JobEvent(**row), is_read)
 
     def _observe(self, event: JobEvent, is_read: bool) -> None:
-        """Pass a change on, once. What the first look finds is no change.
+        """Pass on a change, once. The state found by the first poll is not a change.
 
-        A notification may be late, and older than what is known. What was read from the table is as it is, even if
-        somebody has set its version back by hand.
+        A notification may be late, and older than the known state. A row read from the table is always current, even if
+        its version was set back by hand.
         """
         key = str(event.id)
         version, status = self._known.get(key, (-1, ""))

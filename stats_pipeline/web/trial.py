@@ -1,4 +1,4 @@
-"""Whether a job could be enqueued, by trying. What `/health` makes of the answer is in `health.py`."""
+"""Tries whether a job could be enqueued. `health.py` uses the result for `/health`."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ TRY_SECONDS = 30
 
 
 class Trial:
-    """One per process: tries at most every 30 seconds, however often somebody asks."""
+    """One per process: tries at most every 30 seconds, however often it is called."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -23,7 +23,7 @@ class Trial:
         self._tried_at = -float("inf")
 
     def problem(self) -> str | None:
-        """Why none could be, as far as the last trial knows. Raises when the database does not answer."""
+        """Why the last trial failed; None if it succeeded. Raises if the database does not answer."""
         with self._trying:
             if time.monotonic() - self._tried_at >= TRY_SECONDS:
                 self._problem = self._try()

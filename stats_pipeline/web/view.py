@@ -1,6 +1,6 @@
-"""What the admin's page shows, worked out from rows: durations, estimates, bars. Pure functions, no HTML, no database.
+"""The content of the admin's page, from rows: durations, estimates, bars. Pure functions, no HTML, no database.
 
-How it looks belongs to the templates.
+Its look belongs to the templates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.jobs.models import Job
 
-UNKNOWN_REFRESH_SECONDS = 60  # what the admin is told before there is any experience
+UNKNOWN_REFRESH_SECONDS = 60  # the estimate before any refresh has been measured
 _ABSENT = {"queued": "waiting", "processing": "running", "completed": "not run", "failed": "not run"}
 
 
@@ -30,7 +30,7 @@ class FunctionRow:
 
 @dataclass(frozen=True)
 class JobRow:
-    """One row of the table, and what opens below it."""
+    """One row of the table, and the details that open below it."""
 
     job: Job
     trigger: str
@@ -48,7 +48,7 @@ class JobRow:
 
 @dataclass(frozen=True)
 class Bar:
-    """One job of the strip. `height` is in percent of the longest job's."""
+    """One job in the strip of bars. `height` is in percent of the longest job's."""
 
     status: str
     started_at: datetime
@@ -58,7 +58,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Overview:
-    """What waits, since when, and what a refresh usually takes; seconds."""
+    """The waiting jobs, the longest wait, and the usual duration of a refresh; seconds."""
 
     waiting: int
     oldest_wait: str | None
@@ -88,7 +88,7 @@ def overview(row: Mapping[str, Any]) -> Overview:
 def job_row(
     job: Job, functions: Sequence[StatsFunction], usual: Overview, *, now: datetime, dagster_url: str
 ) -> JobRow:
-    """One job. `results` may be another program's, so nothing of its shape is taken for granted."""
+    """One job. Any program may write `results`, so its shape is not relied on."""
     results = job.results or {}
     cache = _mapping(results.get("cache"))
     coalesced = _mapping(results.get("coalesced_with"))
@@ -109,7 +109,7 @@ def job_row(
 
 
 def function_rows(job: Job, functions: Sequence[StatsFunction]) -> tuple[FunctionRow, ...]:
-    """The catalog's functions in its order, then those of the results that the catalog no longer has."""
+    """The catalog's functions in its order, then those of the results that are no longer in the catalog."""
     found = _mapping((job.results or {}).get("functions"))
     summaries = {function.rpc: function.summary for function in functions}
     results = {rpc: _mapping(found.get(rpc)) for rpc in (*summaries, *(rpc for rpc in found if rpc not in summaries))}
@@ -129,7 +129,7 @@ def function_rows(job: Job, functions: Sequence[StatsFunction]) -> tuple[Functio
 
 
 def duration(job: Job) -> str:
-    """From start to end, in the app's words."""
+    """From start to end, as the app words it."""
     if job.started_at is None:
         return "N/A"
     if job.completed_at is None:
@@ -138,7 +138,7 @@ def duration(job: Job) -> str:
 
 
 def seconds_left(job: Job, usual: Overview, now: datetime) -> int | None:
-    """How long an unfinished job should still take, by the ones before it; 0 when it is overdue."""
+    """The estimated seconds until an unfinished job ends, from earlier jobs; 0 when it is overdue."""
     if job.is_over:
         return None
     if job.started_at is None:
