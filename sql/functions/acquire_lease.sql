@@ -1,6 +1,6 @@
 -- Lease a club's waiting jobs together; their messages stay invisible for lease_seconds. Rows that cannot be run, and
--- all of a club that does not exist (any more), fail with the reason. Returns null if nothing can be leased now, or if
--- a lease of the club has been opened meanwhile.
+-- all rows of a club that does not exist (any more), fail with the reason. Returns null if nothing can be leased now,
+-- or if a lease of the club was opened in the meantime.
 create or replace function stats_pipeline.acquire_lease(club uuid, names text[], lease_seconds integer)
 returns stats_pipeline.lease
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' as $$

@@ -1,4 +1,4 @@
--- Add what has been measured to the counters, one caller at a time; another one returns at once.
+-- Add the new measurements to the counters, one caller at a time; a second one returns at once.
 create or replace function stats_pipeline.add_up_measurements() returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare

@@ -1,5 +1,5 @@
--- Make a well-formed raw message a job, unless its request has one. Raises 22023 for a club that does not exist, what
--- the app's constraints and triggers raise, deferred ones too, and P0001 if a trigger leaves the row out in silence.
+-- Create a job for a well-formed raw message, unless its request has one. Raises 22023 for a club that does not exist,
+-- the errors of the app's constraints and triggers, deferred ones too, and P0001 if a trigger silently skips the row.
 create or replace function stats_pipeline.admit_message(message jsonb, sent_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare

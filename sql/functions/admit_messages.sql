@@ -1,7 +1,7 @@
--- Door c: every visible raw message becomes a job with a message of its own and is archived. A malformed one, one of a
--- club that does not exist, or one that the app's database refuses, becomes a failed job with the reason; of one whose
--- requestId is known only the message goes. Oldest first, 500 at most and for half a second; a message whose request is
--- being enqueued by somebody else waits, and only that.
+-- Entry point c, raw messages: every visible one becomes a job with a new message and is archived. A malformed one, one
+-- of a club that does not exist, or one that the app's database rejects, becomes a failed job with the reason; one
+-- whose requestId is known is only archived. Oldest first, at most 500 and for half a second. A message whose request
+-- is being enqueued by another session waits; the others do not.
 create or replace function stats_pipeline.admit_messages() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '20ms' as $$
 declare

@@ -1,5 +1,5 @@
--- Take messages off the queue, into the archive. A message whose number the archive has already (the queue's numbers
--- have started again) is deleted. One that somebody else holds stays, until the reconciler finds it.
+-- Move messages from the queue to the archive. A message whose id is already in the archive (the queue's ids have
+-- started again) is deleted. One that another session holds stays, until the reconciler finds it.
 create or replace function stats_pipeline.archive_ids(msg_ids bigint[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare

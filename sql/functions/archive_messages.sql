@@ -1,4 +1,4 @@
--- Archive the messages of jobs that are over.
+-- Archive the messages of jobs that have ended.
 create or replace function stats_pipeline.archive_messages(job_ids uuid[]) returns void
 language sql set search_path = pg_catalog, pg_temp as $$
 select stats_pipeline.archive_ids(array(

@@ -1,4 +1,4 @@
--- The keys of what was set aside and is not due to be tried again yet.
+-- The keys of everything set aside and not yet due for a retry.
 create or replace function stats_pipeline.aside(kind text) returns setof text
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select s.key

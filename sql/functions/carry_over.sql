@@ -1,5 +1,5 @@
--- A lease that repeats a lost one goes on where that stopped: what it had computed and committed counts as this one's,
--- with the tags still due.
+-- A lease that repeats a lost one resumes where that stopped: its committed functions count as this one's, with the
+-- tags still due.
 create or replace function stats_pipeline.carry_over(this_lease uuid, predecessor uuid, called_again text[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -10,7 +10,7 @@ begin
     join stats_pipeline.function_result as f on f.lease_id = predecessor and f.rpc = any(l.functions)
         and not f.rpc = any(called_again)
     where l.id = this_lease and f.status = 'success'
-    on conflict (lease_id, rpc) do update -- a try of this run's own that could not claim
+    on conflict (lease_id, rpc) do update -- a try of this run that could not claim
     set status = excluded.status, tries = excluded.tries, duration_ms = excluded.duration_ms, error = null,
         recorded_at = excluded.recorded_at;
 

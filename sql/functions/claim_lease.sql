@@ -1,10 +1,11 @@
--- Start computing. The first op of a run to come moves the leased jobs to 'processing'; for the others the call changes
--- nothing and returns the same. Only jobs that still wait, and for this club, are taken; a row that is locked or
--- refuses is left to a later lease. If none is left, the lease returned has the outcome 'empty'. A run without a lease
--- was launched by hand or from the UI: it acquires one, or, while another lease of the club is open, gets no row at all
--- (wait and call again). If it executes `parent_run` again, the jobs that have failed there are its own, and what
--- succeeded there and is not called again counts for it; or else it has a new job. Raises SP001 if the lease had ended
--- before the run came, or has been lost since, and 22023 if a run without a lease is for a club that does not exist.
+-- Start computing. The first op of a run to call it moves the leased jobs to 'processing'; for the others the call
+-- changes nothing and returns the same. Only jobs of this club that are still waiting are claimed; a row that is
+-- locked, or whose update is rejected, is left to a later lease. If none is left, the returned lease has the outcome
+-- 'empty'. A run without a lease was launched by hand or from the UI: it acquires one, or, while another lease of the
+-- club is open, gets no row at all (wait and call again). If it re-executes `parent_run`, its jobs are those that
+-- failed there, and the functions that succeeded there and are not called again count for it; otherwise it gets a new
+-- job. Raises SP001 if the lease had already ended or has been lost since, and 22023 if a run without a lease is for a
+-- club that does not exist.
 create or replace function stats_pipeline.claim_lease(
     this_lease uuid,
     dagster_run text,
@@ -24,7 +25,7 @@ declare
     taken uuid[];
     own_job uuid;
 begin
-    -- The ten ops of a run come at once: they take turns here.
+    -- The ten ops of a run call this at the same time: they take turns here.
     perform pg_advisory_xact_lock(
         hashtextextended('stats_pipeline.claim_lease:' || coalesce(this_lease::text, dagster_run), 0));
     select l.* into claimed
@@ -99,14 +100,14 @@ begin
     end if;
 
     leased_jobs := cardinality(claimed.job_ids);
-    -- The locks come first, so that nobody changes a job between the look at what it may carry over and its claim.
+    -- The locks come first, so that no job changes between the check of what may be carried over and its claim.
     perform from public.background_job_status as j where j.id = any(claimed.job_ids) for update skip locked;
     predecessor := stats_pipeline.resumable_lease(this_lease);
     taken := stats_pipeline.write_jobs(array(
         select jsonb_build_object(
             'id', j.id, 'was', j.xmin::text, 'status', 'processing', 'run_id', dagster_run,
             'attempts', least(greatest(coalesce(j.attempts, 0), 0), 100) + 1,
-            -- A job that was over and is queued again starts anew.
+            -- A job that had ended and was queued again gets a new start time.
             'started_at', case when j.completed_at is null then coalesce(j.started_at, now()) else now() end,
             'completed_at', null, 'error_message', null, 'results', null)
         from public.background_job_status as j

@@ -1,6 +1,6 @@
 -- Called in the transaction of a stats function, right after it: its success and its due tags commit with its data.
--- Raises SP001, and so undoes the function's work, if the lease was taken from the run meanwhile. The fence is last
--- because the lock it takes would otherwise make a rescue wait for the function.
+-- Raises SP001, and so rolls back the function's work, if the lease has been taken from the run. This check comes last
+-- because its lock would otherwise make a rescue wait for the function.
 create or replace function stats_pipeline.complete_function(
     this_lease uuid,
     rpc text,

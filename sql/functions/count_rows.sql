@@ -1,5 +1,5 @@
--- The rows a tenant has in a table of the app's, or all rows if the table knows no tenants; 0 if there is no such
--- table.
+-- The number of a tenant's rows in a table of the app's, or of all rows if the table has no tenant column; 0 if there
+-- is no such table.
 create or replace function stats_pipeline.count_rows(table_name text, tenant uuid) returns bigint
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare

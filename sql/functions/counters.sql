@@ -1,5 +1,5 @@
--- Every counter of /metrics with what has been measured since it was last added up: per bucket, how many observations
--- and their sum.
+-- Every counter of /metrics, including measurements not added up yet: the number of observations per bucket, and their
+-- sum.
 create or replace function stats_pipeline.counters() returns setof stats_pipeline.counter
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select e.metric, e.label, e.detail, e.le, sum(e.observations)::bigint, sum(e.total)

@@ -1,5 +1,5 @@
 -- End the sessions of a run whose lease was taken from it, as far as this role may. A process that is frozen, or whose
--- host has vanished, would otherwise hold the locks of its functions, and the next run would wait for them.
+-- host is lost, would otherwise hold the locks of its functions, and the next run would wait for them.
 create or replace function stats_pipeline.cut_off_run(dagster_run text) returns void
 language sql set search_path = pg_catalog, pg_temp as $$
 select pg_terminate_backend(a.pid)

@@ -1,5 +1,5 @@
--- The upper bounds of the buckets that durations are counted in, seconds, the last one without a bound. A whole refresh
--- took 45 before, which is also the timeout of a function.
+-- The upper bounds of the buckets for durations, in seconds; the last one is infinite. 45 is the duration of a whole
+-- refresh before this project, and the timeout of a function.
 create or replace function stats_pipeline.duration_bounds(metric text) returns double precision[]
 language sql immutable set search_path = pg_catalog, pg_temp as $$
 select case metric

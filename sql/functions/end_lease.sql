@@ -1,6 +1,6 @@
--- Part of `expire_lease` and `revoke_lease`: end an open lease without its run, and cut off what the run has connected,
--- unless it has been heard of another lease since: then it works for that one, and commits nothing more for this one.
--- Null if it is not open, or is claimed and has been renewed since `not_renewed_since`.
+-- Part of `expire_lease` and `revoke_lease`: end an open lease without its run, and end the run's sessions, unless the
+-- run has renewed another lease since: then it works on that one, and commits nothing more for this one. Null if the
+-- lease is not open, or is claimed and has been renewed since `not_renewed_since`.
 create or replace function stats_pipeline.end_lease(this_lease uuid, how text, not_renewed_since timestamptz)
 returns stats_pipeline.lease
 language plpgsql set search_path = pg_catalog, pg_temp as $$

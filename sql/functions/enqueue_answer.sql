@@ -1,5 +1,5 @@
--- The answer of the public functions, in the shape the app's own routes use. `repeated` says that the job was there
--- already, and the times when it was enqueued and when it ended.
+-- The answer of the public functions, in the format of the app's own routes. `repeated` means that the job already
+-- existed; the times say when it was enqueued and when it ended.
 create or replace function stats_pipeline.enqueue_answer(
     job public.background_job_status,
     message text,

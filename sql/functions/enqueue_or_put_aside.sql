@@ -1,5 +1,5 @@
--- Enqueue a job and return the answer; or, if that is refused or its request is held by somebody else for a second, set
--- it aside under the key, to be tried again, and return null. Deferred constraints of the app's are checked here.
+-- Enqueue a job and return the answer. If that is rejected, or another session holds its request for a second, set it
+-- aside under the key for a retry, and return null. Deferred constraints of the app's are checked here.
 create or replace function stats_pipeline.enqueue_or_put_aside(payload jsonb, aside_key text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare

@@ -1,6 +1,6 @@
--- Door a: `supabase.rpc('enqueue_stats_job', { payload })`. Row and message are created together or not at all. A
--- requestId the club has used before, or a job that is being retried already, returns that job and enqueues nothing.
--- Raises 22023 with a message that names the field, also for a club that does not exist.
+-- Entry point a: `supabase.rpc('enqueue_stats_job', { payload })`. Row and message are created together or not at all.
+-- A requestId that the club has used before returns its job, a retry of a job that is being retried returns that retry,
+-- and neither enqueues anything. Raises 22023 with a message that names the field, also for a club that does not exist.
 create or replace function public.enqueue_stats_job(payload jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -33,7 +33,7 @@ begin
         if found then
             return stats_pipeline.enqueue_answer(job, 'Stats job enqueued', false);
         end if;
-        job := stats_pipeline.requested_job(payload); -- another caller was quicker with the same requestId
+        job := stats_pipeline.requested_job(payload); -- another caller has just used the same requestId
         if job.id is null then
             raise exception 'A trigger of the app''s has left the row out: nothing was enqueued';
         end if;

@@ -1,12 +1,12 @@
--- Give queued jobs a visible message each: the one they have, two seconds later for every attempt but the first, or a
--- new one if it is gone. Idempotent; a row that is locked or refuses to name its message is set aside.
+-- Make one message of each queued job visible, after two seconds for every attempt but the first: its own, or a new one
+-- if that is gone. Idempotent; a row that is locked, or that rejects the id of its message, is set aside.
 create or replace function stats_pipeline.ensure_messages(job_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     free uuid[];
     without_message uuid;
 begin
-    -- The locks come first, so that of two callers the second one sees what the first one has sent.
+    -- The locks come first, so that of two callers the second one sees the messages of the first one.
     free := array(
         select j.id
         from public.background_job_status as j

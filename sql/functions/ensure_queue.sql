@@ -1,4 +1,4 @@
--- Make the queue if there is none; whether it did.
+-- Create the queue if there is none; returns whether it did.
 create or replace function stats_pipeline.ensure_queue() returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin

@@ -1,8 +1,8 @@
--- Take a lease back that nobody has claimed, or whose run has stopped renewing it, and queue its jobs again. Unclaimed,
--- they are handed out later each time that happens to their club, because a run that cannot even start does not start
--- any sooner. Claimed, they fail with the reason when they have had max_attempts, and what the run has left connected
--- is cut off. Idempotent: a claimed lease is left alone if it has been renewed since `not_renewed_since` or that is
--- null, and false is returned. A job that cannot be written now is an orphan, for the reconciler.
+-- Take back a lease that no run has claimed, or whose run has stopped renewing it, and queue its jobs again. Unclaimed
+-- jobs are handed out again with a delay that grows each time this happens to their club, because retrying at once
+-- would not help a run that cannot start. Claimed jobs that have had max_attempts fail with the reason, and the run's
+-- sessions are ended. Idempotent: a claimed lease is left alone if it has been renewed since `not_renewed_since` or
+-- that is null, and false is returned. A job that cannot be written now becomes an orphan, for the reconciler.
 create or replace function stats_pipeline.expire_lease(
     this_lease uuid,
     not_renewed_since timestamptz,

@@ -1,4 +1,4 @@
--- Expire the leases that no run has claimed in time. One that cannot be taken back now is no reason to keep the others.
+-- Expire the leases that no run has claimed in time. One that cannot be taken back now does not stop the others.
 create or replace function stats_pipeline.expire_leases() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' as $$
 declare

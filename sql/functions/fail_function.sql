@@ -1,4 +1,4 @@
--- The last try of a function is over: what was recorded of its tries becomes final.
+-- A function has failed for good: the record of its tries becomes final.
 create or replace function stats_pipeline.fail_function(this_lease uuid, rpc text, problem text)
 returns void
 language sql set search_path = pg_catalog, pg_temp as $$

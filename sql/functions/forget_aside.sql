@@ -1,5 +1,5 @@
--- Drop what was set aside and nobody has tried again for a minute since that was due: nobody wants it any more. An
--- enqueue is wanted until it is done.
+-- Drop everything set aside whose retry has been due for a minute without a try: it is no longer needed. An enqueue is
+-- kept until it is done.
 create or replace function stats_pipeline.forget_aside() returns void
 language sql set search_path = pg_catalog, pg_temp as $$
 delete from stats_pipeline.set_aside as s

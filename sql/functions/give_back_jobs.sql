@@ -13,7 +13,7 @@ begin
             where f.lease_id = this_lease and f.status = 'retrying'
             order by f.recorded_at desc
             limit 1), ''));
-    perform pg_notify('stats_pipeline_work', ''); -- the club's other jobs can be leased now
+    perform pg_notify('stats_pipeline_work', ''); -- the club's other jobs can now be leased
 end;
 $$;
 

@@ -1,4 +1,4 @@
--- A job that is deleted frees its request.
+-- A deleted job frees its request.
 create or replace function stats_pipeline.job_deleted() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin

@@ -1,6 +1,6 @@
--- Door b, and the path behind the other two, before a 'queued' row is stored: fill our columns, and enter the request.
--- A request that the club has used already gives the row its first job's id, so that it is refused like any row whose
--- id exists: with unique_violation, or in silence by `on conflict do nothing`.
+-- Entry point b, inserted rows; the other two pass through it as well. Before a 'queued' row is stored, fill our
+-- columns and register the request. If the club has already used the request, the row gets the id of its first job, so
+-- that it is rejected like any duplicate id: with unique_violation, or silently by `on conflict do nothing`.
 create or replace function stats_pipeline.job_inserted() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -23,7 +23,7 @@ $$;
 
 revoke all on function stats_pipeline.job_inserted() from public, anon, authenticated;
 
--- After every other "before" trigger by its name, so that it sees the row as it will be stored.
+-- By its name the last "before" trigger, so that it sees the row as it will be stored.
 create or replace trigger zz_stats_pipeline_job_inserted
 before insert on public.background_job_status
 for each row when (new.status = 'queued' and new.job_type = 'stats_update')

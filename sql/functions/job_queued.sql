@@ -1,5 +1,5 @@
--- A row that is stored as 'queued' sends its message in the same transaction. After the insert, because a row that
--- `on conflict do nothing` leaves out must send none. Without a queue the row is stored all the same, to be sent later.
+-- A row that is stored as 'queued' sends its message in the same transaction. After the insert, because a row skipped
+-- by `on conflict do nothing` must not send one. Without a queue the row is stored anyway; it is sent later.
 create or replace function stats_pipeline.job_queued() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin

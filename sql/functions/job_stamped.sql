@@ -1,5 +1,5 @@
--- A later state of a row has a later `updated_at`, also where transactions overlap or the clock is set back: it is the
--- version that listeners tell states apart by.
+-- A later state of a row has a later `updated_at`, even if transactions overlap or the clock is set back: listeners use
+-- it as the version of the row.
 create or replace function stats_pipeline.job_stamped() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
@@ -10,7 +10,7 @@ $$;
 
 revoke all on function stats_pipeline.job_stamped() from public, anon, authenticated;
 
--- After the app's own trigger for this column, which takes the start of the transaction.
+-- After the app's own trigger for this column, which sets the start of the transaction.
 create or replace trigger zz_stats_pipeline_job_stamped
 before update on public.background_job_status
 for each row execute function stats_pipeline.job_stamped();

@@ -1,5 +1,5 @@
--- The jobs whose rows are a lease's to write, all of its own club: those its run is processing, with an attempt of its
--- own that is open; and those that it has ended, as long as nobody else has written another end there since.
+-- The jobs whose rows a lease may write, all of its club: those its run is processing, with its open attempt; and those
+-- that it has ended, as long as no other end was written there since.
 create or replace function stats_pipeline.jobs_of_lease(this_lease uuid)
 returns setof public.background_job_status
 language sql stable set search_path = pg_catalog, pg_temp as $$

@@ -1,4 +1,4 @@
--- A lease's part of the `results` column: how many functions did what, and which tags the app has taken.
+-- A lease's part of the `results` column: how many functions succeeded or failed, and which tags the app has confirmed.
 create or replace function stats_pipeline.lease_results(this_lease uuid, cache_configured boolean) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select jsonb_build_object(

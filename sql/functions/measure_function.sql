@@ -1,4 +1,4 @@
--- For /metrics: how long a stats function took in a run, and how many tries before this one it needed.
+-- For /metrics: the duration of a stats function in a run, and the number of tries before this one.
 create or replace function stats_pipeline.measure_function(rpc text, duration_ms integer, tries integer) returns void
 language sql set search_path = pg_catalog, pg_temp as $$
 insert into stats_pipeline.measurement (metric, label, value)

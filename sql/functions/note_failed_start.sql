@@ -1,5 +1,5 @@
--- Say on a club's waiting jobs, and on what was set aside for them, why no run has claimed this expired lease. The
--- next claim clears it, and may carry over what it could have before. Idempotent.
+-- Record on a club's waiting jobs, and where they were set aside, why no run has claimed this expired lease. The next
+-- claim clears it, and can carry over the same results as before. Idempotent.
 create or replace function stats_pipeline.note_failed_start(this_lease uuid, cause text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -23,7 +23,7 @@ begin
         where j.id = any(expired.job_ids) and j.status = 'queued' and j.job_type = 'stats_update'
     );
     written := stats_pipeline.write_jobs(changes);
-    -- Somebody else's change would make everything be computed again; this one is ours.
+    -- A foreign change would cause everything to be computed again; this one is ours.
     update stats_pipeline.attempt as a
     set put_back_as = j.xmin::text
     from unnest(changes) as c (change)

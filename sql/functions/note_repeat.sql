@@ -1,5 +1,5 @@
--- Note that a job was asked for again more than twelve hours after it was over, which no caller does who only missed
--- the answer. Once in twelve hours at most; waits for nobody, and of two callers at once both may note it.
+-- Record that a job was requested again more than twelve hours after it had ended, which is too late for a caller that
+-- only missed the answer. At most once in twelve hours. Waits for no lock; two callers at once may both record it.
 create or replace function stats_pipeline.note_repeat(job public.background_job_status) returns void
 language sql set search_path = pg_catalog, pg_temp as $$
 insert into stats_pipeline.repeated_request (job_id)

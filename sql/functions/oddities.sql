@@ -1,4 +1,4 @@
--- What is odd about a job's row, in words: what no program of ours would have written, and how it is taken.
+-- The oddities of a job's row, in words: values that no program of ours writes, and how they are interpreted.
 create or replace function stats_pipeline.oddities(job public.background_job_status) returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select array_remove(array[

@@ -1,5 +1,5 @@
--- The queued or processing retry of a failed job, or null; locks the failed job, so that two presses of Retry take
--- turns. Raises 22023 if there is no such job or it has not failed.
+-- The queued or processing retry of a failed job, or null; locks the failed job, so that two calls at once take turns.
+-- Raises 22023 if there is no such job or it has not failed.
 create or replace function stats_pipeline.open_retry(failed_job_id uuid) returns public.background_job_status
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare

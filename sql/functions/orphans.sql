@@ -1,5 +1,5 @@
--- Which of these jobs are being processed by nobody: no lease that is open, or that only waits for its tags, has an
--- open attempt at them. All there are, for null.
+-- Which of these jobs are 'processing' without a run: no lease that is open, or that only waits for its tags, has an
+-- open attempt at them. Null: all such jobs.
 create or replace function stats_pipeline.orphans(job_ids uuid[]) returns setof uuid
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select j.id

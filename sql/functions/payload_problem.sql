@@ -1,4 +1,4 @@
--- What is wrong with a job's payload, as a sentence that names the field; null if nothing is.
+-- The problem of a job's payload, as a sentence that names the field; null if it is valid.
 create or replace function stats_pipeline.payload_problem(payload jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
 select case

@@ -1,5 +1,5 @@
--- Delete up to `batch` jobs that ended longer ago than `days`, with their attempts, and the requests they were known
--- by. A row that is locked, or that the app keeps by a constraint, is left. Returns how many; call again until it is 0.
+-- Delete up to `batch` jobs that ended longer ago than `days`, with their attempts and requests. A row that is locked,
+-- or that a constraint of the app protects, is left. Returns how many; call again until it is 0.
 create or replace function stats_pipeline.prune_jobs(days integer, batch integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' as $$
 declare

@@ -1,5 +1,5 @@
--- Delete up to `batch` outbox rows that have been due for longer than `days` and are not needed any more: delivered, or
--- with a younger row that stands for the same tag. Returns how many; call again until it is 0.
+-- Delete up to `batch` outbox rows that have been due for longer than `days` and are no longer needed: delivered, or
+-- with a newer row for the same tag. Returns how many; call again until it is 0.
 create or replace function stats_pipeline.prune_tags(days integer, batch integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare

@@ -1,5 +1,5 @@
--- Remember what could not be done for one thing, and why (message and SQLSTATE). It is tried again after a second where
--- somebody holds a lock (55P03), or else later each time. The caller goes on with the others.
+-- Record that one thing could not be done, and why (message and SQLSTATE). It is retried after a second if a lock was
+-- in the way (55P03), otherwise with a growing delay. The caller continues with the others.
 create or replace function stats_pipeline.put_aside(
     kind text,
     subject text,
@@ -14,7 +14,7 @@ values (kind, subject, left(problem, 500), problem_state,
     details)
 on conflict (what, key) do update
 set reason = excluded.reason, state = excluded.state, detail = excluded.detail,
-    -- Another reason, or another change that was refused, is counted from the start.
+    -- For another reason, or another change that was rejected, the count starts again.
     tries = case when s.state = excluded.state and s.detail is not distinct from excluded.detail then s.tries + 1
         else 1 end,
     next_try_at = case when excluded.state <> '55P03' and s.state = excluded.state

@@ -1,6 +1,6 @@
--- What became of one call to the app, atomically: the tags it took are delivered, those it left wait longer each time,
--- and with a problem, which is one of the whole route, the route is given a rest. Ends jobs that waited for the tags; a
--- lease that cannot be settled is set aside, and what the app took stays taken.
+-- Record one call to the app, atomically: confirmed tags are delivered, the others wait longer each time, and with a
+-- problem, which concerns the whole route, the route pauses. Ends jobs that waited for the tags; a lease that cannot be
+-- settled is set aside, and its confirmed tags stay delivered.
 create or replace function stats_pipeline.record_delivery(
     route text,
     asked bigint[],
@@ -24,7 +24,7 @@ begin
     if problem is null then
         delete from stats_pipeline.endpoint as e where e.url = route;
     else
-        -- Ten hooks may meet the same dead app at once: that is one failure, not ten.
+        -- Ten hooks may call the same unreachable app at once: that counts as one failure, not ten.
         insert into stats_pipeline.endpoint as e (url, failures, next_try_at, last_error)
         values (route, 1, clock_timestamp() + stats_pipeline.backoff(0), problem)
         on conflict (url) do update

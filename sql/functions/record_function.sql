@@ -1,4 +1,4 @@
--- Remember how a function of a lease is getting on. A success is never taken back by a late report of a failed try.
+-- Record the progress of a function of a lease. A late report of a failed try never replaces a success.
 create or replace function stats_pipeline.record_function(
     this_lease uuid,
     rpc text,

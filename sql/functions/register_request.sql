@@ -1,5 +1,5 @@
--- Enter a request of a club as this job's and return the job's id; or return the id of the job that has it already.
--- Waits for a transaction that has entered the same request and not ended. A request whose job is gone is free.
+-- Register a club's request for this job and return the job's id; or return the id of the job that already has it.
+-- Waits for an open transaction that has registered the same request. A request whose job is gone is free.
 create or replace function stats_pipeline.register_request(club_key text, request text, job uuid) returns uuid
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare

@@ -1,6 +1,6 @@
--- Go through the life of a job once, for a club that is made up for it, and take everything back: enqueue by each door,
--- lease, claim, results, settle. Null if all of it works, else what was being done and why it failed. No row or lock of
--- another club is touched. What stays are gaps in two sequences: the ids of messages and of measurements.
+-- Go through the life of a job once, for an invented club, and roll back: enqueue in each of the three ways, lease,
+-- claim, results, settle. Null if everything works, otherwise the step that failed and why. No row or lock of another
+-- club is touched. It leaves gaps in two sequences: the ids of messages and of measurements.
 create or replace function stats_pipeline.rehearse(functions text[], out step text, out problem text, out state text)
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
@@ -45,7 +45,7 @@ begin
         ) then
             raise exception 'a job whose functions are all done is not completed';
         end if;
-        raise exception using errcode = 'SP002'; -- undoes all of this block
+        raise exception using errcode = 'SP002'; -- rolls back this block
     exception
         when sqlstate 'SP002' then step := null;
         when others then

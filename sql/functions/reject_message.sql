@@ -1,5 +1,5 @@
--- Show a raw message that cannot be run as a failed job. What it held is kept for the reader, unless it is too large to
--- look at.
+-- Record a raw message that cannot be run as a failed job. Its content is kept for the reader, unless it is too large
+-- to read.
 create or replace function stats_pipeline.reject_message(message jsonb, sent_at timestamptz, problem text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin

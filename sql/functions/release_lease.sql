@@ -1,5 +1,5 @@
--- The work of a lease is recorded: 'succeeded' or 'failed', or 'empty' if there was no job left to do. The club's
--- waiting jobs can be leased from now on. Null if the lease has ended before.
+-- End a lease whose work is recorded: 'succeeded' or 'failed', or 'empty' if there was no job left to do. The club's
+-- waiting jobs can be leased from now on. Null if the lease had already ended.
 create or replace function stats_pipeline.release_lease(this_lease uuid, how text) returns stats_pipeline.lease
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare

@@ -1,5 +1,5 @@
--- The run is alive, and keeps its lease and the messages of its jobs, but for those that somebody else holds. With
--- `silent_for` seconds it says that it may not be heard for so long. False if the lease has ended.
+-- The heartbeat: the run keeps its lease and the messages of its jobs, except those that another session holds. With
+-- `silent_for`, the run is not considered silent for this many seconds. False if the lease has ended.
 create or replace function stats_pipeline.renew_lease(
     this_lease uuid,
     lease_seconds integer,

@@ -1,4 +1,4 @@
--- The job that a payload's requestId stands for already, or null.
+-- The existing job of a payload's requestId, or null.
 create or replace function stats_pipeline.requested_job(payload jsonb) returns public.background_job_status
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select j.*

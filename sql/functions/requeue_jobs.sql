@@ -1,7 +1,7 @@
--- Put jobs that are being processed by nobody back into the queue, the second time after two seconds and so on; those
--- that have had max_attempts (0: all of them), or have refused three times to be queued, fail with the reason, and
--- their messages are archived. Their open attempts end as 'died'. Idempotent; a job that a run is working on, or has
--- ended, is left alone, and a row that is locked is set aside.
+-- Queue jobs again that are 'processing' without a run, the second time after two seconds and so on. Those that have
+-- had max_attempts (0: all of them), or whose rows have rejected this three times, fail with the reason, and their
+-- messages are archived. Their open attempts end as 'died'. Idempotent; a job that a run is working on, or has ended,
+-- is left alone, and a row that is locked is set aside.
 create or replace function stats_pipeline.requeue_jobs(job_ids uuid[], max_attempts integer, reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -10,7 +10,7 @@ declare
     spent uuid[];
     queued uuid[];
 begin
-    -- The locks come first, so that the next statement sees what a run that held them has done.
+    -- The locks come first, so that the next statement sees the work of a run that held them.
     free := array(select j.id from public.background_job_status as j where j.id = any(job_ids) for update skip locked);
     perform stats_pipeline.put_aside_locked(array(
         select j.id from public.background_job_status as j where j.id = any(job_ids) and not j.id = any(free)

@@ -1,6 +1,6 @@
--- The lost lease that this one repeats: the club's last one, if it had all of these jobs and nobody has touched any of
--- them since it gave them back. With another job in the set, or one that somebody has queued again, newer data may have
--- come in, and everything is computed again. Null if there is none.
+-- The lost lease that this one repeats: the club's last one, if it had all of these jobs and none of them was changed
+-- since it returned them to the queue. With another job in the set, or one that was queued again by hand, there may be
+-- newer data, and everything is computed again. Null if there is none.
 create or replace function stats_pipeline.resumable_lease(this_lease uuid) returns uuid
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select predecessor.id

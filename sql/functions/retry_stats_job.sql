@@ -1,5 +1,5 @@
--- Enqueue a failed job again for the same club, as an admin's job with `retryOf`. Pressing twice gives one retry.
--- Raises 22023 if the job does not exist, has not failed, or its payload cannot be run at all.
+-- Enqueue a failed job again for the same club, as an admin's job with `retryOf`. Two calls create only one retry.
+-- Raises 22023 if the job does not exist, has not failed, or its payload cannot be run.
 create or replace function public.retry_stats_job(job_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare

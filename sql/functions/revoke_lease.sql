@@ -1,5 +1,5 @@
--- Somebody has cancelled the run of a lease: its jobs fail with the reason, whether it has claimed them or not, and
--- what it has left connected is cut off. Idempotent, with the conditions of `expire_lease`.
+-- The run of a lease was cancelled: its jobs fail with the reason, claimed or not, and its sessions are ended.
+-- Idempotent, with the conditions of `expire_lease`.
 create or replace function stats_pipeline.revoke_lease(
     this_lease uuid,
     not_renewed_since timestamptz,

@@ -1,7 +1,7 @@
--- Bring a lease and its jobs up to what has been recorded. Idempotent, and right whoever calls it and in whatever
--- order: when the last function is in, the lease is released and the club is free for the next one; when no tag is due
--- any more, its jobs end and their messages are archived. Tags still due after cache_deadline seconds fail the job, and
--- complete it when they are delivered after all. A row that cannot be written now is set aside and keeps nobody else.
+-- Update a lease and its jobs from the recorded results. Idempotent, and correct for any caller and in any order: after
+-- the last function the lease is released, and the club can get the next one; when no tag is due any more, its jobs end
+-- and their messages are archived. Tags still due after cache_deadline seconds fail the job; delivered later, they
+-- complete it. A row that cannot be written now is set aside and does not delay the others.
 create or replace function stats_pipeline.settle_lease(
     this_lease uuid,
     cache_configured boolean,
@@ -17,8 +17,8 @@ declare
     end_of_jobs jsonb := '{}';
     written uuid[];
 begin
-    -- Callers take turns, so that the statements after this one see what every earlier caller has recorded. No lock on
-    -- the lease's row: its renewal writes there.
+    -- Callers take turns, so that the statements below see the records of every earlier caller. The lease's row is not
+    -- locked: its renewal writes there.
     perform pg_advisory_xact_lock(hashtextextended('stats_pipeline.settle_lease:' || this_lease, 0));
     select l.* into settled from stats_pipeline.lease as l where l.id = this_lease;
     if settled.run_id is null or settled.outcome in ('expired', 'revoked') then
@@ -34,7 +34,7 @@ begin
             this_lease,
             case when (outcome_of_lease ->> 'failed_functions')::integer = 0 then 'succeeded' else 'failed' end);
         if settled.id is null then
-            return; -- taken back just now
+            return; -- it was just taken back
         end if;
     end if;
 
@@ -42,7 +42,7 @@ begin
     is_over := settled.ended_at is not null
         and (not tags_due or settled.ended_at < clock_timestamp() - make_interval(secs => cache_deadline));
     if is_over then
-        -- In the order in which they failed, and why the first one did.
+        -- In the order in which they failed, with the reason of the first one.
         select 'Failed functions: ' || string_agg(f.rpc || case when f.place = 1 then f.reason else '' end, ', '
             order by f.place) into failures
         from (

@@ -1,4 +1,4 @@
--- Make the messages of queued jobs visible in so many seconds. A message that somebody else holds stays as it is.
+-- Make the messages of queued jobs visible after `seconds`. A message that another session holds stays as it is.
 create or replace function stats_pipeline.show_messages(job_ids uuid[], seconds integer) returns void
 language sql set search_path = pg_catalog, pg_temp as $$
 select pgmq.set_vt('stats_update'::text, free.msg_id, seconds)

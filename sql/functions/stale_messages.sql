@@ -1,4 +1,4 @@
--- The messages that name a job but are not the message of a job that is still to be done. Of these, or of all for null.
+-- Those of these messages that name a job but are not the message of an unfinished one. Null: of all messages.
 create or replace function stats_pipeline.stale_messages(msg_ids bigint[]) returns setof bigint
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select q.msg_id

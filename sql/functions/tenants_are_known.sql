@@ -1,5 +1,5 @@
--- Whether it can be said of a club that it does not exist: the app keeps its clubs in a table public.tenants with a
--- uuid `id`, and this role sees every row of it. Null where there is no such table.
+-- Whether it can be decided that a club does not exist: the app keeps its clubs in a table public.tenants with a uuid
+-- `id`, and this role sees every row of it. Null if there is no such table.
 create or replace function stats_pipeline.tenants_are_known() returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
 select has_column_privilege(t.oid, a.attnum, 'select') and not row_security_active(t.oid)

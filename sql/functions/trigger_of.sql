@@ -1,4 +1,4 @@
--- What triggered a job. A rejected payload may name anything: that is 'other'.
+-- The trigger of a job; 'other' for any other text, which a rejected payload may have.
 create or replace function stats_pipeline.trigger_of(payload jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
 select case when payload ->> 'triggeredBy' in ('post-match', 'admin', 'cron') then payload ->> 'triggeredBy'

@@ -1,5 +1,5 @@
--- The clubs that have queued jobs and no open lease, the longest-waiting first, each with the names that its rows call
--- it by. Reads one row of each club, however many wait.
+-- The clubs that have queued jobs and no open lease, the longest-waiting first, each with the names under which its
+-- rows have it. Reads one row per club, however many are waiting.
 create or replace function stats_pipeline.waiting_clubs() returns table (tenant_id uuid, names text[])
 language sql stable set search_path = pg_catalog, pg_temp as $$
 with recursive d as materialized (select stats_pipeline.default_tenant() as default_tenant), -- once, not for each row

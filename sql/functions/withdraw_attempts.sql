@@ -1,5 +1,5 @@
--- End the attempts of leases that are over at jobs that are not theirs any more: somebody else has changed the row
--- since. What was written there stays, and what is still 'processing' is an orphan. Of one lease, or of all for null.
+-- End the attempts of ended leases at jobs that are no longer theirs, because the row was changed by another program.
+-- The written values stay; a job still 'processing' is an orphan. Of one lease, or of all for null.
 create or replace function stats_pipeline.withdraw_attempts(this_lease uuid) returns void
 language sql set search_path = pg_catalog, pg_temp as $$
 with over as (
@@ -18,7 +18,7 @@ from (
     where (open.lease_id, open.job_id) not in (
         select o.lease_id, j.id from over as o cross join lateral stats_pipeline.jobs_of_lease(o.lease_id) as j
     )
-    for update of open skip locked -- somebody may be deleting the job
+    for update of open skip locked -- the job may be in deletion
 ) as lost
 where a.job_id = lost.job_id and a.lease_id = lost.lease_id;
 $$;

@@ -1,8 +1,8 @@
 -- Change rows of jobs, each `change` being {"id": …} and the columns to set, and return the ids of those that were
--- changed. With `was`, the row's xmin as the caller has seen it, a row that somebody has changed since is left as it
--- is. A row that is locked by somebody else, or whose change is refused by a constraint or a trigger of the app's, is
--- set aside, and the others are changed all the same. After twenty refusals the rest is left to the next call; takes
--- less than a second, whatever is locked.
+-- changed. With `was`, the row's xmin as the caller has read it, a row that was changed since is left as it is. A row
+-- that another session has locked, or whose change is rejected by a constraint or a trigger of the app's, is set aside;
+-- the others are changed. After twenty rejections the rest is left to the next call; takes less than a second, whatever
+-- is locked.
 create or replace function stats_pipeline.write_jobs(changes jsonb[]) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' as $$
 declare
@@ -46,7 +46,7 @@ begin
     exception
         when others then
             changed := '{}';
-            perform set_config('lock_timeout', '20ms', true); -- until the end of this call: twenty may wait
+            perform set_config('lock_timeout', '20ms', true); -- until the end of this call; up to twenty rows may wait
             foreach one in array tried loop
                 exit when refusals = 20;
                 begin

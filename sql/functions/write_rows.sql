@@ -1,5 +1,5 @@
--- The statement of `write_jobs`: what a change does not name stays. Returns the ids of the rows that have the status
--- asked for afterwards, with the app's deferred constraints checked.
+-- The statement of `write_jobs`: columns that a change does not name stay. Returns the ids of the rows that have the
+-- requested status afterwards, with the app's deferred constraints checked.
 create or replace function stats_pipeline.write_rows(changes jsonb[]) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare

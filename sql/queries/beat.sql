@@ -1,5 +1,5 @@
--- A sensor is being evaluated here; hosts of its that have been silent for a day are forgotten. Nobody waits for the
--- disk: a beat that a crash of the server loses is a second old.
+-- Record a sensor's sign of life on this host; its hosts that have been silent for a day are deleted. The commit does
+-- not wait for the disk: a crash of the server loses only a second-old beat.
 with forgotten as (
     delete from stats_pipeline.sensor_beat
     where sensor = %(sensor)s and host <> %(host)s and beaten_at < clock_timestamp() - interval '1 day'

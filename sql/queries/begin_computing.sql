@@ -1,5 +1,5 @@
--- Limit the statements of this transaction, and say which day it is. A `set` on the function itself would do nothing to
--- its timeout.
+-- Set the statement timeout of this transaction, and its time zone. A `set` on the function itself would not change its
+-- timeout.
 select
     set_config('statement_timeout', %(milliseconds)s::integer::text, true),
     set_config('TimeZone', %(timezone)s, true),

@@ -1,5 +1,5 @@
--- A stats function is to be tried in this transaction: wait for locks no longer than a second, and say whether a lease
--- of the club is open.
+-- Prepare the trial of a stats function in this transaction: wait for locks at most a second, and return whether a
+-- lease of the club is open.
 select
     set_config('lock_timeout', '1s', true),
     exists (

@@ -1,4 +1,4 @@
--- What the health page says of the queue and the cache.
+-- The state of queue and cache for the health page.
 select
     (
         select count(*)

@@ -1,5 +1,5 @@
--- The functions with these signatures and the triggers that call them, each with what tells it from one that somebody
--- has changed. What a role that we do not know may call is not looked at.
+-- The functions with these signatures and the triggers that call them, each with a digest that shows a change. The
+-- privileges of roles that we do not know are ignored.
 select s.signature, s.signature as object,
     md5(jsonb_build_array(
         p.prosrc, l.lanname, p.prokind, p.provolatile, p.prosecdef, p.proisstrict, p.proparallel, p.proconfig,

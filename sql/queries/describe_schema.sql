@@ -1,7 +1,7 @@
--- What is there, part by part: its definition, the part it stands on, the SQL that makes it, and the SQL that changes
--- one with another definition, which may be run unasked where `is_safe`. Asked of a database that has just been made
--- this is `sql/schema.json`, of any other what to compare with that. The app's part in its job table counts as far as
--- the pipeline needs it: names, expressions and whatever it has besides are its own.
+-- The existing objects, part by part: definition, the part it belongs to, the SQL that creates it, and the SQL that
+-- changes a different one, which may be run automatically if `is_safe`. For a new database this is `sql/schema.json`;
+-- any other database is compared with that. The app's own part of the job table counts only as far as the pipeline
+-- needs it: names, expressions and additional objects are the app's.
 with tables as (
     select c.oid, c.oid::regclass::text as name, c.relpersistence, c.relacl,
         c.relnamespace = to_regnamespace('public') as is_apps
@@ -85,7 +85,7 @@ parts (rank, what, part_of, definition, make, change, is_safe) as (
     where is_apps and (contype = 'c' and column_names = 'status' or contype in ('p', 'u') and column_names = 'id')
     union all
     select 7, 'the index ' || i.indexrelid::regclass, 'the table ' || t.name,
-        -- These two are in the app's plan: it may have made them, in its own way.
+        -- The app's plan has these two as well: it may have created them differently.
         case
             when not i.indisvalid then 'invalid'
             when c.relname in ('idx_background_job_status_created_at', 'idx_background_job_status_status') then ''

@@ -1,4 +1,4 @@
--- Log a session out, and forget those whose cookies have expired.
+-- Log out a session, and delete those whose cookies have expired.
 with forgotten as (
     delete from stats_pipeline.ended_session where expires_at < now()
 )

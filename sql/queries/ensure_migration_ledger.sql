@@ -8,5 +8,5 @@ create table if not exists stats_pipeline.migration (
     primary key (kind, name)
 );
 alter table stats_pipeline.migration
-    add column if not exists made jsonb, -- what a file of functions made, as the server told it then
+    add column if not exists made jsonb, -- the objects of a function file, as the server described them then
     enable row level security;

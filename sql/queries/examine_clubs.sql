@@ -1,4 +1,4 @@
--- Whether clubs that do not exist are refused, and which of these do not.
+-- Whether clubs that do not exist are rejected, and which of these do not exist.
 select
     stats_pipeline.tenants_are_known() as are_known,
     array(

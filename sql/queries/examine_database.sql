@@ -1,5 +1,5 @@
--- What `doctor` asks a database that may have nothing of ours. The stats functions are those the role may call, with
--- the tenant or, if no tenants are set, without.
+-- The checks of `doctor` that work in a database without any object of ours. The stats functions are those that the
+-- role may call, with the tenant or, if no tenants are set, without.
 select
     current_setting('server_version_num')::integer as server_version,
     split_part(current_setting('server_version'), ' ', 1) as server,

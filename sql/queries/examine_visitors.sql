@@ -1,5 +1,5 @@
--- Whether the app's visitors, who are the role anon, may read what jobs say of people and errors; which columns, and
--- under which conditions of the policies (none: every row). No row if they may not.
+-- Whether the app's visitors (role anon) may read users and errors in the job table: which columns, and under which
+-- conditions of the policies (none: every row). No row if they may not.
 select v.columns, v.conditions
 from pg_catalog.pg_roles as anon
 join pg_catalog.pg_class as c on c.oid = to_regclass('public.background_job_status')

@@ -1,4 +1,4 @@
--- Whether pgmq is there, as an extension or as plain SQL, and which of its functions that we call are not.
+-- Whether pgmq is installed, as an extension or as plain SQL, and which of the functions that we call are missing.
 select
     to_regprocedure('pgmq.create(text)') is not null as installed,
     array(

@@ -1,5 +1,5 @@
--- The functions that a claimed lease need not call, because its lost predecessor has. A statement of its own: the one
--- that claims does not see what its claim writes.
+-- The functions that a claimed lease need not call, because its lost predecessor has. A separate statement, because the
+-- claiming one does not see the rows it writes.
 select f.rpc
 from stats_pipeline.function_result as f
 join stats_pipeline.lease as l on l.id = f.lease_id

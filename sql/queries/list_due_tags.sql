@@ -1,5 +1,5 @@
--- What is due for the app now, of one lease or of all; nothing while the route is given a rest.
--- Of all, only what its own run's hooks have had three seconds to deliver: sooner, the app would be told twice.
+-- The tags due for the app now, of one lease or of all; none while the route pauses. Of all leases, only tags that
+-- their run's hooks have had three seconds to deliver: sooner, the app would get them twice.
 select o.id, o.lease_id, o.tag
 from stats_pipeline.outbox as o
 where o.delivered_at is null and o.next_try_at <= now()

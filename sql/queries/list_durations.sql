@@ -1,4 +1,4 @@
--- How long the last 50 jobs that ended have taken, oldest first. Times that make no sense are no experience.
+-- The durations of the last 50 jobs that ended, oldest first. Impossible times are left out.
 select recent.id, recent.status, recent.started_at, recent.seconds
 from (
     select

@@ -1,4 +1,4 @@
--- The columns of the job table that have another type than the pipeline works with: the app may have made the table.
+-- The columns of the job table with a type that the pipeline does not support: the app may have created the table.
 select
     c.attname as name,
     format_type(c.atttypid, c.atttypmod) as type,

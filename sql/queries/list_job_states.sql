@@ -1,4 +1,4 @@
--- The newest jobs as their listeners know them, for changes that no notification told of.
+-- The newest jobs in the form of their notifications, for changes whose notification was lost.
 select j.id, j.status, stats_pipeline.job_version(j) as version
 from public.background_job_status as j
 where j.job_type = 'stats_update'

@@ -1,4 +1,4 @@
--- Jobs that were asked for again long after they were over, in the last eight days, the latest first.
+-- Jobs that were requested again long after they had ended, in the last eight days, latest first.
 select r.request_id, r.tenant_key as club, n.job_id, n.times, n.last_at
 from (
     select

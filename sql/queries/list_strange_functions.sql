@@ -1,5 +1,5 @@
--- What re-applying our functions leaves as it is: others with the same names, between which a call cannot choose, and
--- an owner who may not do what callers do through the function.
+-- Problems that re-applying our functions does not solve: other functions with the same names, which make a call
+-- ambiguous, and an owner without the privileges that callers need through the function.
 select 'the function ' || o.oid::regprocedure || ' has the name of ours' as problem,
     'drop function ' || o.oid::regprocedure as sql
 from unnest(%(signatures)s::text[]) as s (signature)

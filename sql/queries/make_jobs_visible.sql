@@ -1,4 +1,4 @@
--- Whatever keeps a waiting job from being handed out now, such as the pause before its next attempt, is over.
+-- End every pause of waiting jobs, such as the one before the next attempt, so that they can be handed out now.
 select stats_pipeline.show_messages(array(
     select j.id
     from public.background_job_status as j

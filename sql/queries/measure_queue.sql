@@ -1,4 +1,4 @@
--- The queue now: messages, jobs that wait and since when, tags the app has not taken, and what was set aside.
+-- The queue now: messages, waiting jobs and since when, tags the app has not confirmed, and everything set aside.
 select
     (select count(*) from pgmq.q_stats_update) as messages,
     count(*) as waiting,

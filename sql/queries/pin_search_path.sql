@@ -1,2 +1,2 @@
--- For the rest of the transaction: definitions are told with the schemas of all that they name.
+-- For the rest of the transaction: the server then writes definitions with the schema of every name.
 select set_config('search_path', 'pg_catalog, pg_temp', true);

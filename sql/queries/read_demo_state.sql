@@ -1,4 +1,4 @@
--- Whether the reference stats are ours, what is in them, and for which day the demo's league was made.
+-- Whether the reference stats are ours, what they hold, and for which day the demo's league was generated.
 select
     exists (select from stats_pipeline.migration where kind = 'stats') as is_reference,
     (select count(*) from public.players) as players,

@@ -1,5 +1,5 @@
--- The head of the admin's page: what waits and since when, and what a refresh usually takes, from the last 20 that
--- succeeded. Times that make no sense are no experience.
+-- The head of the admin's page: waiting jobs and since when, and the usual duration of a refresh, from the last 20 that
+-- succeeded. Impossible times are left out.
 select
     (
         select count(*)

@@ -1,4 +1,4 @@
--- The payload of an enqueue that was set aside; another caller that has it already is waited for.
+-- The payload of an enqueue that was set aside; waits for another caller that already has it.
 select detail
 from stats_pipeline.set_aside
 where what = 'enqueue' and key = %(key)s

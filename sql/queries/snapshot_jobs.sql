@@ -1,5 +1,5 @@
--- The jobs that are out of step: queued without a message that will be visible within ten minutes (somebody else may
--- have read it, or deleted it), or processed by nobody. What was set aside and is not due is left out.
+-- The inconsistent jobs: queued without a message that becomes visible within ten minutes (another program may have
+-- read or deleted it), or 'processing' without a run. Jobs that were set aside and are not due are left out.
 select j.id, j.status
 from public.background_job_status as j
 where j.status = 'queued' and j.job_type = 'stats_update'

@@ -1,7 +1,7 @@
 -- Leases that are open, or have ended and left a job open or set aside, or were lost within the hour after their claim
--- (Dagster may not know). A run is launched within a second of its lease, or a tenth of a second later for each that is
--- leased with it: a third of the lease, and ten seconds at least, is long enough to expect one. A lease cannot have
--- been renewed while the server was down: silence counts from the server's start.
+-- (Dagster may not know). A run is launched within a second of its lease, plus a tenth of a second for each one leased
+-- with it: it is overdue after a third of the lease, and ten seconds at least. A lease cannot be renewed while the
+-- server is down: silence counts from the server's start.
 with looked_at as (
     select l.id from stats_pipeline.lease as l where l.ended_at is null
     union
