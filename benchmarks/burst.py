@@ -1,7 +1,7 @@
 """Many jobs at once: fifty for one club, and a thousand for a hundred clubs.
 
 Shows that a burst costs two runs, that the cost of a job does not grow with the number of tenants, that no more runs
-are open than allowed, and that no tenant starves. How the systems are run is in `harness.py`.
+are open than allowed, and that no tenant starves. The systems are started in `harness.py`.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def last_completed(rows: Sequence[DictRow]) -> float:
 
 
 def one_burst(system: System, jobs: int) -> list[DictRow]:
-    """Enqueue so many jobs for one club, one after the other without a pause, and wait for all."""
+    """Enqueue `jobs` jobs for one club, one after the other without a pause, and wait for all."""
     rows = system.wait([system.enqueue() for _ in range(jobs)])
     say(f"{system.name}: {jobs} jobs in {last_completed(rows)} s")
     return rows
@@ -59,7 +59,7 @@ def burst_result(our_rows: Sequence[DictRow], plain_rows: Sequence[DictRow]) -> 
 
 
 def many_tenants(opened: Bench, tenants: int, jobs_per_tenant: int) -> dict[str, Any]:
-    """So many jobs for each of so many tenants, enqueued in turns, as ours does them."""
+    """`jobs_per_tenant` jobs for each of `tenants` tenants, enqueued in turns, processed by ours."""
     ids = [UUID(int=number) for number in range(1, tenants + 1)]
     say(f"{tenants} tenants: making their leagues …")
     url = opened.database(
@@ -91,7 +91,7 @@ def many_tenants(opened: Bench, tenants: int, jobs_per_tenant: int) -> dict[str,
 
 
 def tenants_result(rows: Sequence[DictRow], max_open: int) -> dict[str, Any]:
-    """One number of tenants' part of the JSON. A tenant's wait is from its first enqueue to its first start."""
+    """The part of the JSON for one number of tenants. A tenant waits from its first enqueue to its first start."""
     seconds = last_completed(rows)
     waits: dict[UUID, float] = {}
     for row in rows:

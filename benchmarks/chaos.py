@@ -1,7 +1,7 @@
-"""Jobs at random for several clubs while processes are killed and the app breaks at random; then calm, then the count.
+"""Random jobs for several clubs while processes are killed and the app fails at random; then calm, then the count.
 
-What must come out: nothing lost, nothing stuck, nothing computed by two runs at once, no page of the app stale. The
-processes are real, and so is each SIGKILL. A seed fixes what happens and how long after what, not what it hits.
+Required: nothing lost, nothing stuck, nothing computed by two runs at once, no page of the app stale. The processes are
+real, and so is each SIGKILL. A seed fixes the events and the pauses between them, not what they hit.
 """
 
 import random
@@ -21,7 +21,7 @@ import psutil
 import psycopg
 import typer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file too
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it can be run as a file too
 
 from benchmarks.harness import percentiles, say, show, write_json
 from stats_pipeline_tests.acceptance.app_server import (
@@ -37,9 +37,9 @@ from stats_pipeline_tests.acceptance.soundness import OVERLAPS, unfinished
 CODE_SERVER = "dagster"
 ARRIVAL_SECONDS = 2.0  # between two jobs, on average
 FAULT_SECONDS = 6.0  # between the end of a fault and the next one, on average
-PACE_SECONDS = 0.5  # how long each function takes, so that there is something to hit
-CALM_SECONDS = 180  # for everything to end; an app that was down for 20 seconds is asked again after 40 at most
-MAX_ATTEMPTS = 3  # the default: three deaths fail a job by design, so a third attempt is left in peace
+PACE_SECONDS = 0.5  # how long each function takes, so that kills hit running ones
+CALM_SECONDS = 180  # for everything to end; an app that was down for 20 seconds is called again after 40 at most
+MAX_ATTEMPTS = 3  # the default: three deaths fail a job by design, so no third attempt is killed
 
 # None: nothing listens.
 MOODS: tuple[Behaviour | None, ...] = (
@@ -55,7 +55,7 @@ MOODS: tuple[Behaviour | None, ...] = (
 
 @dataclass(frozen=True)
 class RunKill:
-    """A run that was killed, by the clock of the host, and the jobs it was working on or about to."""
+    """The kill of a run, by the clock of the host, and the jobs it was working on or about to start."""
 
     at: float
     jobs: tuple[UUID, ...]
@@ -63,7 +63,7 @@ class RunKill:
 
 @dataclass
 class Chaos:
-    """What is done to the pipeline, and what was done so far."""
+    """The faults, and a record of those that have happened."""
 
     pipeline: Pipeline
     dice: random.Random
@@ -96,7 +96,7 @@ class Chaos:
         )
 
     def kill_a_run(self) -> None:
-        """At whatever it is doing: anything from its first connection to its last hook."""
+        """At any point, from its first connection to its last hook."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             if self.somebody_is_at_the_last_attempt():
@@ -151,7 +151,7 @@ class Chaos:
             self._count("database")
 
     def break_the_app_until(self, stop: threading.Event) -> None:
-        """Well for a while, then unwell for a while, and so on."""
+        """Let it work for a while, then fail for a while, and so on."""
         app = self.pipeline.app
         while not stop.wait(self.moods.uniform(3, 30)):
             mood, seconds = self.moods.choice(MOODS), self.moods.uniform(3, 20)
@@ -165,7 +165,7 @@ class Chaos:
 
 
 def enqueue_until(pipeline: Pipeline, dice: random.Random, stop: threading.Event) -> set[UUID]:
-    """Send jobs as an app does that does not give up: the same request again until there is an answer."""
+    """Send jobs like an app that does not give up: repeat the same request until there is an answer."""
     tenants = [None, *(UUID(int=dice.getrandbits(128), version=4) for _ in range(3))]
     sent = set()
     while not stop.wait(dice.expovariate(1 / ARRIVAL_SECONDS)):
@@ -178,7 +178,7 @@ def enqueue_until(pipeline: Pipeline, dice: random.Random, stop: threading.Event
     return sent
 
 
-# Completed although one of its functions was not called for its tenant after it was enqueued.
+# Jobs completed although one of their functions was not called for their tenant after they were enqueued.
 UNSATISFIED = """
 select count(distinct j.id)
 from public.background_job_status as j
@@ -190,7 +190,7 @@ where j.id = any(%s) and j.status = 'completed' and not exists (
 )
 """
 
-# Back at work: the next attempt, or, when only the bookkeeping was left to do, the end.
+# The recovery of a job: its next attempt, or its end if only the bookkeeping was left.
 RECOVERED = """
 select extract(epoch from min(t.at))::float
 from public.background_job_status as j
@@ -204,12 +204,12 @@ where j.id = %s and t.at > to_timestamp(%s)
 
 
 def recovery_seconds(pipeline: Pipeline, killed: RunKill) -> float:
-    """From the kill until the last of the run's jobs was back at work."""
+    """From the kill until the last of the run's jobs had recovered."""
     return max(float(pipeline.value(RECOVERED, job, killed.at) or "inf") for job in killed.jobs) - killed.at
 
 
 def count(pipeline: Pipeline, chaos: Chaos, sent: set[UUID]) -> dict[str, Any]:
-    """The result, once it is calm."""
+    """The result, after the calm."""
     ids = list(sent)
     statuses = Counter(
         row["status"]

@@ -1,8 +1,8 @@
-"""What the benchmarks share: a database server of their own, a league in it, the app, the systems that are compared.
+"""Shared by the benchmarks: a separate database server with a league, the app, and the systems that are compared.
 
-A system is a real process (`stats-pipeline up`, the plain worker, Dagster with its defaults) with a database of its
-own on the one server. What is measured, and how a result is put, belongs to each benchmark. Nothing here is part of
-the product, and nothing outlives the benchmark: the state is in a temporary folder.
+A system is a real process (`stats-pipeline up`, the plain worker, Dagster with its defaults), each with its own
+database on the one server. Measuring and reporting belong to each benchmark. Nothing here is part of the product, and
+nothing outlives the benchmark: the state is in a temporary folder.
 """
 
 import json
@@ -39,12 +39,12 @@ from stats_pipeline.demo import league as demo_league
 from stats_pipeline.jobs.models import Payload
 from stats_pipeline.settings import PROJECT_ROOT
 
-LOOK_SECONDS = 0.1  # between two looks at the job table, by one query that its index answers
+LOOK_SECONDS = 0.1  # between two reads of the job table, by one query on its index
 STOP_SECONDS = 60
 TAGS = frozenset(tag for function in STATS_FUNCTIONS for tag in function.cache_tags)
 OUR_VARIABLES = ("STATS_", "DAGSTER_", "NEXT_PUBLIC_", "INTERNAL_API_KEY", "ADMIN_", "CRON_SECRET")
 
-# Run by each version in its own folder. A folder without the package would find an installed one.
+# Run by each version in its own folder. A folder without the package would import an installed one.
 _MIGRATE = """
 import sys
 from pathlib import Path
@@ -61,14 +61,14 @@ with database.connect(sys.argv[2], autocommit=True) as connection:
     migrate.migrate(connection, reference_stats=True)
 """
 
-# Dagster as it comes, but for where it stores and whom it tells.
+# Dagster's defaults, except for its storage and telemetry.
 STOCK_DAGSTER_YAML = "storage: {postgres: {postgres_url: {env: STATS_DAGSTER_URL}}}\ntelemetry: {enabled: false}\n"
 
 _console = Console(stderr=True)
 
 
 class BenchmarkFailed(Exception):
-    """A system under test did not do its work, so that there is nothing to measure."""
+    """A system under test did not do its work, so there is nothing to measure."""
 
 
 def say(text: str) -> None:
@@ -108,14 +108,14 @@ def write_json(file: Path | None, result: object) -> None:
 
 @dataclass(frozen=True)
 class Receipt:
-    """One tag the app was told to drop, and when, by `time.monotonic`."""
+    """One tag that the app was told to invalidate, and when, by `time.monotonic`."""
 
     at: float
     tag: str
 
 
 class App:
-    """The app's cache invalidation route, which takes every tag at once."""
+    """The app's cache invalidation route, which confirms every tag at once."""
 
     def __init__(self) -> None:
         self.key = uuid4().hex
@@ -135,7 +135,7 @@ class App:
             self._server.server_close()
 
     def received_all(self, since: float, *, patience: float = 10) -> float:
-        """When the last tag had arrived, counting for each tag its first arrival after `since`."""
+        """The time at which the last tag arrived, counting for each tag its first arrival after `since`."""
         deadline = time.monotonic() + patience
         while True:
             first: dict[str, float] = {}
@@ -173,7 +173,7 @@ class _Call(BaseHTTPRequestHandler):
         self.wfile.write(answer.encode())
 
     def log_message(self, *_: object) -> None:
-        """The benchmark's progress is all there is to read."""
+        """Log nothing: only the benchmark's progress is printed."""
 
 
 # The systems.
@@ -188,7 +188,7 @@ class Sent:
 
 
 class System:
-    """A running process that does the jobs in its database."""
+    """A running process that processes the jobs in its database."""
 
     def __init__(
         self, name: str, connection: Connection[DictRow], app: App, process: "subprocess.Popen[bytes]"
@@ -208,8 +208,8 @@ class System:
     ) -> list[DictRow]:
         """The jobs' rows, with durations in seconds since they were created, once all are completed.
 
-        `look` is called about ten times a second with the number of jobs that are over. Raises `BenchmarkFailed` when a
-        job fails, the process ends, or nothing is completed for `patience` seconds.
+        `look` is called about ten times a second with the number of finished jobs. Raises `BenchmarkFailed` if a job
+        fails, the process ends, or no job completes for `patience` seconds.
         """
         ids = [job.job_id for job in sent]
         last, deadline = 0, time.monotonic() + patience
@@ -238,19 +238,19 @@ class System:
         ).fetchall()
 
     def warm_up(self) -> None:
-        """Do one job, so that everything is started and imported."""
+        """Run one job, so that everything is started and imported."""
         self.wait([self.enqueue()])
 
 
 class Bench:
-    """One server with as many databases as there are systems, and the folder for their state."""
+    """One server with a database for each system, and the folder for their state."""
 
     def __init__(self, folder: Path, server_url: str) -> None:
         self.folder, self.server_url = folder, server_url
         self._templates: dict[Path, str] = {}
 
     def database(self, name: str, leagues: Iterable[demo_league.League], *, checkout: Path = PROJECT_ROOT) -> str:
-        """Make a database that holds these leagues, migrated by the checkout's own code; its URL."""
+        """Create a database with these leagues, migrated by the checkout's own code; returns its URL."""
         if checkout not in self._templates:
             template = f"template_{len(self._templates)}"
             migrate_by(checkout, self._create(template, "postgres"))
@@ -291,7 +291,7 @@ class Bench:
 
     @contextmanager
     def stock(self, database_url: str) -> Iterator[System]:
-        """Dagster's daemon with Dagster's defaults, which brings its own code server."""
+        """Dagster's daemon with Dagster's defaults, which starts its own code server."""
         command = (sys.executable, "-W", "ignore", "-m", "dagster._daemon", "run", "-m", "benchmarks.stock_definitions")
         home = self._home(database_url) / "dagster"
         home.mkdir(parents=True)
@@ -353,7 +353,7 @@ class Bench:
 
 
 def _environment(checkout: Path) -> dict[str, str]:
-    """Without a setting of the developer's own, and with this checkout's packages before any that is installed."""
+    """The environment without the developer's settings, and with this checkout's packages before installed ones."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(OUR_VARIABLES)}
     return {**kept, "PYTHONPATH": str(checkout)}
 
@@ -361,7 +361,7 @@ def _environment(checkout: Path) -> dict[str, str]:
 def migrate_by(checkout: Path, database_url: str) -> None:
     """Migrate an empty database, reference stats included, with the code and the SQL of a checkout.
 
-    Raises `BenchmarkFailed` if that does not work, or if the code there is not what Python finds.
+    Raises `BenchmarkFailed` if that does not work, or if Python imports other code than the checkout's.
     """
     done = subprocess.run(
         [sys.executable, "-c", _MIGRATE, str(checkout), database_url],
@@ -375,7 +375,7 @@ def migrate_by(checkout: Path, database_url: str) -> None:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End the process as Ctrl-C would, and what it has left behind."""
+    """End the process as Ctrl-C would, and any processes it has left behind."""
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -399,7 +399,7 @@ def _free_port() -> int:
 def bench() -> Iterator[Bench]:
     """A database server in a temporary folder for the length of the block; Ctrl-C ends the benchmark with code 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's `&` starts us with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if a shell script started us with `&`
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, embedded.running(Path(folder)) as url:
             yield Bench(Path(folder), url)

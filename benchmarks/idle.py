@@ -1,7 +1,7 @@
-"""What a deployment costs that has next to nothing to do: CPU, connections and memory, process by process.
+"""The cost of an almost idle deployment: CPU, connections and memory of each process.
 
-One minute with nothing at all, then an accelerated hour: a job a second, each standing for one a minute. How the
-system is run is in `harness.py`.
+One minute without jobs, then an accelerated hour: a job a second, each standing for one a minute. The system is started
+in `harness.py`.
 """
 
 import time
@@ -17,7 +17,7 @@ import typer
 from benchmarks.harness import Bench, System, bench, say, show, write_json
 from stats_pipeline.demo import league as demo_league
 
-# The processes of `up` by what their command line says, the first that fits.
+# The processes of `up` by their command line; the first match counts.
 NAMES = {
     "stats_pipeline.runtime.webserver": "dagster web server",
     "stats_pipeline.runtime.daemon": "daemon",
@@ -32,7 +32,7 @@ MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds so far, with the processes that it has started and that have ended, and resident bytes."""
+    """CPU seconds so far, including those of ended child processes, and resident bytes."""
 
     cpu_s: float
     rss: int
@@ -46,8 +46,8 @@ def look(system: System, server: psutil.Process) -> dict[str, Usage]:
             name = _name_of(process)
             usage = _usage_of(process)
         except psutil.NoSuchProcess:
-            continue  # a run that has just ended: its CPU seconds are its parent's now
-        # A run's process has the command line of the fork server, which is its parent; its memory goes with it.
+            continue  # a run that has just ended: its CPU seconds now count for its parent
+        # A run's process has the command line of its parent, the fork server; its memory counts there.
         earlier = found.get(name, Usage(0, 0))
         found[name] = Usage(earlier.cpu_s + usage.cpu_s, earlier.rss or usage.rss)
     cpu, private = 0.0, 0
@@ -96,7 +96,7 @@ def connections_of(system: System) -> dict[str, int]:
 def part_of(
     before: Mapping[str, Usage], after: Mapping[str, Usage], seconds: float, jobs: int
 ) -> dict[str, dict[str, float]]:
-    """Each process's costs between two looks: per minute, and per job if there were any."""
+    """Each process's costs between two samples: per minute, and per job if there were any."""
     parts = {}
     for name, now in after.items():
         then = before.get(name, Usage(0, now.rss))
@@ -110,12 +110,12 @@ def part_of(
 
 
 def without_postgres(processes: Mapping[str, Mapping[str, float]]) -> float:
-    """CPU seconds a minute of all processes that this project starts, but for the database: the aim is at most 3."""
+    """CPU seconds a minute of all processes that this project starts, without the database: the aim is at most 3."""
     return round(sum(costs["cpu_s_per_minute"] for name, costs in processes.items() if name != "postgres"), 2)
 
 
 def growth_of(before: Mapping[str, Usage], after: Mapping[str, Usage], jobs: int) -> dict[str, float]:
-    """KiB of resident memory that each process gained per job between two looks."""
+    """KiB of resident memory that each process gained per job between two samples."""
     return {
         name: round((after[name].rss - then.rss) / 1024 / jobs, 1) for name, then in before.items() if name in after
     }
@@ -127,7 +127,7 @@ def measure(opened: Bench, idle_seconds: int, minutes: int) -> dict[str, Any]:
     postmaster = psutil.Process(int((opened.folder / "postgres" / "postmaster.pid").read_text().split()[0]))
     with opened.ours(url) as ours:
         ours.warm_up()
-        time.sleep(5)  # for what a start leaves to be done
+        time.sleep(5)  # for the rest of the startup work
         say(f"Idle for {idle_seconds} s …")
         before, began = look(ours, postmaster), time.monotonic()
         most: Counter[str] = Counter()
@@ -165,7 +165,7 @@ def measure(opened: Bench, idle_seconds: int, minutes: int) -> dict[str, Any]:
                 "jobs": minutes,
                 "runs": len({row["run_id"] for row in rows}),
                 "processes": part_of(before, after, working_s, minutes),
-                # Of the second half: what the first jobs fill for good is no growth.
+                # Of the second half: caches that the first jobs fill once are not growth.
                 "growth_kib_per_job": growth_of(halfway, after, minutes - minutes // 2),
                 "connections": dict(most),
             },

@@ -1,7 +1,7 @@
 """How long a job takes from enqueue to processing, to completed, and to the last cache tag at the app.
 
-Compares `stats-pipeline up`, a plain worker, Dagster with its defaults, and the floor: the ten RPCs called straight
-from ten threads; and, if asked to, another version of this project. How the systems are run is in `harness.py`.
+Compares `stats-pipeline up`, a plain worker, Dagster with its defaults, and the floor: the ten RPCs called directly
+from ten threads; and optionally another version of this project. The systems are started in `harness.py`.
 """
 
 import random
@@ -24,7 +24,7 @@ from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.demo import league as demo_league
 from stats_pipeline.jobs.invalidation import ROUTE
 
-BLOCK = 5  # jobs of one system before it is the other's turn
+BLOCK = 5  # jobs of one system before the next one's turn
 GAP_SECONDS = (1.0, 5.0)  # between two arrivals
 STOCK_JOBS = 6  # of half a minute each
 STOCK_GAP_SECONDS = (0.0, 30.0)  # one interval of its sensor
@@ -44,7 +44,7 @@ class Timing:
 
 
 def summarize(timings: Sequence[Timing]) -> dict[str, dict[str, float]]:
-    """Percentiles of each of the three."""
+    """Percentiles of each of the three times."""
     return {
         name: percentiles([asdict(timing)[name] for timing in timings])
         for name in ("started_s", "completed_s", "invalidated_s")
@@ -52,7 +52,7 @@ def summarize(timings: Sequence[Timing]) -> dict[str, dict[str, float]]:
 
 
 def result_of(league: str, timings: dict[str, list[Timing]]) -> dict[str, Any]:
-    """One league's part of the JSON. `stock` has its own number of jobs, because it is given fewer."""
+    """One league's part of the JSON. `stock` has its own number of jobs, because it gets fewer."""
     result: dict[str, Any] = {"league": league, "jobs": len(timings["ours"])}
     for name, measured in timings.items():
         result[name] = summarize(measured)
@@ -64,7 +64,7 @@ def result_of(league: str, timings: dict[str, list[Timing]]) -> dict[str, Any]:
 def bootstrap_interval(
     ours: Sequence[float], theirs: Sequence[float], *, seed: int, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of the difference of the medians, each side drawn again from its own values."""
+    """The 95 % percentile interval of the difference of the medians, by resampling each side from its own values."""
     rng = random.Random(seed)
     differences = [
         statistics.median(rng.choices(ours, k=len(ours))) - statistics.median(rng.choices(theirs, k=len(theirs)))
@@ -75,7 +75,7 @@ def bootstrap_interval(
 
 
 def against_of(commit: str, ours: Sequence[Timing], theirs: Sequence[Timing], *, seed: int) -> dict[str, Any]:
-    """The part of the JSON about another version: how much later ours completes a job, and how sure that is."""
+    """The part of the JSON about another version: how much later ours completes a job, with the interval."""
     our_seconds, their_seconds = ([timing.completed_s for timing in timings] for timings in (ours, theirs))
     our_median, their_median = statistics.median(our_seconds), statistics.median(their_seconds)
     low, high = bootstrap_interval(our_seconds, their_seconds, seed=seed)
@@ -91,7 +91,7 @@ def against_of(commit: str, ours: Sequence[Timing], theirs: Sequence[Timing], *,
 
 
 def commit_of(checkout: Path) -> str:
-    """The commit that is checked out there. Raises `BenchmarkFailed`."""
+    """The commit of a checkout. Raises `BenchmarkFailed`."""
     asked = subprocess.run(("git", "-C", str(checkout), "rev-parse", "HEAD"), capture_output=True, check=False)
     if asked.returncode != 0:
         raise BenchmarkFailed(f"{checkout} is no checkout: {asked.stderr.decode(errors='replace').strip()}")
@@ -99,12 +99,12 @@ def commit_of(checkout: Path) -> str:
 
 
 def turns(systems: Sequence[T], number: int) -> Sequence[T]:
-    """The systems in the order of this block: there and back, so that of any two each goes first as often."""
+    """The systems in the order of this block: forwards and backwards in turn, so that each goes first equally often."""
     return systems if number % 2 == 0 else systems[::-1]
 
 
 def ratios_of(result: dict[str, Any]) -> dict[str, float]:
-    """What the aims are about, from one league's result; seconds where the name says so."""
+    """The figures that have aims, from one league's result; in seconds where the name says so."""
     ours, plain, floor = (result[name]["completed_s"] for name in ("ours", "plain", "floor"))
     ratios = {
         "completed p50, ours / plain": ours["p50"] / plain["p50"],
@@ -119,7 +119,7 @@ def ratios_of(result: dict[str, Any]) -> dict[str, float]:
 
 
 def do_block(system: System, gaps: Sequence[float]) -> list[Timing]:
-    """Enqueue a job after each gap, whether or not the one before is done, and wait for all."""
+    """Enqueue a job after each gap, without waiting for the one before, and wait for all."""
     sent = []
     arrival = time.monotonic()
     for gap in gaps:
@@ -153,7 +153,7 @@ def measure_floor(url: str, times: int) -> list[Timing]:
             completed = time.monotonic()
             http.post(app.url + ROUTE, json={"tags": tags}).raise_for_status()
             timings.append(Timing(0.0, completed - began, app.received_all(since=began) - began))
-    return timings[1:]  # the first one fills the caches of ten new connections
+    return timings[1:]  # the first call fills the caches of ten new connections
 
 
 def measure_league(

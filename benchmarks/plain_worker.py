@@ -1,9 +1,9 @@
-"""A plain worker: what does the same jobs without a queue and without Dagster, as the baseline of the benchmarks.
+"""A plain worker that runs the same jobs without a queue and without Dagster, as the baseline of the benchmarks.
 
-It polls the status table once a second, runs the ten RPCs in ten threads with a connection each, marks the row, tells
-the app of all tags with one call, and takes the next job. It has no retries, no leases and no repair: a job whose
-worker is killed stays `processing`. Run it alone with `python -m benchmarks.plain_worker`; it reads the same
-environment as the product (STATS_DATABASE_URL, NEXT_PUBLIC_APP_URL, INTERNAL_API_KEY) and runs until Ctrl-C.
+It polls the status table once a second, runs the ten RPCs in ten threads with a connection each, marks the row, sends
+all tags to the app in one call, and starts the next job. It has no retries, no leases and no repair: a job whose worker
+is killed stays `processing`. Run it alone with `python -m benchmarks.plain_worker`; it reads the same environment as
+the product (STATS_DATABASE_URL, NEXT_PUBLIC_APP_URL, INTERNAL_API_KEY) and runs until Ctrl-C.
 """
 
 import signal
@@ -61,7 +61,7 @@ class PlainWorker:
             )
 
     def work_off(self) -> None:
-        """Do what is queued, one job after the other."""
+        """Run the queued jobs, one after the other."""
         while job := self._table.execute(TAKE).fetchone():
             self._refresh(job)
 
@@ -93,7 +93,7 @@ class PlainWorker:
 
 def main() -> None:
     """Work until Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's `&` starts us with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if a shell script started us with `&`
     loaded = settings.load()
     with ExitStack() as resources:
         worker = PlainWorker(database.running_url(loaded), loaded, resources)

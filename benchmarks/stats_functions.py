@@ -1,7 +1,7 @@
-"""What the stats functions cost, in passes over the data: leagues of growing size, one function at a time and all ten.
+"""The cost of the stats functions, in passes over the data: for leagues of growing size, one function or all at once.
 
-A pass is a plain aggregate over the join of `player_matches` and `matches`, warm, in the same database, so results
-compare across machines. How a refresh is orchestrated is not measured here.
+A pass is a plain aggregate over the join of `player_matches` and `matches`, warm, in the same database, so results are
+comparable across machines. The orchestration of a refresh is not measured here.
 """
 
 import math
@@ -28,14 +28,14 @@ PASS = """
     from public.player_matches as pm
     join public.matches as m on m.match_id = pm.match_id
 """
-# A refresh follows a change, so each call finds one: without it nothing would be written.
+# Made before each call, as a refresh follows a change: without one nothing would be written.
 CHANGE = """
     update public.player_matches set goals = 1 - least(goals, 1)
     where match_id = (select max(match_id) from public.matches)
 """
 RPCS = tuple(function.rpc for function in STATS_FUNCTIONS)
 ALL_RPCS = RPCS + tuple(function.rpc for function in OPTIONAL_STATS_FUNCTIONS)
-LAST_MATCH = date(2025, 6, 26)  # and the day of every call: mid-season, so that all functions have work
+LAST_MATCH = date(2025, 6, 26)  # also the day of every call: mid-season, so that all functions have work
 AIM_PASSES, AIM_GROWTH = 10, 1.1
 WIDER_AIMS = {"update_aggregated_match_report_cache": 25, "update_aggregated_player_profile_stats": 25}
 
@@ -83,7 +83,7 @@ def measure(url: str, rounds: int) -> dict[str, Any]:
 
 
 def all_at_once(pool: ThreadPoolExecutor, connections: Mapping[str, Connection[Any]]) -> float:
-    """Seconds from a common start until the last of the functions is done."""
+    """Seconds from a common start until the last function has ended."""
     start = threading.Barrier(len(connections) + 1)
 
     def one(rpc: str) -> None:

@@ -1,8 +1,8 @@
-"""The same project as Dagster comes: default sensor interval, coordinator, launcher and executor.
+"""The same project with Dagster's defaults: sensor interval, coordinator, launcher and executor.
 
-Ops, hooks, resources and SQL are the product's. The two sensors are plain: each tick looks once and returns, because a
-sensor that waits would hold up the others of a daemon that runs them one after the other. Only the benchmarks load
-this; what they configure is in `harness.py`.
+Ops, hooks, resources and SQL are the product's. The two sensors are plain: each tick checks once and returns, because a
+waiting sensor would delay the others in a daemon that runs them one after the other. Only the benchmarks load this;
+`harness.py` configures it.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ settings = settings_module.load()
 
 @dg.sensor(job_name=JOB_NAME, default_status=dg.DefaultSensorStatus.RUNNING)
 def stats_queue(_: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
-    """Launch what waits."""
+    """Launch runs for the waiting jobs."""
     with database.connect(database.database_url(settings), autocommit=True) as connection:
         leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
     yield from run_requests(leases)

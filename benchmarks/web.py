@@ -1,7 +1,7 @@
-"""Fifty callers that enqueue over HTTP as fast as they can, beside as many that call the SQL function themselves.
+"""Fifty callers that enqueue over HTTP as fast as they can, compared with fifty that call the SQL function directly.
 
-Both kinds have the same number of database connections, and take turns of a few seconds, so that a busy machine
-troubles them alike. What is compared is how long one caller waits for its answer.
+Both kinds have the same number of database connections, and take turns of a few seconds, so that a busy machine affects
+both. Compared is how long one caller waits for its answer.
 """
 
 import http.client
@@ -97,7 +97,7 @@ def over_http(url: str) -> Iterator[Call]:
 
 @contextmanager
 def bare(database: Database) -> Iterator[Call]:
-    """One caller of the SQL function, with the pool that the web process has."""
+    """One caller of the SQL function, with the same pool as the web process."""
 
     def call(sent: dict[str, Any]) -> None:
         with database.connection() as connection:
@@ -107,7 +107,7 @@ def bare(database: Database) -> Iterator[Call]:
 
 
 def turn(callers: int, seconds: float, caller: Callable[[], Any]) -> tuple[list[float], list[str]]:
-    """Let the callers call for so long; the seconds of each call, and what went wrong."""
+    """Let the callers call for `seconds`; returns the seconds of each call, and the errors."""
     waits: list[float] = []
     problems: list[str] = []
     end = time.monotonic() + seconds
@@ -118,7 +118,7 @@ def turn(callers: int, seconds: float, caller: Callable[[], Any]) -> tuple[list[
                 while (began := time.monotonic()) < end:
                     call(payload())
                     waits.append(time.monotonic() - began)
-        except Exception as error:  # whatever it is, it is a result
+        except Exception as error:  # any error is a result
             problems.append(f"{type(error).__name__}: {error}")
 
     threads = [threading.Thread(target=work) for _ in range(callers)]
