@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a clean environment, one real PostgreSQL, a migrated database of its own for each test.
+"""Fixtures for all tests: a clean environment, one real PostgreSQL, a separate migrated database for each test.
 
 The server is started once; a template database is migrated once and cloned per test (about 50 ms).
 """

@@ -1,6 +1,6 @@
-"""The links of the documentation: each leads to a file that is there, and to a heading of it. `make check` runs this.
+"""Checks that each link of the documentation leads to an existing file and heading. `make check` runs this.
 
-Anchors are made as GitHub makes them. Addresses on the web are not called.
+Anchors are built as GitHub builds them. Web addresses are not called.
 """
 
 import itertools

@@ -1,6 +1,6 @@
-"""Ports for servers that start later than they are named, or start again: nothing else is given them meanwhile.
+"""Ports for servers that start after their port was chosen, or restart: nothing else gets them in the meantime.
 
-They are below those that a system hands out by itself, and each process of a test run has a share of its own.
+They are below those that the system assigns automatically, and each process of a test run has its own range.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""The reference set by name: what its own tests are about, whatever else the catalog lists."""
+"""The reference set by name: the subject of its own tests, whatever else the catalog lists."""
 
 from stats_pipeline.catalog import ALL_STATS_FUNCTIONS
 

@@ -1,5 +1,5 @@
-"""Takes the pictures of the README, in `docs/pictures/`: the admin's page and a run in Dagster's UI, after two jobs of
-a sample league. `make pictures` runs this.
+"""Takes the screenshots of the README, in `docs/pictures/`: the admin's page and a run in Dagster's UI, after two jobs
+of a sample league. `make pictures` runs this.
 """
 
 import json

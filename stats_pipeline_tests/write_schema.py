@@ -1,4 +1,4 @@
-"""Writes `sql/schema.json`: what the migrations make of an empty database, one part a line."""
+"""Writes `sql/schema.json`: the objects that the migrations create in an empty database, one per line."""
 
 import json
 import tempfile

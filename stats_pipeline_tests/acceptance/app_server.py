@@ -1,7 +1,7 @@
-"""The app, as the pipeline meets it: a real HTTP server with the cache invalidation route, and every way to misbehave.
+"""The app as the pipeline sees it: a real HTTP server with the cache invalidation route, and every way to misbehave.
 
-It remembers which version of the data each tag's pages were built from, so a test can say whether a page is stale.
-What the version is belongs to `processes.py`; nothing here knows of the pipeline.
+It records from which version of the data each tag's pages were built, so a test can tell whether a page is stale. The
+version comes from `processes.py`; nothing here knows of the pipeline.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""A real `stats-pipeline up`, in a folder of its own, with a database that can be held still at any step.
+"""A real `stats-pipeline up`, in a temporary folder, with a database that can be paused at any step.
 
-The product knows nothing of this: triggers and wrappers in the test's own database wait at gates (advisory locks), and
-whoever holds a gate decides when the process behind it goes on, or is killed. What is sound is in `soundness.py`.
+The product knows nothing of this: triggers and wrappers in the test's database wait at gates (advisory locks), and the
+test that holds a gate decides when the waiting process continues, or is killed. `soundness.py` checks the outcome.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""What must hold when everything has calmed down, whatever died before: the same questions for every case.
+"""The conditions that must hold after any crash, once everything has settled: the same checks for every case.
 
-The answers come from the database, from the log that the wrapped stats functions write, and from what the app shows.
+They read the database, the log that the wrapped stats functions write, and the pages of the app.
 """
 
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""The app's cache route in every bad mood: the job says what is pending, and once the app is well no page is stale."""
+"""The app's cache route failing in every way: the job names the pending tags, and after recovery no page is stale."""
 
 import functools
 import time

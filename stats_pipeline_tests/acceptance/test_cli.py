@@ -1,4 +1,4 @@
-"""The command line as its user meets it: help, usage, jobs put on the queue, listed and retried."""
+"""The command line as its user sees it: help, usage, jobs enqueued, listed and retried."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""What cannot work: one line, which names the setting and what to do, and no stack trace."""
+"""Commands that cannot work: one line that names the setting and says what to do, and no stack trace."""
 
 import json
 import socket

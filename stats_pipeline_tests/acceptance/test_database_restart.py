@@ -1,6 +1,6 @@
-"""The database goes away in the middle of a run, for a moment or for longer: everything that was asked for is done.
+"""The database fails in the middle of a run, for a moment or longer: all requested work is still done.
 
-Dagster's storage is in the same database, so it goes away as well.
+Dagster's storage is in the same database, so it fails as well.
 """
 
 import time

@@ -1,7 +1,7 @@
 """Dagster's newer command line, `dg`, finds the project by `[tool.dg]` in pyproject.toml.
 
-It asks for one exact release of everything of Dagster's and brings a client of Dagster's cloud, so it is no dependency:
-`make test-dagster` installs it into an environment of its own.
+It requires one exact release of every Dagster package and includes a client of Dagster's cloud, so it is not a
+dependency: `make test-dagster` installs it into a separate environment.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the documentation tells a reader to type works: every `$ ` line of README and docs is run or resolved."""
+"""The commands in the documentation work: every `$ ` line of README and docs is run or resolved."""
 
 import itertools
 import re

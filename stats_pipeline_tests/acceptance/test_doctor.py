@@ -1,4 +1,4 @@
-"""`stats-pipeline doctor` as its user meets it: each thing that can be wrong, said with what to do about it."""
+"""`stats-pipeline doctor` as its user sees it: each thing that can be wrong, reported with what to do about it."""
 
 import json
 import re

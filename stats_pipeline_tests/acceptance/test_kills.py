@@ -1,6 +1,6 @@
 """Kill -9 at every step of a job, with real processes: nothing is lost, nothing is done by two runs at once.
 
-Each test holds the pipeline still at one point, kills a process there, lets go, and asks the same questions in the end.
+Each test pauses the pipeline at one point, kills a process there, resumes, and makes the same checks at the end.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The main job with real processes: through each door to the filled tables and the app, and what failing looks like."""
+"""The main job with real processes: enqueued in each way, up to the filled tables and the app, and its failures."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Adding a stats function as `docs/stats-functions.md` says: two places, no test turns red, and the demo runs it.
+"""Adding a stats function as `docs/stats-functions.md` says: two places, no test fails, and the demo runs it.
 
 The entry and the SQL file are those of the page, put into a copy of the project.
 """

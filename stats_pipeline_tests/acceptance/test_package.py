@@ -1,7 +1,7 @@
-"""The package: what `python -m build` makes holds all that is needed, and works away from the checkout.
+"""The package: the files built by `python -m build` are complete, and work without the checkout.
 
 The wheel is installed into an empty virtual environment without the network. Its dependencies are links to those of the
-environment that runs the tests: the new one has all in its own `site-packages`, and does not see the checkout.
+environment that runs the tests: the new one has everything in its `site-packages`, and does not see the checkout.
 """
 
 import json

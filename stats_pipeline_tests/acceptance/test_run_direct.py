@@ -1,4 +1,4 @@
-"""The emergency path as its user meets it: no Dagster anywhere, real processes that are interrupted and killed."""
+"""The emergency path as its user sees it: no Dagster anywhere, real processes that are interrupted and killed."""
 
 import json
 import signal

@@ -1,7 +1,7 @@
-"""A clean clone under Dagster's own commands, started as a user of Dagster would: with an empty environment, no `.env`.
+"""A clean clone under Dagster's own commands, started as a Dagster user would: with an empty environment, no `.env`.
 
 The embedded server starts when it is first needed, and stops with the last process. Then the two profiles under `up`,
-on a Dagster that has moved a private name: `fast` says what to do, `stock` works.
+with a Dagster that has moved a private name: `fast` says what to do, `stock` works.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""`stats-pipeline up` where everything around it is odd: the folder's name, what lies in the folder it is started from,
-the environment, other pages of the browser, and a database that dies.
+"""`stats-pipeline up` in unusual surroundings: the folder's name, the files in the folder it is started from, the
+environment, other pages in the browser, and a database that dies.
 """
 
 import json

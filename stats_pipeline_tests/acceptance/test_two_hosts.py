@@ -1,4 +1,4 @@
-"""Two hosts at one database, as in every deployment that rolls: neither takes the other's runs for dead."""
+"""Two hosts on one database, as in every rolling deployment: neither considers the other's runs dead."""
 
 import os
 import subprocess

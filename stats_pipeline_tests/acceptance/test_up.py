@@ -1,4 +1,4 @@
-"""`up` and `demo`: they work to their end, and leave nothing running, however they end."""
+"""`up` and `demo`: they work, and leave nothing running, however they end."""
 
 import json
 import os

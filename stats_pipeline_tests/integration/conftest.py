@@ -1,4 +1,4 @@
-"""Fixtures for tests of the database through the functions that the product calls it with."""
+"""Fixtures for tests of the database through the functions that the product calls."""
 
 import threading
 from collections.abc import Callable, Iterator

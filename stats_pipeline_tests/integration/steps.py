@@ -1,4 +1,4 @@
-"""The life of a job, as short calls for tests. Each step is the product's own; nothing here knows any SQL of its."""
+"""The life of a job, as short calls for tests. Each step is the product's own; nothing here knows its SQL."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

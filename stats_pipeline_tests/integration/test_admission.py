@@ -1,6 +1,6 @@
-"""Door c for several messages at once: which of them become jobs, whose, and what is kept of those that cannot.
+"""Several raw messages at once: which of them become jobs, of which club, and what is kept of the others.
 
-One message by itself is in `test_enqueue.py`.
+Single messages are in `test_enqueue.py`.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What somebody drops or alters after migrating: `migrate` makes it again or names the SQL, `doctor` sees it."""
+"""Objects dropped or altered after migrating: `migrate` restores them or names the SQL, `doctor` reports them."""
 
 import time
 from collections.abc import Callable

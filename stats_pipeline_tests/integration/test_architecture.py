@@ -1,6 +1,6 @@
-"""The two diagrams of `docs/architecture.md`, held against the functions and the constraints of the database.
+"""The two diagrams of `docs/architecture.md`, compared with the functions and the constraints of the database.
 
-A function writes a state if its text does; what it may do besides is in the tests of its own.
+A function counts as writing a state if its text does; the rest of its behaviour is in its own tests.
 """
 
 import re

@@ -1,5 +1,5 @@
-"""Rows that somebody else changes: by hand, by the app, by a restore. What was written there counts where it has a
-meaning; it never blocks a club, and never gives one club's work to another."""
+"""Rows that others change: by hand, by the app, by a restore. Their values count where they have a meaning; they never
+block a club, and never give one club's work to another."""
 
 from collections.abc import Callable
 from typing import Any

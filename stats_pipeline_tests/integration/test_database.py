@@ -1,4 +1,4 @@
-"""Connections as every process of ours has them: how they are set up, replaced, and missed."""
+"""The connections of every process of ours: how they are set up and replaced, and what happens without one."""
 
 import time
 from typing import Any

@@ -1,6 +1,6 @@
-"""The emergency path: the order of functions, jobs that wait, leases that are lost, dead runs resumed.
+"""The emergency path: the order of functions, waiting jobs, lost leases, resumed runs.
 
-What its user meets is in `acceptance/test_run_direct.py`.
+The user's view of it is in `acceptance/test_run_direct.py`.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The embedded server against what kills it: a real server, real SIGKILL."""
+"""The embedded server when it or its users are killed: a real server, real SIGKILL."""
 
 import os
 import subprocess

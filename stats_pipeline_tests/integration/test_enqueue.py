@@ -1,4 +1,4 @@
-"""The three doors: what gets in, what is refused and why, and that asking twice is asking once."""
+"""The three ways to enqueue: what is accepted, what is rejected and why, and that a repeated request has no effect."""
 
 import functools
 import json

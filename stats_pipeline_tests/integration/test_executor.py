@@ -1,7 +1,7 @@
-"""The thread executor against real Dagster instances: what Dagster promises of an executor still holds.
+"""The thread executor with real Dagster instances: it keeps the guarantees of Dagster's executors.
 
 Steps run in threads of the test's own process, so barriers and events prove overlap and order without clocks. Runs in
-processes of their own, with real signals, are in `test_launcher.py`.
+separate processes, with real signals, are in `test_launcher.py`.
 """
 
 import asyncio

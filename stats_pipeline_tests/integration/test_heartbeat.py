@@ -1,4 +1,4 @@
-"""The heartbeat of a run: what it keeps, when it ends, and that it goes on after whatever kept it from beating."""
+"""The heartbeat of a run: what it keeps, when it ends, and that it resumes after any interruption."""
 
 import threading
 from collections.abc import Callable, Iterator

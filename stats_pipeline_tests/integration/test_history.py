@@ -1,6 +1,6 @@
 """No statement of the protocol reads history: with 100 000 finished jobs, each call reads a few rows of each table.
 
-Rows are counted by the server itself, whatever function reads them, in the calls that `benchmarks/history.py` measures.
+The server itself counts the rows, in any function that reads them, for the calls that `benchmarks/history.py` measures.
 """
 
 from collections.abc import Callable, Iterator

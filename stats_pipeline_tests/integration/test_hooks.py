@@ -1,6 +1,6 @@
-"""What each profile's hooks make of each way in which an op can end: recorded for good, or left to the job's next run.
+"""Each profile's hooks for each way in which an op can end: recorded for good, or left for the job's next run.
 
-The whole job of the product, in this process, on a real database; Dagster's instance is real, and told to fail.
+The whole job of the product, in this process, on a real database; Dagster's instance is real, and made to fail.
 """
 
 from collections.abc import Callable, Iterator

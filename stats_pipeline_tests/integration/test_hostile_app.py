@@ -1,5 +1,5 @@
-"""An app whose triggers, constraints and transactions stand in the way: nobody else waits for it, and its own
-transactions are never undone by ours."""
+"""An app whose triggers, constraints and transactions interfere: nothing else waits for it, and our work never undoes
+its transactions."""
 
 import threading
 import time

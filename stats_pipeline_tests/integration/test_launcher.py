@@ -1,4 +1,4 @@
-"""The forkserver launcher with real processes and real signals: no run without an end, whoever dies.
+"""The forkserver launcher with real processes and real signals: every run ends, whichever process dies.
 
 A run is held inside its op by `toy_jobs.reporting`, which connects to the test and waits. The launching process is the
 test's own, unless it has to die.

@@ -1,4 +1,4 @@
-"""What a lease holds and for how long, and what becomes of it when its jobs or the run's are changed meanwhile."""
+"""What a lease holds and for how long, and what happens when its jobs or those of its run change in the meantime."""
 
 from collections.abc import Callable
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""From lease to settled: each step alone, twice, late, concurrently, and what the job's row then says."""
+"""From lease to settled: each step alone, twice, late, concurrently, and the resulting row of the job."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Migrating: a new database, an app's own, twice, twenty at once, and everything that must be refused whole."""
+"""Migrating: a new database, an app's own, twice, twenty at once, and everything that must be rejected as a whole."""
 
 import shutil
 from collections.abc import Callable, Iterator

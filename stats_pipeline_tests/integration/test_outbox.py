@@ -1,6 +1,6 @@
-"""Delivering due tags with a real database and a real HTTP server: what is due, when, and what becomes of the job.
+"""Delivering due tags with a real database and a real HTTP server: which are due, when, and the effect on the job.
 
-What the client makes of an app's answers is in `unit/test_invalidation.py`.
+How the client interprets an app's answers is in `unit/test_invalidation.py`.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The queue as older versions of pgmq have it: other columns, fewer functions, other overloads.
 
-Each test replaces the installed one by tables and functions of that version's shape, and takes jobs through all doors.
+Each test replaces the installed pgmq by tables and functions like that version's, and enqueues jobs in all three ways.
 """
 
 from collections.abc import Callable, Iterator

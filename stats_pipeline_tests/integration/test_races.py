@@ -1,7 +1,7 @@
-"""Two callers of one function, in a known order: the first one holds on in an open transaction while the second comes.
+"""Two callers of one function, in a known order: the first keeps its transaction open while the second one calls.
 
-Whether the second waits or goes away is the function's affair; what it must not do is to act on what it cannot see yet.
-Many callers at once, in any order, are in the tests of each step.
+The second may wait or return, depending on the function; it must not act on changes that it cannot see yet. Many
+callers at once, in any order, are in the tests of each step.
 """
 
 from collections.abc import Callable

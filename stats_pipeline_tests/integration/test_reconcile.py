@@ -1,6 +1,6 @@
-"""Each mismatch between queue, rows and runs by itself: what is decided, and that carrying it out puts it right, once.
+"""Each mismatch between queue, rows and runs alone: the decision, and that applying it repairs the mismatch, once.
 
-The database is real; what Dagster says is given. Random histories are in `model/`.
+The database is real; the states in Dagster are given. Random histories are in `model/`.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The rehearsal that `doctor` makes: it waits for nobody, touches nothing of another club's, and leaves nothing."""
+"""The rehearsal that `doctor` makes: it waits for no lock, touches nothing of another club, and leaves nothing."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,6 +1,6 @@
-"""Carrying repairs out when the world is not as they were decided in: old decisions, locks, rows changed by hand.
+"""Repairs applied after the state has changed since the decision: old decisions, locks, rows changed by hand.
 
-Which mismatch asks for which repair is in `test_reconcile.py`.
+The repair for each mismatch is in `test_reconcile.py`.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""A requestId that is a constant: used again on later days, it is noted for `doctor`, and nobody waits for that."""
+"""A requestId that is a constant: used again on later days, it is recorded for `doctor`, without waiting."""
 
 from collections.abc import Callable
 from typing import Any

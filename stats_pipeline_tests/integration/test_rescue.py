@@ -1,6 +1,6 @@
-"""What becomes of the jobs of a run that dies: another attempt, resumed or from the beginning, or failed in the end.
+"""The jobs of a run that dies: another attempt, resumed or from the beginning, or failed in the end.
 
-And what becomes of the dead run if it is not quite dead. Who finds out that it died is in `test_reconcile.py`.
+Also a run that was declared dead but is still alive. How a death is detected is in `test_reconcile.py`.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Whether a run goes on where a dead one stopped, when more has happened in between than that death.
+"""Whether a run resumes where a dead one stopped, if more has happened in between than that death.
 
-The plain case, and which jobs make it one, is in `test_rescue.py`.
+The plain case, and the jobs for which it applies, are in `test_rescue.py`.
 """
 
 from collections.abc import Callable

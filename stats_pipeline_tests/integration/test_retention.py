@@ -1,5 +1,5 @@
-"""Pruning with the real database and a real Dagster instance: what is old goes, what is needed stays, off deletes
-nothing."""
+"""Pruning with the real database and a real Dagster instance: old rows are deleted, needed ones stay, and nothing is
+deleted when it is off."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,6 +1,6 @@
-"""Retry while the first retry is at work, and what a retry takes over of the job it repeats.
+"""Retry while the first retry is running, and what a retry copies from the job it repeats.
 
-The plain cases are in `test_enqueue.py`, two presses at once in `test_races.py`.
+The plain cases are in `test_enqueue.py`, two retries at once in `test_races.py`.
 """
 
 from collections.abc import Callable

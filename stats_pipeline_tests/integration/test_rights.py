@@ -1,4 +1,4 @@
-"""Who may do what: the app's visitors, its admins, its server, as the roles the Data API gives them."""
+"""The privileges of the app's visitors, its admins and its server, in the roles that the Data API gives them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,6 +1,6 @@
-"""Runs that Dagster's UI starts: of some tables only, executed again, and while another run of the club is open.
+"""Runs started from Dagster's UI: of some tables only, re-executed, and while another run of the club is open.
 
-The claim of such a run by itself is in `test_life_cycle.py`.
+The claim of such a run alone is in `test_life_cycle.py`.
 """
 
 import dataclasses

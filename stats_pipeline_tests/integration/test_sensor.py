@@ -1,6 +1,6 @@
 """The sensors' beats, the queue sensor and the nightly schedule, one tick at a time, on a real database.
 
-What the upkeep sensor does is in `test_upkeep.py`.
+The upkeep sensor is in `test_upkeep.py`.
 """
 
 import platform

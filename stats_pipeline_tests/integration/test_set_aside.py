@@ -1,4 +1,4 @@
-"""One bad or locked thing stops no other: it is set aside, where people see it, and done when it can be."""
+"""One bad or locked thing stops no other: it is set aside, where it is shown, and done as soon as possible."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Settling once more: late, repeated, and when somebody has changed or deleted a row of the run meanwhile.
+"""Settling again: late, repeated, and after a row of the run was changed or deleted in the meantime.
 
 A run's ordinary end is in `test_life_cycle.py`, waiting for the app in `test_outbox.py`.
 """

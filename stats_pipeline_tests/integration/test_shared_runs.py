@@ -1,4 +1,4 @@
-"""One Dagster run with the leases of two clubs: neither feels what becomes of the other's."""
+"""One Dagster run with the leases of two clubs: what happens to one lease does not affect the other."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""A club that is not in the app's `public.tenants` has no jobs: refused at each door, and when its turn comes."""
+"""A club that is not in the app's `public.tenants` has no jobs: rejected at each way to enqueue, and when leased."""
 
 from collections.abc import Callable
 from typing import Any

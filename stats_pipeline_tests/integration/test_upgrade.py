@@ -1,6 +1,6 @@
-"""From version 0.1.0 to this one: its database, with rows in every table, is migrated, and its jobs go on.
+"""From version 0.1.0 to this one: its database, with rows in every table, is migrated, and its jobs continue.
 
-`version_0_1_0.sql` is what that version's `migrate` made, and what its processes wrote.
+`version_0_1_0.sql` holds the objects that its `migrate` created, and the rows that its processes wrote.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
-"""What the upkeep sensor asks of Dagster and tells it, with real Dagster instances.
+"""The upkeep sensor's reads from and writes to Dagster, with real Dagster instances.
 
-What is a mismatch, and its repair, is in `test_reconcile.py`.
+The mismatches and their repairs are in `test_reconcile.py`.
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""A model of the whole protocol: random histories of everything that can happen, against a second, simpler account."""
+"""A model of the whole protocol: random histories of all possible events, compared with a second, simpler account."""

@@ -1,5 +1,5 @@
-"""What must come out, from an account of its own: which job was asked for which club, when, and what has been computed
-for whom since. It reads the database to compare, never to find out what is right.
+"""The expected outcome, from a separate account: which job was requested for which club and when, and what has been
+computed for which club since. It reads the database to compare, never to learn what is right.
 """
 
 import time

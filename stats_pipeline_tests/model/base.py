@@ -1,6 +1,6 @@
-"""What all rules share: the step, what is drawn, and the machine before it has any rules.
+"""Shared by all rules: the step, the drawn values, and the machine without rules.
 
-What Hypothesis draws never depends on what is in the database: a rule that has nothing to do does nothing.
+The values that Hypothesis draws never depend on the database: a rule that has nothing to do does nothing.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Twenty-three ways to break the protocol: the model finds each of them, and nothing without it. `make model-breaks`
 takes some minutes.
 
-Each is a file of `sql/functions/`, what stands there, and what to put in its place. Not part of `make test`.
+Each names a file of `sql/functions/`, a text in it, and the replacement. Not part of `make test`.
 """
 
 import itertools

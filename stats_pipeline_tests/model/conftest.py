@@ -1,4 +1,4 @@
-"""The world of the model and the app that its tags go to."""
+"""The model's world, and the app that its tags are delivered to."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing

@@ -1,5 +1,5 @@
-"""The rules of what others do: rows and messages changed, deleted, restored and made up by hand, and an app that
-refuses an update. The calm club's are left alone.
+"""The rules of foreign changes: rows and messages changed, deleted, restored and invented by hand, and an app that
+rejects an update. Those of the calm club are left alone.
 """
 
 from typing import Any

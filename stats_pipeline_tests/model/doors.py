@@ -1,4 +1,4 @@
-"""The rules of enqueuing: through each of the three doors, again, malformed, in vain; and the button that retries."""
+"""The rules of enqueuing: in each of the three ways, repeated, malformed, without success; and the retry button."""
 
 from typing import Any
 from uuid import UUID

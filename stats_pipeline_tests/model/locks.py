@@ -1,6 +1,6 @@
-"""The rules of locks: one transaction of the app's, that holds rows, messages and requests until it ends, steps later.
+"""The rules of locks: one transaction of the app's that holds rows, messages and requests until it ends, steps later.
 
-No rule is switched off meanwhile. Only what by its nature needs that row leaves it alone.
+No rule is disabled during that time. Only steps that need a locked row leave it alone.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The machine: all rules, and the end, when faults stop and everything must come right."""
+"""The machine: all rules, and the end, where the faults stop and everything must recover."""
 
 from stats_pipeline_tests.model.locks import Locks
 

@@ -1,5 +1,5 @@
 """The rules of runs: jobs are leased, claimed, computed, delivered and settled; functions fail, or take so long that
-the run is given up meanwhile; processes die, are cancelled, wake up late, or are started by hand.
+the run counts as dead in the meantime; processes die, are cancelled, wake up late, or are started by hand.
 """
 
 from concurrent.futures import Future

@@ -1,4 +1,4 @@
-"""Every history ends well. `make test` looks at histories for a minute, `make model MINUTES=30` for longer."""
+"""Every history ends correctly. `make test` runs histories for a minute, `make model MINUTES=30` for longer."""
 
 import itertools
 import logging

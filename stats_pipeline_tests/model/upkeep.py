@@ -1,5 +1,5 @@
-"""The rules of upkeep: the app is well or unwell, the relay delivers, the reconciler looks and repairs, at once or much
-later, people look, and time passes.
+"""The rules of upkeep: the app works or fails, the relay delivers, the reconciler compares and repairs, at once or much
+later, users read, and time passes.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""What the model plays with: a migrated database with toy stats functions and an app's own objects, the connections of
-everybody who touches it, and time, which passes by moving the rows' times back.
+"""The world of the model: a migrated database with toy stats functions and an app's own objects, the connections of
+everything that changes it, and time, which passes by moving the rows' times back.
 
-What happens to it is in `life.py` and `damage.py`, what must come out in `account.py`.
+The events are in the modules of rules, the expected outcome in `account.py`.
 """
 
 import threading

@@ -1,6 +1,6 @@
-"""A club as plain rows: what the tests of the SQL load, and what the oracle computes from.
+"""A club as plain rows: the tests of the SQL load them, and the oracle computes from them.
 
-Also the few calls every one of these tests makes: load a club, refresh on a fixed day, read back what is stored.
+Also the few calls that each of these tests makes: load a club, refresh on a fixed day, read back the stored rows.
 Nothing here knows what the functions compute.
 """
 

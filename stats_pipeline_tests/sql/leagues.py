@@ -1,6 +1,6 @@
 """Hypothesis strategies for small clubs, made to hit ties, gaps and degenerate rows rather than to look real.
 
-Those of `odd_clubs` have what the reference tables forbid and an app's own may allow.
+Those of `odd_clubs` contain values that the reference tables forbid and an app's own tables may allow.
 """
 
 from collections.abc import Sequence

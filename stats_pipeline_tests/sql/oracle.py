@@ -1,7 +1,7 @@
 """The rules of the statistics in plain Python: which rows count, points, seasons, halves, streaks, rounding.
 
 Written from the specification and never from the SQL, in the most literal way: lists are walked from the first match to
-the last. What each function stores, on top of these rules, is in `oracle_tables`.
+the last. The tables of each function, based on these rules, are in `oracle_tables`.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The power ratings, computed the plain way: forty digits, every match weighed for every player.
+"""The power ratings, computed the plain way: forty digits, every match weighted for every player.
 
 The rules are in `oracle`, the other tables in `oracle_tables`.
 """

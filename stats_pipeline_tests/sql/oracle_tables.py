@@ -1,7 +1,7 @@
-"""What each stats function must store for a club, computed the plain way: the other side of the comparison.
+"""The rows that each stats function must store for a club, computed the plain way: the other side of the comparison.
 
 One function per table or pair of tables, in the order of the specification. The rules they share are in `oracle`, the
-larger tables have a module of their own.
+larger tables in separate modules.
 """
 
 from datetime import date

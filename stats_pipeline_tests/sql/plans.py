@@ -1,6 +1,6 @@
-"""The plans of the statements inside the stats functions, as they really run there.
+"""The plans of the statements inside the stats functions, as they are really executed there.
 
-A function's body cannot be explained from outside, so a temporary twin of it explains its own statements: same
+A function's body cannot be explained from outside, so a temporary copy of it explains its own statements: same
 variables, same parameters, same settings.
 """
 

@@ -1,6 +1,6 @@
-"""The reference set as a whole: its RPCs as the app sees them, what is closed to visitors, and re-applying.
+"""The reference set as a whole: its RPCs as the app sees them, what visitors may not access, and re-applying.
 
-What each function needs, a new one too, is in `test_every_function.py`.
+The requirements of each function, including new ones, are in `test_every_function.py`.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which day it is for a club: the day of its own time zone, the same in every function."""
+"""The current day of a club: that of its own time zone, the same in every function."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

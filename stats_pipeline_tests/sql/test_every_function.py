@@ -1,6 +1,6 @@
-"""What each stats function of the catalog needs, a new one too: a test here that fails says what is missing.
+"""The requirements of each stats function of the catalog, including new ones: a failing test says what is missing.
 
-The rules are those of `docs/stats-functions.md`. What a function computes is tested elsewhere, against an oracle.
+The rules are those of `docs/stats-functions.md`. The results of a function are tested elsewhere, against an oracle.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""Values that nothing forbids: each is counted right or left out, by all functions alike, and told when it is not null.
+"""Values that nothing forbids: all functions count each correctly or leave it out, with a warning unless it is null.
 
-The tables here allow what an app's own may: nulls, repeated appearances, open seasons. Which day it is for a club is in
-`test_club_day`.
+The tables here allow what an app's own may allow: nulls, repeated appearances, open seasons. The current day of a club
+is in `test_club_day`.
 """
 
 from collections.abc import Callable, Iterator

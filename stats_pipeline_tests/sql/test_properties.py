@@ -1,4 +1,4 @@
-"""What holds for every club: order of rows, order of calls and plans do not matter; tenants and books stay separate."""
+"""Properties of every club: order of rows, order of calls and plans do not matter; clubs and books stay separate."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What happens to rows whose reason is gone: rebuilt away, kept as an archive, or removed with their match."""
+"""Rows whose source rows no longer exist: removed by the rebuild, kept as an archive, or removed with their match."""
 
 from dataclasses import replace
 from datetime import date

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic and the shape of their results; what they measure is for people to look at."""
+"""The benchmarks' own arithmetic and the format of their results; the measurements themselves are not judged."""
 
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""The catalog against what it stands for, the app's own list of functions; and what is said of one that is wrong."""
+"""The catalog compared with the app's own list of functions; and the error messages for an invalid catalog."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What the command line shows of values that anybody may have written."""
+"""How the command line shows values that any program may have written."""
 
 from datetime import UTC, datetime
 from typing import Any

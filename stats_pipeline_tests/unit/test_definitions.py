@@ -1,4 +1,4 @@
-"""What Dagster loads: the shape of the graph, the lineage, and that loading needs nothing but the code."""
+"""The definitions that Dagster loads: the shape of the graph, the lineage, and that loading needs only the code."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Which errors are worth another try, and how they read."""
+"""Which errors are worth a retry, and their text."""
 
 import psycopg
 import pytest

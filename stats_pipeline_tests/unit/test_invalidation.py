@@ -1,4 +1,4 @@
-"""The cache client against real servers: what counts as taken, and what every way of not answering becomes."""
+"""The cache client with real servers: what counts as confirmed, and the result of every way of not answering."""
 
 import gzip
 import socket

@@ -1,4 +1,4 @@
-"""The synthetic league keeps the books of a real club, is the same everywhere, and loads into a real PostgreSQL.
+"""The synthetic league is as consistent as a real club's, the same everywhere, and loads into a real PostgreSQL.
 
 Statistics computed from it are tested with the functions that compute them.
 """

@@ -1,4 +1,4 @@
-"""The check of the documentation's links finds what is wrong, and nothing else; and the documentation passes it."""
+"""The check of the documentation's links finds all wrong links, and only those; and the documentation passes it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Our own log lines: short, one for a condition however long it lasts."""
+"""Our own log lines: short, and one per condition, however long it lasts."""
 
 import io
 import os

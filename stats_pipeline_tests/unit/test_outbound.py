@@ -1,4 +1,4 @@
-"""One deadline for a call to the outside, whatever the other side does; and nothing of the environment in it."""
+"""One deadline for an outgoing call, whatever the other side does; and no influence of the environment."""
 
 import itertools
 import socket

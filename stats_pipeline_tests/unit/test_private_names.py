@@ -1,4 +1,4 @@
-"""Private names of Dagster's: where they are imported, that each says why, and that the page lists them."""
+"""Private names of Dagster's: where they are imported, that each has a reason, and that the page lists them."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""Settings as an operator meets them: defaults, `.env.example`, and one line for each value that is wrong."""
+"""Settings as an operator sees them: defaults, `.env.example`, and one line for each wrong value."""
 
 import os
 import re

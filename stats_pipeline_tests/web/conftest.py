@@ -1,4 +1,4 @@
-"""The web app as it is served: a real uvicorn on a free loopback port, before a real database."""
+"""The web app as it is served: a real uvicorn on a free loopback port, with a real database."""
 
 import shutil
 import socket

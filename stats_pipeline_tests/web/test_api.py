@@ -1,4 +1,4 @@
-"""The JSON API as the app's servers use it: the answers, and what stands in the database after them."""
+"""The JSON API as the app's servers use it: the answers, and the rows in the database after them."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The app's own calls, run by Node against our addresses: on the app's machine, and from its servers with the key."""
+"""The app's own calls, run by Node, to our addresses: on the app's machine, and from its servers with the key."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The routes that the documentation gives to the app, run by Node as they stand there, called by the real pipeline."""
+"""The app's routes from the documentation, run by Node exactly as printed there, called by the real pipeline."""
 
 import os
 import re

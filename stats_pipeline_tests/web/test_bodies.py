@@ -1,4 +1,4 @@
-"""What a body may be: its length, its type, its text. After every refusal the database holds no job and no message."""
+"""Limits of a body: length, type, text. After every rejection the database holds no job and no message."""
 
 from collections.abc import Iterator
 

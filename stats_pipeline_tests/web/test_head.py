@@ -1,4 +1,4 @@
-"""The head of a request, which anyone may send: its length is limited, and its Host never comes back as an address."""
+"""The head of a request, which anyone may send: its length is limited, and its Host is never used in an address."""
 
 import socket
 import time

@@ -1,4 +1,4 @@
-"""What monitoring sees: `/health` and `/metrics`, against rows that the product's own steps have made."""
+"""The monitoring: `/health` and `/metrics`, with rows written by the product's own steps."""
 
 from collections.abc import Callable
 from typing import Any

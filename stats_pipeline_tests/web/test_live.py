@@ -1,6 +1,6 @@
-"""The whole way in a real browser: `stats-pipeline up`, its Dagster, and the admin who never sees it.
+"""The complete path in a real browser: `stats-pipeline up`, its Dagster, and the admin, who never sees Dagster.
 
-A function is held, or taken away, in the database (`acceptance/processes.py`), so that each state can be looked at.
+A function is paused or removed in the database (`acceptance/processes.py`), so that each state can be checked.
 """
 
 import re

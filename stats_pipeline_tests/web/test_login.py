@@ -1,6 +1,6 @@
-"""Wrong passwords and keys over time: they are forgotten in the end, passwords at once when the right one comes.
+"""Wrong passwords and keys over time: they are forgotten in the end, passwords at once after the right one.
 
-Who gets in with what is in `test_security.py`.
+The access that each credential gives is in `test_security.py`.
 """
 
 import time

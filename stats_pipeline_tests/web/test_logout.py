@@ -1,4 +1,4 @@
-"""After a logout the session is over: for copies of its cookie, for its event streams, at every web process."""
+"""A logout ends the session: for copies of its cookie, for its event streams, at every web process."""
 
 import re
 from collections.abc import Callable

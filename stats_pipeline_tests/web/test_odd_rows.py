@@ -1,4 +1,4 @@
-"""What others wrote, and what could not be done, as it is shown: on the page, by the API, `/health` and `jobs`."""
+"""How foreign values and things set aside are shown: on the page, by the API, `/health` and `jobs`."""
 
 from collections.abc import Callable
 from typing import Any

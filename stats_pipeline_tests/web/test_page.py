@@ -1,4 +1,4 @@
-"""The admin's page in a real browser. Jobs are moved on by the product's own steps, without Dagster.
+"""The admin's page in a real browser. Jobs advance by the product's own steps, without Dagster.
 
 The same with Dagster is in `test_live.py`.
 """

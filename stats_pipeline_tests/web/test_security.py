@@ -1,4 +1,4 @@
-"""Who gets in, and what the others are told. After every refusal the database holds no job and no message."""
+"""Who has access, and the answers to all others. After every rejection the database holds no job and no message."""
 
 import http.client
 import re

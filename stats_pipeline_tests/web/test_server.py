@@ -1,4 +1,4 @@
-"""`stats-pipeline web` as a process: where it listens, what it says, and how it stops while a browser is connected."""
+"""`stats-pipeline web` as a process: its address, its output, and how it stops while a browser is connected."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The event stream: each change once, in order, to everybody, from one listening connection, whatever breaks."""
+"""The event stream: each change once, in order, to every reader, from one listening connection, whatever fails."""
 
 import asyncio
 import json

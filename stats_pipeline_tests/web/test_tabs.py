@@ -1,7 +1,7 @@
 """Several tabs of one browser: they share one event stream, and hidden ones hold none.
 
-Playwright makes every page believe that it is visible. Chromium as users have it, where one tab hides the others, is
-started here and connected to without Playwright's overrides.
+Playwright makes every page report that it is visible. So Chromium is started here as users have it, where one tab hides
+the others, and connected to without Playwright's overrides.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What the page works out from rows: durations, estimates, bars, and results that are not of our shape."""
+"""What the page computes from rows: durations, estimates, bars, and results in a foreign format."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
