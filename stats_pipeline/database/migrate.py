@@ -39,7 +39,7 @@ class Applied:
 
 
 def migrate(connection: Connection[Any], *, reference_stats: bool = False) -> Applied:
-    """Apply what is missing or changed, in one transaction of its own.
+    """Apply what is missing or changed, in one separate transaction.
 
     `reference_stats` also installs the reference tables and stats functions, for a database that has none. Raises
     `MigrationError` if the app has its own ones, if an applied migration's file has changed, if the queue extension is

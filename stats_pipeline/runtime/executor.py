@@ -20,7 +20,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.executor_definition import IN_PROC_CONFIG, MULTI_PROC_CONFIG  # the stock ones, by config
 from dagster._core.errors import DagsterExecutionInterruptedError  # makes a terminated run end as canceled
-from dagster._core.events import EngineEventData  # says in the UI which process executes
+from dagster._core.events import EngineEventData  # shows in the UI which process executes
 from dagster._core.execution.api import ExecuteRunWithPlanIterable  # enters and leaves the context below
 from dagster._core.execution.compute_logs import create_compute_log_file_key  # where the UI looks for the output
 from dagster._core.execution.context.system import (  # types only: of a run, and of a step
@@ -39,8 +39,8 @@ from dagster._core.execution.plan.execute_plan import (  # a step, its hooks and
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext  # slots of pools
 from dagster._core.execution.plan.objects import ErrorSource, step_failure_event_from_exc_info  # a step cut off
 from dagster._core.execution.plan.plan import ExecutionPlan  # type only
-from dagster._core.execution.retries import RetryMode, get_retries_config  # as run config says it
-from dagster._core.execution.tags import get_tag_concurrency_limits_config  # as run config says it
+from dagster._core.execution.retries import RetryMode, get_retries_config  # from run config
+from dagster._core.execution.tags import get_tag_concurrency_limits_config  # from run config
 
 MAX_CONCURRENT = 16
 

@@ -118,7 +118,7 @@ class Guard:
         return bool(row["is_ended"])
 
     async def log_out(self, session: str) -> None:
-        """Refuse the session's cookie from now on."""
+        """Reject the session's cookie from now on."""
         # As long as it could be valid if STATS_SESSION_HOURS were raised later.
         await run_in_threadpool(self._database.run, "end_session", session=session, hours=MAX_SESSION_HOURS)
 

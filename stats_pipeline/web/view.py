@@ -158,7 +158,7 @@ def strip(rows: Sequence[Mapping[str, Any]]) -> tuple[Bar, ...]:
 
 
 def took(seconds: float) -> str:
-    """A duration: tenths below ten seconds, as those are what a refresh takes."""
+    """A duration: with tenths below ten seconds, the usual length of a refresh."""
     return f"{seconds:.1f}s" if seconds < 10 else f"{round(seconds)}s"
 
 

@@ -1,4 +1,4 @@
-"""`stats-pipeline doctor` tries the life of a job, and with `--functions` each function, and keeps nothing of it."""
+"""`stats-pipeline doctor` tries the life of a job, with `--functions` also each function, and rolls everything back."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is decided about a lease, for every combination of what may be known of it."""
+"""The decision about a lease, for every combination of known facts."""
 
 import itertools
 from datetime import UTC, datetime

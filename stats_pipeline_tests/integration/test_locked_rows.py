@@ -1,4 +1,4 @@
-"""Rows, messages and requests that another transaction holds are set aside, and the others go on."""
+"""Rows, messages and requests that another transaction holds are set aside; the others continue."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""What is shown of rows that no program of ours would have written."""
+"""How rows are shown that no program of ours would have written."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,6 +1,6 @@
 """Retry while the first retry is running, and what a retry copies from the job it repeats.
 
-The plain cases are in `test_enqueue.py`, two retries at once in `test_races.py`.
+The plain cases are in `test_retrying_jobs.py`, two retries at once in `test_races.py`.
 """
 
 from collections.abc import Callable

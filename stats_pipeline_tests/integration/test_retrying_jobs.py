@@ -1,4 +1,4 @@
-"""Retry: a new job that names the failed one, once however often it is asked for."""
+"""Retry: one new job that names the failed one, however often it is requested."""
 
 from collections.abc import Callable
 from typing import Any
