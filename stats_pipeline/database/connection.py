@@ -251,6 +251,11 @@ def call(connection: Connection[Any], function: str, /, **arguments: Any) -> lis
 
     In the caller's transaction.
     """
+    return connection.execute(_calling(function, tuple(arguments)), arguments).fetchall()
+
+
+@functools.cache
+def _calling(function: str, arguments: tuple[str, ...]) -> bytes:
     schema, _, name = function.rpartition(".")
     statement = sql.SQL("select * from {}({})").format(
         sql.Identifier(schema or "stats_pipeline", name),
@@ -258,7 +263,7 @@ def call(connection: Connection[Any], function: str, /, **arguments: Any) -> lis
             sql.SQL("{} => {}").format(sql.Identifier(argument), sql.Placeholder(argument)) for argument in arguments
         ),
     )
-    return connection.execute(statement, arguments).fetchall()
+    return statement.as_bytes()
 
 
 def call_one(connection: Connection[Any], function: str, /, **arguments: Any) -> Any:

@@ -15,8 +15,8 @@ from dagster._daemon.sensor import (  # the pause between two rounds, seconds, a
 from stats_pipeline.runtime.launcher import ForkserverRunLauncher
 
 # Between two rounds of the sensors. No sensor is due within a second of its last start, the shortest interval that
-# Dagster knows: three rounds are just longer than that.
-ROUND_SECONDS = 0.35
+# Dagster knows: two rounds are just longer than that.
+ROUND_SECONDS = 0.52
 
 
 def quicken_sensors() -> None:

@@ -57,7 +57,12 @@ BREAKS = (
 """,
         "",
     ),
-    Break("an attempt is not counted", "claim_lease", "0), 100) + 1,", "0), 100),"),
+    Break(
+        "an attempt is not counted",
+        "claim_lease",
+        "0), 100) + 1,\n            -- A job that had ended",
+        "0), 100),\n            -- A job that had ended",
+    ),
     Break(
         "a job that was given to another club while its run worked is completed",
         "jobs_of_lease",
