@@ -39,6 +39,7 @@ _SESSION = {
     # Overrides the defaults of role and database: a statement sees everything committed before it, times are UTC.
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
+    "standard_conforming_strings": "on",
     "TimeZone": "UTC",
     "DateStyle": "ISO",
     "IntervalStyle": "postgres",
@@ -220,7 +221,7 @@ def sqlalchemy_url(url: str, *, schema: str) -> str:
     """
     parts = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
     parts = _RESILIENCE | parts
-    session = _SESSION | {"standard_conforming_strings": "on", "search_path": schema}
+    session = _SESSION | {"search_path": schema}
     pinned = (f"-c{name}={value}".replace(" ", r"\ ") for name, value in session.items())
     parts["options"] = " ".join([parts.get("options", ""), *pinned]).strip()
     user, password, name = (parts.pop(key, "") for key in ("user", "password", "dbname"))

@@ -170,9 +170,10 @@ def test_web_server_and_daemon_beside_each_other(clone: Clone) -> None:
     port = str(free_port())
     with ExitStack() as running:
         running.enter_context(clone.running("dagster-webserver", "-p", port, **home))
+        # First: Dagster's SQLite storage does not survive being created by two processes at once.
+        assert answer(f"http://127.0.0.1:{port}/server_info")["dagster_version"]
         running.enter_context(clone.running("dagster-daemon", "run", **home))
         assert clone.do_a_job()["status"] == "completed"
-        assert answer(f"http://127.0.0.1:{port}/server_info")["dagster_version"]
     until(lambda: clone.is_idle, "the end of the embedded server")
 
 

@@ -46,7 +46,8 @@ ODD_DEFAULTS = (
     "default_transaction_isolation = 'serializable'",
     "search_path = 'nowhere'",
     "statement_timeout = '3s'",
-    "lock_timeout = '2s'",
+    "lock_timeout = '5ms'",
+    "standard_conforming_strings = off",
     "bytea_output = 'escape'",
     "extra_float_digits = 0",
     "row_security = off",
@@ -101,8 +102,8 @@ def test_a_job_is_done_and_its_tags_reach_the_app(pipeline: Pipeline) -> None:
 def test_no_process_has_a_variable_that_it_does_not_need(pipeline: Pipeline) -> None:
     with pipeline.gate("functions"):
         pipeline.enqueue()
-        until(pipeline.run_pids, "a run")
-        found = {process.pid: process.environ() for process in [*pipeline.children(), *_processes(pipeline.run_pids())]}
+        runs = until(pipeline.run_pids, "a run")
+        found = {process.pid: process.environ() for process in [*pipeline.children(), *_processes(runs)]}
     page = pipeline.child_pid("stats_pipeline.web")
     for pid, environment in found.items():
         assert not environment.keys() & HOSTILE_ENVIRONMENT.keys() - {"DAGSTER_HOME", "LC_ALL"}
