@@ -29,6 +29,7 @@ from stats_pipeline.deployment import doctor, up
 from stats_pipeline.errors import InvalidJob, StatsPipelineError, is_permanent, one_line
 from stats_pipeline.jobs import queue, run_direct
 from stats_pipeline.jobs.models import Enqueued, Payload, Trigger
+from stats_pipeline.jobs.reconcile import read
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -462,6 +463,7 @@ def reconcile(
     While `up` is running this happens every second.
     """
     with _database(makes=False) as (loaded, opened):
+        read(opened)  # fails if the database is not migrated, before Dagster creates its tables there
         os.environ.update(up.dagster_environment(loaded, opened.url))
         from dagster import DagsterInstance  # noqa: PLC0415  # two seconds of imports that no other command needs
 

@@ -53,7 +53,7 @@ def test_a_database_url_that_is_none_is_named_without_its_password(tmp_path: Pat
 
 def test_a_database_that_is_not_migrated_is_told_to_be(tmp_path: Path, create_database: Callable[..., str]) -> None:
     url = create_database()
-    for command in (("jobs",), ("enqueue",), ("retry", NO_JOB)):
+    for command in (("jobs",), ("enqueue",), ("retry", NO_JOB), ("reconcile",)):
         assert "stats-pipeline migrate" in refusal(run(tmp_path, *command, STATS_DATABASE_URL=url))
 
 
