@@ -56,12 +56,14 @@ begin
 
         select l.* into parent
         from stats_pipeline.lease as l
-        where l.run_id = parent_run and l.tenant_key = claimed.tenant_key and l.outcome = 'failed';
+        where l.run_id = parent_run and l.tenant_key = claimed.tenant_key and l.outcome = 'failed'
+        order by l.claimed_at desc
+        limit 1;
         taken := stats_pipeline.write_jobs(array(
             select jsonb_build_object(
                 'id', j.id, 'was', seen.xmin::text, 'status', 'processing', 'run_id', dagster_run,
                 'attempts', least(greatest(coalesce(j.attempts, 0), 0), 100) + 1,
-                'completed_at', null, 'error_message', null)
+                'started_at', now(), 'completed_at', null, 'error_message', null, 'results', null)
             from stats_pipeline.jobs_of_lease(parent.id) as j
             join public.background_job_status as seen on seen.id = j.id
             where j.status = 'failed'
@@ -76,6 +78,7 @@ begin
             select j.id, j.attempts, claimed.id
             from public.background_job_status as j
             where j.id = any(taken);
+            insert into stats_pipeline.measurement (metric, value) values ('job retries', cardinality(taken));
             perform stats_pipeline.carry_over(claimed.id, parent.id, run_functions);
             return next claimed;
             return;

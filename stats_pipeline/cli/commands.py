@@ -121,6 +121,11 @@ def _database(
             yield loaded, opened
 
 
+def _judging(loaded: settings.Settings) -> settings.Settings:
+    """The settings by which a command tells dead runs from live ones: in `stock`, with the time that its runs need."""
+    return loaded.for_dagster() if loaded.runtime == "stock" else loaded
+
+
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
@@ -412,7 +417,7 @@ def run_direct_command(as_json: JsonOption = False) -> None:
     Exit code 1 unless every job completed and the app confirmed its cache tags.
     """
     with _database() as (loaded, opened):
-        job_ids = run_direct.run_direct(opened, loaded, console.say)
+        job_ids = run_direct.run_direct(opened, _judging(loaded), console.say)
         with opened.connection() as connection:
             done = [queue.get_job(connection, job_id) for job_id in job_ids]
         if as_json:
@@ -470,7 +475,7 @@ def reconcile(
         from stats_pipeline.defs.runs import repair_all  # noqa: PLC0415
 
         with DagsterInstance.get() as instance:
-            repairs, problems = repair_all(opened, loaded, instance, dry_run=dry_run)
+            repairs, problems = repair_all(opened, _judging(loaded), instance, dry_run=dry_run)
         if as_json:
             _print_json([{"repair": type(repair).__name__, **asdict(repair)} for repair in repairs])
         elif repairs:

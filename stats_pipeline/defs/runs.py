@@ -42,7 +42,7 @@ def repair_all(
         for repair in repairs:
             if isinstance(repair, ExpireLease) and repair.cause is not None:
                 starting.begins(repair.cause)
-        if any(lease.run_id is not None for lease in snapshot.leases):
+        if any(lease.run_id is not None and lease.outcome is None for lease in snapshot.leases):
             starting.is_over()
     return repairs, reconcile.apply_all(opened, repairs, settings, lambda run_id: fail_in_dagster(instance, run_id))
 

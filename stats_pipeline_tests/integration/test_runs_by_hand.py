@@ -119,7 +119,10 @@ def test_a_re_execution_of_a_failed_run_repairs_its_job(
         steps.compute(opened, claimed, TWO[0])
         steps.fail_function(opened, RPCS[1], "division by zero", claimed.lease_id)
         steps.settle(connection, claimed.lease_id)
-        assert steps.job(connection, job_id).status == "failed"
+        job = steps.job(connection, job_id)
+        assert job.status == "failed"
+        started_at = job.started_at
+        assert started_at is not None
 
         again = dagster_run(parent_run_id=parent.run_id, root_run_id=parent.run_id)
         with refresh(again) as resource:
@@ -127,6 +130,9 @@ def test_a_re_execution_of_a_failed_run_repairs_its_job(
             assert claimed.job_ids == (job_id,)
             job = steps.job(connection, job_id)
             assert (job.status, job.error_message, job.attempts) == ("processing", None, 2)
+            assert job.completed_at is None
+            assert job.started_at is not None
+            assert job.started_at > started_at
             assert claimed.carried_over == set(RPCS) - set(selected)
             for function in TWO:
                 if function.rpc in selected:
@@ -137,6 +143,22 @@ def test_a_re_execution_of_a_failed_run_repairs_its_job(
         assert job.results is not None
         assert job.results["successful_functions"] == 2
     assert len(query("select id from public.background_job_status")) == 2
+
+
+def test_what_is_not_executed_again_has_still_failed(
+    connection: Connected, opened: Database, refresh: Callable[..., Any]
+) -> None:
+    job_id = steps.enqueue(connection)
+    steps.start(connection, "parent")
+    for rpc in RPCS:
+        steps.fail_function(opened, rpc, f"{rpc} cannot", "parent")
+    steps.settle(connection, "parent")
+    with refresh(dagster_run(parent_run_id="parent", root_run_id="parent")) as resource:
+        claimed = resource.claim(RPCS[:1])
+        resource.compute(TWO[0], claimed, tries=1)
+        resource.settle()
+    job = steps.job(connection, job_id)
+    assert (job.status, job.error_message) == ("failed", f"Failed functions: {RPCS[1]} ({RPCS[1]} cannot)")
 
 
 def test_a_failed_job_that_somebody_has_changed_is_left_to_him(
