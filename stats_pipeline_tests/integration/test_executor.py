@@ -22,6 +22,8 @@ from dagster._core.execution.plan.objects import ErrorSource
 from stats_pipeline.runtime.executor import thread_executor
 from stats_pipeline_tests.integration import toy_jobs
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 30  # seconds until a wait for another thread counts as a deadlock
 
 

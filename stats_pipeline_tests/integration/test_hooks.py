@@ -25,6 +25,8 @@ from stats_pipeline.jobs.reconcile import apply
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration import steps
 
+pytestmark = pytest.mark.slow
+
 Connected = Connection[DictRow]
 Query = Callable[..., list[dict[str, Any]]]
 

@@ -12,6 +12,8 @@ from stats_pipeline.database import Database
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import Served
 
+pytestmark = pytest.mark.slow
+
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 Open = Callable[..., Page]

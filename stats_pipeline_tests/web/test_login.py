@@ -14,6 +14,8 @@ from stats_pipeline.web import auth
 from stats_pipeline.web.auth import FAILURE_WINDOW, MAX_FAILURES
 from stats_pipeline_tests.web.conftest import API_KEY, CRON, CRON_SECRET, JOBS, PASSWORD, Served
 
+pytestmark = pytest.mark.slow
+
 Later = Callable[[float], None]
 
 

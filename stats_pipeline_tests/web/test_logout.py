@@ -13,6 +13,8 @@ from stats_pipeline.web.auth import COOKIE
 from stats_pipeline_tests.web.conftest import JOBS, KEY, PASSWORD, Served, serving, settings
 from stats_pipeline_tests.web.test_stream import reading
 
+pytestmark = pytest.mark.slow
+
 Query = Callable[..., list[dict[str, Any]]]
 PAGES = ("/admin/info", "/admin/info/jobs", "/login", JOBS, f"{JOBS}/stream")
 

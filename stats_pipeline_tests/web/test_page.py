@@ -19,6 +19,8 @@ from stats_pipeline.database import Database
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import PASSWORD, Served
 
+pytestmark = pytest.mark.slow
+
 Query = Callable[..., list[dict[str, Any]]]
 Open = Callable[..., Page]
 PHONE = {"width": 375, "height": 800}

@@ -19,6 +19,8 @@ from stats_pipeline_tests.acceptance.processes import until
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import Served
 
+pytestmark = pytest.mark.slow
+
 TABS = 7  # a browser allows a host six connections at a time
 
 
