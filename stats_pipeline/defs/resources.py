@@ -6,14 +6,14 @@ Settings are read here, in the process that runs, so that none of them passes th
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
 
 import dagster as dg
 
 from stats_pipeline import database, settings
-from stats_pipeline.jobs.invalidation import CacheClient
+from stats_pipeline.jobs.invalidation import open_client
 from stats_pipeline.jobs.refresh import Refresh, session_name
 
 LEASE_TAG = "stats/lease"
@@ -40,7 +40,7 @@ def refresh_resource(context: dg.InitResourceContext) -> Iterator[Refresh]:
                 application_name=session_name(run.run_id),
             )
         )
-        cache = stack.enter_context(closing(CacheClient(given))) if given.app_url else None
+        cache = stack.enter_context(open_client(given))
         # A re-execution copies its parent's tags, but the lease was the parent's.
         lease = run.tags.get(LEASE_TAG) if run.parent_run_id is None else None
         tenant = run.tags.get(TENANT_TAG)

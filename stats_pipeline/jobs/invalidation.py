@@ -6,7 +6,8 @@ It makes one call and reports which tags the app confirmed. How the call is made
 
 import ipaddress
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
 from typing import Annotated
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -34,6 +35,16 @@ class _Answer(BaseModel):
     invalidated_tags: Annotated[list[str], Field(default_factory=list)]
     failed_tags: Annotated[list[str], Field(default_factory=list)]
     error: str | None = None
+
+
+@contextmanager
+def open_client(settings: Settings) -> "Iterator[CacheClient | None]":
+    """The client for the length of the block; None if no app is configured."""
+    if settings.app_url is None:
+        yield None
+    else:
+        with closing(CacheClient(settings)) as client:
+            yield client
 
 
 class CacheClient:

@@ -4,9 +4,8 @@ It leases, claims, computes, delivers and settles with the SQL functions that a 
 Dagster: nothing is done twice or undone, and the jobs end in the table like any other. There are no retries.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from uuid import UUID, uuid4
@@ -18,7 +17,7 @@ from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database, call
 from stats_pipeline.errors import InvalidJob, LeaseLost, StatsPipelineError, one_line
 from stats_pipeline.jobs import outbox, queue, reconcile
-from stats_pipeline.jobs.invalidation import CacheClient
+from stats_pipeline.jobs.invalidation import open_client
 from stats_pipeline.jobs.models import Claim, Delivery, Lease, Payload
 from stats_pipeline.jobs.refresh import Refresh, session_name
 from stats_pipeline.settings import Settings
@@ -58,7 +57,7 @@ def _repair(opened: Database, settings: Settings, say: Callable[[str], None]) ->
         say(f"Repairing: {repair}")
     for problem in reconcile.apply_all(opened, repairs, settings, fail_in_dagster=lambda _: None):
         say(f"Not repaired: {problem}")
-    with _cache(settings) as cache:
+    with open_client(settings) as cache:
         if cache is not None:
             _say_what_is_due(outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline), say)
 
@@ -91,7 +90,7 @@ def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], No
     functions = sorted(function.rpc for function in settings.functions)
     with (
         Database(url, max_connections=len(functions) + 2, application_name=session_name(run_id)) as opened,
-        _cache(settings) as cache,
+        open_client(settings) as cache,
     ):
         refresh = Refresh(
             opened, settings, run_id=run_id, lease_id=lease.lease_id, tenant_id=lease.tenant_id, cache=cache
@@ -102,7 +101,6 @@ def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], No
             say(f"Club {lease.tenant_id or 'default'}: {jobs}, {len(functions)} functions …")
             _compute_all(refresh, claimed, opened.url, settings, say)
             _say_what_is_due(refresh.deliver(), say)
-            refresh.settle()
         except LeaseLost:
             return ()  # the previous run took so long that the lease expired and another run got the jobs
         finally:
@@ -157,15 +155,6 @@ def _give_up(url: str, lease_id: UUID, max_attempts: int) -> None:
             max_attempts=max_attempts,
             reason="run-direct was interrupted",
         )
-
-
-@contextmanager
-def _cache(settings: Settings) -> Iterator[CacheClient | None]:
-    if settings.app_url is None:
-        yield None
-    else:
-        with closing(CacheClient(settings)) as cache:
-            yield cache
 
 
 def _say_what_is_due(delivery: Delivery, say: Callable[[str], None]) -> None:
