@@ -33,6 +33,8 @@ def serve() -> Iterator[Callable[[Drip], str]]:
                 with connection:
                     try:
                         drip(connection)
+                        while connection.recv(65_536):
+                            pass  # closing with bytes unread would be a reset, and that may overtake the answer
                     except OSError:
                         return  # the caller hung up
 
