@@ -230,7 +230,7 @@ def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]
     return {
         "DAGSTER_HOME": str(settings.dagster_home),
         "STATS_DATABASE_URL": database_url,
-        "STATS_DAGSTER_URL": database.sqlalchemy_url(database_url, schema=migrate.DAGSTER_SCHEMA),
+        "STATS_DAGSTER_URL": database.dagster_url(settings, database_url, schema=migrate.DAGSTER_SCHEMA),
         "STATS_HOME": str(settings.home),
     }
 
