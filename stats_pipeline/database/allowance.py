@@ -15,7 +15,7 @@ from stats_pipeline.database.connection import can_listen, connect, describe
 from stats_pipeline.errors import NoConnectionFree
 
 _ANSWER_SECONDS = 3  # a pooler that has no more lets one wait
-_AGAIN_SECONDS = 1
+_AGAIN_SECONDS = 2  # for those who need them to come to an end
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ def count_allowed(url: str, most: int) -> Allowed:
                 return Allowed(len(opened), str(error))
         return Allowed(len(opened))
     finally:
-        for connection in opened:
-            connection.close()
+        _close(opened)
 
 
 def wait_for_connections(url: str, count: int, say: Callable[[str], None]) -> None:
@@ -53,33 +52,44 @@ def wait_for_connections(url: str, count: int, say: Callable[[str], None]) -> No
     """
     if not can_listen(url):
         return
-    opened: list[Connection[Any]] = []
     has_said = False
 
-    def let_go() -> None:
+    def say_once() -> None:
         nonlocal has_said
-        while opened:
-            opened.pop().close()
         if not has_said:
             say(
                 f"Waiting for {count} free connections at {describe(url)}: another deployment still holds them, or "
                 "STATS_MAX_CONNECTIONS is more than is allowed there"
             )
-            has_said = True
+        has_said = True
 
+    while not _try(url, count, say_once):
+        say_once()
+        time.sleep(_AGAIN_SECONDS)
+
+
+def _try(url: str, count: int, say: Callable[[], None]) -> bool:
+    opened: list[Connection[Any]] = []
     try:
         while len(opened) < count:
             opening = _Opening(url)
-            while not opening.is_done.wait(_ANSWER_SECONDS):
-                let_go()
-            try:
+            if not opening.is_done.wait(_ANSWER_SECONDS):
+                say()
+                _close(opened)
+                opening.is_done.wait()
                 opened.append(opening.result())
-            except NoConnectionFree:
-                let_go()
-                time.sleep(_AGAIN_SECONDS)
+                return False
+            opened.append(opening.result())
+    except NoConnectionFree:
+        return False
     finally:
-        for connection in opened:
-            connection.close()
+        _close(opened)
+    return True
+
+
+def _close(opened: list[Connection[Any]]) -> None:
+    while opened:
+        opened.pop().close()
 
 
 class _Opening:

@@ -291,7 +291,7 @@ class Database:
             self._drop(pooled)
 
     def _drop(self, pooled: "_Pooled") -> None:
-        pooled.close()
+        pooled.connection.close()
         self._forget(pooled.held)
 
     def _forget(self, held: "Held | None") -> None:
@@ -330,20 +330,25 @@ class _Pooled:
             return False
         return not self.connection.closed and self.connection.info.transaction_status == pq.TransactionStatus.IDLE
 
+
+class _Connection(Connection[DictRow]):
+    """A connection that is not closed before the server has ended the session: until then it would count as one."""
+
     def close(self) -> None:
-        """Return when the server has ended the session: until then it would count as one more."""
-        with suppress(OSError, psycopg.Error):
-            file = os.dup(self.connection.fileno())
-            try:
-                self.connection.close()
-                until = time.monotonic() + _END_SECONDS
+        if self.closed:
+            return
+        file = os.dup(self.fileno())
+        try:
+            super().close()
+            until = time.monotonic() + _END_SECONDS
+            with suppress(OSError):
                 while select.select([file], [], [], max(0.0, until - time.monotonic()))[0] and os.read(file, 4096):
                     pass
-            finally:
-                os.close(file)
+        finally:
+            os.close(file)
 
 
-class _PerTransaction(Connection[DictRow]):
+class _PerTransaction(_Connection):
     """A connection through a transaction pooler, which gives each transaction another session: each of them begins by
     setting what it depends on."""
 
@@ -371,7 +376,7 @@ def connect(
 ) -> Connection[DictRow]:
     """One configured connection. Raises `DatabaseUnavailable` naming the host, never the password, and its subclass
     `NoConnectionFree` if only the number of connections is at fault."""
-    kind = Connection[DictRow] if can_listen(url) else _PerTransaction
+    kind = _Connection if can_listen(url) else _PerTransaction
     try:
         connection = kind.connect(
             url,

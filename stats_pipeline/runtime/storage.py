@@ -57,10 +57,10 @@ _PLANNED = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
 class PooledPostgresStorage(DagsterPostgresStorage):
     """Runs, events and ticks of one instance over one pool of `pool_size` connections, safe to share between threads.
 
-    Each thread has one connection at most, so one is enough for all of them. A pool must not cross a fork: create the
-    instance in the process that uses it. Each connection is tested before use, so an outage of the database fails only
-    the reads and writes made during it. A connection that is refused with a message matching `wait_when_refused` is
-    tried again for ten minutes.
+    Each thread has one connection at most, so one is enough for all of them. All instances of a process share the pool.
+    It must not cross a fork: create the instance in the process that uses it. Each connection is tested before use, so
+    an outage of the database fails only the reads and writes made during it. A connection that is refused with a
+    message matching `wait_when_refused` is tried again for ten minutes.
     """
 
     def __init__(
@@ -72,23 +72,8 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         pool_size: int = 1,
         wait_when_refused: str = "",
     ) -> None:
-        url, session = _without_session(postgres_url)
-        self._shared = _Shared(
-            create_pg_engine(
-                url,
-                token_provider,
-                isolation_level="AUTOCOMMIT",
-                pool_size=pool_size,
-                max_overflow=0,
-                pool_timeout=TURN_SECONDS,
-                pool_pre_ping=True,
-                pool_recycle=300,
-            )
-        )
+        self._shared = _shared(postgres_url, token_provider, pool_size, wait_when_refused)
         engine = self._shared.engine
-        _set_session(engine, session)
-        if wait_when_refused:
-            _wait_when_refused(engine, re.compile(wait_when_refused))
         # One look-up of the table that is created last; otherwise each of the three parts would list all tables.
         is_new = should_autocreate_tables and not retry_pg_connection_fn(lambda: inspect(engine).has_table("jobs"))
         # The parts of the base class are replaced: it is not to make any tables over connections of its own.
@@ -100,7 +85,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
             part._engine = engine
             part.shared = self._shared
         if is_new:
-            self._make_tables(session.get("search_path"))
+            self._make_tables(_without_session(postgres_url)[1].get("search_path"))
 
     @classmethod
     def config_type(cls) -> Any:
@@ -140,11 +125,15 @@ class PooledPostgresStorage(DagsterPostgresStorage):
 
 
 class _Shared:
-    """The pool of the three parts. A thread that has a connection gets the same one again: with one for all it would
-    otherwise wait for itself, as Dagster looks things up while it writes."""
+    """The pool of all instances of this process: Dagster opens one more for each tick that asks for it.
+
+    A thread that has a connection gets the same one again: with one for all it would otherwise wait for itself, as
+    Dagster looks things up while it writes.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.users = 0
         self._of_thread = threading.local()
 
     @property
@@ -163,8 +152,15 @@ class _Shared:
             finally:
                 self._of_thread.connection = None
 
-    def close(self) -> None:
-        """Return when the server has ended an idle session: until then it would count as one more."""
+    def leave(self) -> None:
+        """Close the pool with its last user. Returns when the server has ended an idle session: until then it would
+        count as one more."""
+        with _opening:
+            self.users -= 1
+            if self.users > 0:
+                return
+            for key in [key for key, shared in _pools.items() if shared is self]:
+                del _pools[key]
         file = None
         with suppress(Exception), self.engine.connect() as connection:
             driver = connection.connection.dbapi_connection
@@ -176,6 +172,44 @@ class _Shared:
                 while select.select([file], [], [], max(0.0, until - time.monotonic()))[0] and os.read(file, 4096):
                     pass
             os.close(file)
+
+
+_pools: dict[tuple[object, ...], _Shared] = {}
+_opening = threading.Lock()
+_of_parent: list[_Shared] = []
+
+
+def _leave_to_parent() -> None:
+    """Kept, as to forget a connection is to close it, which would end the parent's session."""
+    _of_parent.extend(_pools.values())
+    _pools.clear()
+    _opening.release()
+
+
+os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_leave_to_parent)
+
+
+def _shared(postgres_url: str, token_provider: Any, pool_size: int, wait_when_refused: str) -> _Shared:
+    key = (postgres_url, id(token_provider), pool_size, wait_when_refused)
+    with _opening:
+        if key not in _pools:
+            url, session = _without_session(postgres_url)
+            engine = create_pg_engine(
+                url,
+                token_provider,
+                isolation_level="AUTOCOMMIT",
+                pool_size=pool_size,
+                max_overflow=0,
+                pool_timeout=TURN_SECONDS,
+                pool_pre_ping=True,
+                pool_recycle=300,
+            )
+            _set_session(engine, session)
+            if wait_when_refused:
+                _wait_when_refused(engine, re.compile(wait_when_refused))
+            _pools[key] = _Shared(engine)
+        _pools[key].users += 1
+        return _pools[key]
 
 
 class _RunStorage(PostgresRunStorage):
@@ -214,6 +248,7 @@ class _EventLogStorage(PostgresEventLogStorage):
         self._planned: list[EventLogEntry] = []
         self._storing = threading.RLock()
         self._is_storing = False
+        self._is_disposed = False
 
     def _connect(self) -> AbstractContextManager[Connection]:
         if (self._planned or self._is_storing) and not self.shared.is_held:
@@ -273,10 +308,13 @@ class _EventLogStorage(PostgresEventLogStorage):
         return True
 
     def dispose(self) -> None:
+        super().dispose()
+        if self._is_disposed:
+            return
+        self._is_disposed = True
         with suppress(Exception):  # an outage at the very end
             self._connect()
-        super().dispose()
-        self.shared.close()
+        self.shared.leave()
 
 
 def _without_session(postgres_url: str) -> tuple[str, dict[str, str]]:

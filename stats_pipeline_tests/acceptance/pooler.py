@@ -17,7 +17,8 @@ import psycopg
 import pytest
 
 from stats_pipeline.database import embedded
-from stats_pipeline_tests.acceptance.processes import until
+from stats_pipeline_tests.acceptance.app_server import App
+from stats_pipeline_tests.acceptance.processes import Pipeline, until
 from stats_pipeline_tests.ports import free_port
 
 _BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -25,7 +26,7 @@ _PGBOUNCER = shutil.which("pgbouncer", path=f"/usr/sbin:{os.defpath}")
 _PASSWORD = "p@ss/word"
 _USER = embedded._ROOTS_USER if os.geteuid() == 0 else None
 POOL_SIZE = 15  # Supabase's default
-WATCHER = "watcher"  # the test's own connections, which do not count
+OURS = ("watcher", "witness")  # the names of the tests' own connections, which do not count
 
 Mode = Literal["session", "transaction"]
 
@@ -37,6 +38,7 @@ needs_both = pytest.mark.skipif(
 def _own(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     if _USER is not None:
+        folder.parent.chmod(0o711)
         shutil.chown(folder, _USER)
 
 
@@ -86,12 +88,15 @@ def url_of(port: int, *, mode: Mode = "session") -> str:
 
 
 @contextmanager
-def pgbouncer(folder: Path, server: int, mode: Mode, *, size: int = POOL_SIZE, **options: object) -> Iterator[int]:
+def pgbouncer(
+    folder: Path, server: int, mode: Mode, *, size: int = POOL_SIZE, port: int = 0, **options: object
+) -> Iterator[int]:
     """A pooler in front of the server; its port. As configured by Debian, but for the mode and the size."""
     assert _PGBOUNCER is not None
-    port = free_port()
+    port = port or free_port()
     own = folder / f"pgbouncer-{mode}-{port}"
-    _own(own)
+    if not own.exists():
+        _own(own)
     lines = {
         "listen_addr": "127.0.0.1",
         "listen_port": port,
@@ -119,30 +124,45 @@ def pgbouncer(folder: Path, server: int, mode: Mode, *, size: int = POOL_SIZE, *
             process.kill()
 
 
+class Pooled(Pipeline):
+    """`stats-pipeline up` with a pooler in front of its database. The test itself is connected directly."""
+
+    def __init__(self, home: Path, app: App, server: int, pooler: int, mode: Mode, **settings: str) -> None:
+        super().__init__(home, app, {"STATS_DATABASE_URL": url_of(pooler, mode=mode), **settings})
+        self._direct = url_of(server)
+
+    @property
+    def url(self) -> str:
+        return self._direct
+
+
 def _answers(port: int) -> bool:
     with psycopg.connect(url_of(port)):
         return True
 
 
 class Watch:
-    """The highest number of client connections that the server had, looked at every few milliseconds."""
+    """The highest number of client connections that the server had, looked at every few milliseconds, and whose."""
 
-    _COUNT = b"select count(*) from pg_stat_activity where backend_type = 'client backend' and application_name <> %s"
+    _QUERY = b"""
+        select application_name || ': ' || regexp_replace(left(query, 120), '\\s+', ' ', 'g') from pg_stat_activity
+        where backend_type = 'client backend' and application_name <> all(%s)
+    """
 
     def __init__(self, url: str) -> None:
-        self._connection = psycopg.connect(url, autocommit=True, application_name=WATCHER)
+        self._connection = psycopg.connect(url, autocommit=True, application_name=OURS[0])
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self.highest = 0
+        self.highest: list[str] = []
         self.looks = 0
 
-    def now(self) -> int:
-        (count,) = self._connection.execute(self._COUNT, [WATCHER]).fetchone() or (0,)
-        return int(count)
+    def now(self) -> list[str]:
+        """What each was last asked."""
+        return [text for (text,) in self._connection.execute(self._QUERY, [list(OURS)])]
 
     def _look(self) -> None:
         while not self._ended.wait(0.003):
-            self.highest = max(self.highest, self.now())
+            self.highest = max(self.highest, self.now(), key=len)
             self.looks += 1
 
     def __enter__(self) -> "Watch":

@@ -1,0 +1,178 @@
+"""Our connections and Dagster's through PgBouncer: what is set for them holds, and what is refused is waited for."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+import structlog
+
+from stats_pipeline import database
+from stats_pipeline.database import Database, allowance, connect, migrate
+from stats_pipeline.errors import DatabaseUnavailable, NoConnectionFree
+from stats_pipeline.runtime.storage import PooledPostgresStorage
+from stats_pipeline.settings import Settings
+from stats_pipeline_tests.acceptance import pooler
+from stats_pipeline_tests.acceptance.pooler import Mode
+from stats_pipeline_tests.acceptance.processes import until
+
+pytestmark = pooler.needs_both
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pools")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[int]:
+    """A migrated database whose role has settings that nobody of ours may depend on."""
+    with pooler.postgres(folder) as port:
+        with connect(pooler.url_of(port), autocommit=True) as connection:
+            migrate.migrate(connection, reference_stats=True)
+            for setting in (
+                "statement_timeout = '1s'",
+                "default_transaction_isolation = 'serializable'",
+                "timezone = 'Asia/Kathmandu'",
+                "search_path = 'pg_temp'",
+                "lock_timeout = '1ms'",
+            ):
+                connection.execute(f"alter role postgres set {setting}".encode())
+        yield port
+
+
+@pytest.fixture
+def pooled(folder: Path, server: int) -> Iterator[Callable[..., str]]:
+    """The URL of a pooler of the test's own."""
+    with ExitStack() as stack:
+
+        def start(mode: Mode, **options: int) -> str:
+            port = stack.enter_context(pooler.pgbouncer(folder, server, mode, **options))
+            loaded = Settings.model_validate({"STATS_DATABASE_URL": pooler.url_of(port, mode=mode)})
+            assert loaded.database_url is not None
+            return loaded.database_url.get_secret_value()
+
+        yield start
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_what_a_statement_depends_on_is_set_whatever_session_it_gets(pooled: Callable[..., str], mode: Mode) -> None:
+    names = ("lock_timeout", "statement_timeout", "TimeZone", "transaction_isolation")
+    shown = ", ".join(f"current_setting('{name}') as {name}" for name in names)
+    expected = ("30s", "0", "UTC", "read committed")
+    with Database(pooled(mode), max_connections=3) as opened:
+        assert opened.can_listen == (mode == "session")
+        with opened.connection() as first, opened.transaction() as second:  # two sessions at least
+            for _ in range(3):
+                for connection in (first, second):
+                    row = connection.execute(f"select {shown}").fetchone()
+                    assert row is not None
+                    assert tuple(row.values())[:3] == expected[:3]
+            row = second.execute(f"select {shown}").fetchone()
+            assert row is not None
+            assert tuple(row.values())[3] == "read committed"
+
+
+@dg.asset
+def made() -> None:
+    pass
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_dagsters_tables_are_made_and_used_in_their_schema(pooled: Callable[..., str], server: int, mode: Mode) -> None:
+    url = database.sqlalchemy_url(pooled(mode), schema=f"dagster_{mode}")
+    storage = {
+        "module": PooledPostgresStorage.__module__,
+        "class": PooledPostgresStorage.__name__,
+        "config": {"postgres_url": url},
+    }
+    with dg.instance_for_test(overrides={"storage": {"custom": storage}}) as instance:
+        for _ in range(2):
+            assert dg.materialize([made], instance=instance).success
+        assert len(instance.get_runs()) == 2
+        assert instance.get_latest_materialization_event(made.key) is not None
+    with connect(pooler.url_of(server), autocommit=True) as connection:
+        rows = connection.execute("select schemaname from pg_tables where tablename = 'runs'").fetchall()
+        assert f"dagster_{mode}" in [row["schemaname"] for row in rows]
+        assert "public" not in [row["schemaname"] for row in rows]
+        late = "select extract(epoch from now() at time zone 'UTC' - max(create_timestamp)) as late from {}.runs"
+        row = connection.execute(late.format(f"dagster_{mode}").encode()).fetchone()
+        assert row is not None
+        assert 0 <= row["late"] < 600  # written in UTC, not in the role's time zone
+
+
+def test_who_is_refused_waits_until_there_is_a_connection(pooled: Callable[..., str]) -> None:
+    url = pooled("session", max_client_conn=1)
+    with Database(url, max_connections=1, turn=0.1) as impatient, Database(url, max_connections=1) as patient:
+        answers: list[object] = []
+        asking = threading.Thread(target=lambda: answers.append(patient.run("list_job_states")))
+        with structlog.testing.capture_logs() as logged:
+            with psycopg.connect(url):
+                with pytest.raises(NoConnectionFree, match="no more connections allowed"):
+                    impatient.run("list_job_states")
+                asking.start()
+                until(lambda: len(logged), "a line")
+            asking.join(30)
+        assert answers == [[]]
+    assert [line["event"] for line in logged] == ["waiting for a free connection", "there are free connections again"]
+
+
+@pytest.mark.parametrize("limit", [{"max_client_conn": 3}, {"size": 3}], ids=["refuses", "lets wait"])
+def test_a_start_waits_for_its_connections_in_one_line(pooled: Callable[..., str], limit: dict[str, int]) -> None:
+    """By refusing, or by letting wait."""
+    url = pooled("session", **limit)
+    said: list[str] = []
+    allowance.wait_for_connections(url, 3, said.append)
+    assert said == []
+    waiting = threading.Thread(target=allowance.wait_for_connections, args=(url, 3, said.append))
+    with psycopg.connect(url) as other:
+        other.execute("select 1")
+        waiting.start()
+        until(lambda: said, "a line")
+        until(lambda: allowance.count_allowed(url, 2).count == 2, "that it lets go of what it had")
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert len(said) == 1
+    assert said[0].startswith("Waiting for 3 free connections at 127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [({"max_client_conn": 3}, "no more connections allowed"), ({"size": 3}, "no answer")],
+    ids=["refuses", "lets wait"],
+)
+def test_what_a_pooler_allows_is_found_out_by_trying(
+    pooled: Callable[..., str], limit: dict[str, int], reason: str
+) -> None:
+    url = pooled("session", **limit)
+    assert allowance.count_allowed(url, 3) == allowance.Allowed(3)
+    allowed = allowance.count_allowed(url, 5)
+    assert allowed.count == 3
+    assert reason in allowed.reason
+
+
+def test_a_pooler_that_closes_all_connections_and_comes_back_is_one_outage(folder: Path, server: int) -> None:
+    with ExitStack() as first:
+        port = first.enter_context(pooler.pgbouncer(folder, server, "session"))
+        with ExitStack() as stack:
+            opened = stack.enter_context(Database(pooler.url_of(port), patience=0.3))
+            opened.run("list_job_states")
+            logged = stack.enter_context(structlog.testing.capture_logs())
+            first.close()
+            with pytest.raises(DatabaseUnavailable):
+                opened.run("list_job_states")
+            with pytest.raises(DatabaseUnavailable):
+                opened.run("list_job_states")
+            with pooler.pgbouncer(folder, server, "session", port=port):
+                assert opened.run("list_job_states") == []
+    assert [line["event"] for line in logged] == ["the database is out of reach", "the database is back"]
+
+
+def test_postgres_itself_may_be_full(tmp_path: Path) -> None:
+    with pooler.postgres(tmp_path, max_connections=6) as port:
+        allowed = allowance.count_allowed(pooler.url_of(port), 10)
+        assert allowed.count == 6
+        assert "too many clients already" in allowed.reason
