@@ -18,7 +18,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from setproctitle import setproctitle
+from setproctitle import getproctitle, setproctitle
 
 from stats_pipeline.errors import StatsPipelineError, one_line
 from stats_pipeline.settings import LOG_FD, named_fd
@@ -26,7 +26,7 @@ from stats_pipeline.settings import LOG_FD, named_fd
 Result = TypeVar("Result")
 
 # All that the processes of `up` import, besides the definitions, which each process loads with its own settings. The
-# second group is what Dagster, SQLAlchemy and our HTTP client import only when they are used: without it each run would.
+# second group is what Dagster, SQLAlchemy and our HTTP client import only when they use it, so in each run.
 _AHEAD = (
     "stats_pipeline.defs.assets",
     "stats_pipeline.defs.schedules",
@@ -53,6 +53,7 @@ def import_ahead() -> None:
     memory that the forks share."""
     for name in _AHEAD:
         importlib.import_module(name)
+    getproctitle()  # it finds the memory of the title, which a fork without its environment would not
     gc.collect()
     gc.freeze()
 
@@ -63,6 +64,8 @@ def fork(body: Callable[[], None], *, title: str, environment: Mapping[str, str]
     The process has a session of its own, so that Ctrl-C does not reach it, and only the given environment. What it
     prints goes to `log`; its log lines go to this process's standard error, through a separate file descriptor.
     """
+
+    log.touch()
 
     def begin() -> None:
         os.setsid()

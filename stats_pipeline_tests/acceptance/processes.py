@@ -31,7 +31,7 @@ from stats_pipeline_tests.ports import free_port
 
 RPCS = sorted(function.rpc for function in STATS_FUNCTIONS)
 RPC_OF_TAG = {tag: function.rpc for function in STATS_FUNCTIONS for tag in function.cache_tags}
-DAEMON = "stats_pipeline.runtime.daemon"
+DAEMON, CODE_SERVER, FORK_SERVER, DOOR = "daemon", "code server", "fork server", "door"  # the children of `up`
 PATIENCE = 90  # seconds; only a broken pipeline ever needs them
 
 # As from a terminal, also where the tests themselves run under nohup, which children inherit.
@@ -268,11 +268,11 @@ class Pipeline:
         assert self._process is not None
         return psutil.Process(self._process.pid).children()
 
-    def child_pid(self, module: str) -> int | None:
-        """The process of `up` that runs this module, for example `DAEMON`."""
+    def child_pid(self, name: str) -> int | None:
+        """The child of `up` with this name, for example `DAEMON`."""
         for child in self.children():
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if module in child.cmdline():
+                if " ".join(child.cmdline()).strip() == f"stats-pipeline: {name}":
                     return child.pid
         return None
 
@@ -287,10 +287,11 @@ class Pipeline:
             between.append(ancestor.pid)
         return []
 
-    def kill_daemon(self) -> int:
-        """Kill the daemon once it is there; `up` starts another one."""
-        killed = until(lambda: self.child_pid(DAEMON), "a daemon")
+    def kill_child(self, name: str) -> int:
+        """Kill a child of `up` once it is there, and wait for the one that `up` starts in its place; the old pid."""
+        killed = until(lambda: self.child_pid(name), f"a {name}")
         kill(killed)
+        until(lambda: self.child_pid(name) not in (None, killed), f"another {name}")
         return killed
 
     def control_server(self, *arguments: str) -> None:
