@@ -156,7 +156,7 @@ class Supervisor:
         Every process that has ended is collected, not only children: as the first process of a container, this one
         inherits those whose parent was killed.
         """
-        ended = []
+        ended: list[Child] = []
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -6,6 +6,7 @@ definitions that Dagster loads are in `definitions.py`.
 
 import json
 import os
+import platform
 import re
 import resource
 import secrets
@@ -15,10 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import fasteners  # type: ignore[import-untyped]
 import psutil
 import psycopg
+from psycopg import Connection
+from setproctitle import setproctitle
 
 from stats_pipeline import database
 from stats_pipeline import settings as settings_module
@@ -27,6 +31,7 @@ from stats_pipeline.deployment import forking
 from stats_pipeline.deployment.profile import check_names, write_dagster_yaml
 from stats_pipeline.deployment.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.errors import AlreadyRunning, SettingsError
+from stats_pipeline.jobs import health
 from stats_pipeline.settings import IMPORT_PATH, IS_INSTALLED, PROJECT_ROOT, Settings
 from stats_pipeline.web import address
 
@@ -146,6 +151,7 @@ class Deployment:
     @contextmanager
     def running(self, beside: Mapping[str, Callable[[], None]] | None = None) -> Iterator[None]:
         """All processes are ready at the start of the block, and have ended after it. `beside` is started first."""
+        started = time.monotonic()
         self._prepare()
         try:
             for name, body in (beside or {}).items():
@@ -161,6 +167,8 @@ class Deployment:
             door = self._start("door", self._open_door, self._for_door())
             listening = (address.address(self.settings), self.settings.web_port)
             self._supervisor.wait_until_ready(door, lambda: _answers(listening))
+            with database.connect(self.database_url, autocommit=True) as connection:
+                self._supervisor.wait_until_ready(daemon, lambda: self._all_sensors_beat(connection, started))
             try:
                 yield
             finally:
@@ -243,6 +251,13 @@ class Deployment:
 
         server.serve(settings_module.load(), self.database_url)
 
+    def _all_sensors_beat(self, connection: Connection[Any], since: float) -> bool:
+        """Whether each sensor has been evaluated here since that moment (monotonic): from now on jobs are picked up."""
+        needed = health.judge((), self.settings).needed
+        here = [row for row in database.run(connection, "list_beats") if row["host"] == platform.node()]
+        heard = {row["sensor"] for row in here if row["seconds_since"] < time.monotonic() - since}
+        return heard.issuperset(needed)
+
     def _tend_database(self) -> None:
         if self.settings.database_url is None and embedded.restart(self.settings.home):
             self.say("The embedded PostgreSQL had died and was restarted")
@@ -263,7 +278,7 @@ class Deployment:
 
 
 def _name_run(run_id: str) -> None:
-    forking.setproctitle(f"stats-pipeline: run {run_id[:8]}")
+    setproctitle(f"stats-pipeline: run {run_id[:8]}")
 
 
 def _launch_socket(settings: Settings) -> Path:
