@@ -21,23 +21,17 @@ from typing import Any, NoReturn, TypeVar
 from setproctitle import getproctitle, setproctitle
 
 from stats_pipeline.errors import StatsPipelineError, one_line
-from stats_pipeline.settings import LOG_FD, named_fd
+from stats_pipeline.settings import LOG_FD, Runtime, named_fd
 
 Result = TypeVar("Result")
 
 # All that the processes of `up` import, besides the definitions, which each process loads with its own settings. The
-# second group is what Dagster, SQLAlchemy and our HTTP client import only when they use it, so in each run.
+# last names are what Dagster, SQLAlchemy and our HTTP client import only when they use it, so in each run.
 _AHEAD = (
     "stats_pipeline.defs.assets",
     "stats_pipeline.defs.schedules",
-    "stats_pipeline.runtime.codeserver",
-    "stats_pipeline.runtime.daemon",
-    "stats_pipeline.runtime.executor",
-    "stats_pipeline.runtime.hooks",
+    "stats_pipeline.runtime.commands",
     "stats_pipeline.runtime.instance",
-    "stats_pipeline.runtime.launcher",
-    "stats_pipeline.runtime.secrets",
-    "stats_pipeline.runtime.storage",
     "stats_pipeline.runtime.webserver",
     "stats_pipeline.web.server",
     *("certifi", "fsspec.implementations.local", "h11", "httpcore", "psycopg2.extras", "upath.core"),
@@ -46,12 +40,15 @@ _AHEAD = (
     *("sqlalchemy.dialects.postgresql.psycopg2", "uvicorn.lifespan.on", "uvicorn.loops.auto"),
     *("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.websockets.auto"),
 )
+_FAST = tuple(
+    f"stats_pipeline.runtime.{name}" for name in ("daemon", "executor", "hooks", "launcher", "secrets", "storage")
+)
 
 
-def import_ahead() -> None:
-    """Import everything, in about two seconds. What is imported is never collected: a collection would write to the
-    memory that the forks share."""
-    for name in _AHEAD:
+def import_ahead(runtime: Runtime) -> None:
+    """Import everything that the profile needs, in about two seconds. What is imported is never collected: a collection
+    would write to the memory that the forks share."""
+    for name in (*_AHEAD, *(_FAST if runtime == "fast" else ())):
         importlib.import_module(name)
     getproctitle()  # it finds the memory of the title, which a fork without its environment would not
     gc.collect()

@@ -196,7 +196,7 @@ class Deployment:
         self._logs.mkdir(exist_ok=True)
         self.say("Loading Dagster …")
         check_names(self._runtime)
-        forking.import_ahead()
+        forking.import_ahead(self._runtime)
         for name in forking.in_a_fork(self._prepare_storage):
             self.say(f"The sensor {name} had been stopped and was started again")  # no job runs without it
 
@@ -230,11 +230,11 @@ class Deployment:
     # What each process does. All of it is imported already.
 
     def _serve_code(self) -> None:
-        from stats_pipeline.runtime import codeserver  # noqa: PLC0415
+        from stats_pipeline.runtime import commands  # noqa: PLC0415
 
         # Dagster's own launcher and executor look for the module in this folder, not in the first of Python's path.
         folder = None if IS_INSTALLED else PROJECT_ROOT
-        codeserver.serve(self._code_socket, module="stats_pipeline.definitions", folder=folder, location=LOCATION)
+        commands.serve_code(self._code_socket, module="stats_pipeline.definitions", folder=folder, location=LOCATION)
 
     def _serve_runs(self) -> None:
         from stats_pipeline.runtime import launcher  # noqa: PLC0415
@@ -242,9 +242,13 @@ class Deployment:
         launcher.serve(self._launch_socket, preload=("stats_pipeline.definitions",), prepare=_name_run)
 
     def _run_daemon(self) -> None:
-        from stats_pipeline.runtime import daemon  # noqa: PLC0415
+        from stats_pipeline.runtime import commands  # noqa: PLC0415
 
-        daemon.run(self._workspace, is_quick=self._runtime == "fast")
+        if self._runtime == "fast":
+            from stats_pipeline.runtime.daemon import quicken_sensors  # noqa: PLC0415
+
+            quicken_sensors()
+        commands.run_daemon(self._workspace)
 
     def _open_door(self) -> None:
         from stats_pipeline.web import server  # noqa: PLC0415

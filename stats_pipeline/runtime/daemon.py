@@ -1,12 +1,9 @@
-"""Dagster's daemon, with quicker sensors if asked for.
+"""Quicker sensors in Dagster's daemon.
 
-Dagster checks every five seconds which sensors are due, a pause for every sensor that has found work. The quicker
-daemon checks more often.
+Dagster checks every five seconds which sensors are due, a pause for every sensor that has found work. Here it checks
+more often.
 """
 
-from pathlib import Path
-
-from dagster._daemon.cli import run_command  # `dagster-daemon run`
 from dagster._daemon.sensor import (  # the pause between two rounds, seconds, and the loop that reads it
     MIN_INTERVAL_LOOP_TIME,
     execute_sensor_iteration_loop,
@@ -15,13 +12,6 @@ from dagster._daemon.sensor import (  # the pause between two rounds, seconds, a
 # Between two rounds of the sensors. No sensor is due within a second of its last start, the shortest interval that
 # Dagster knows: two rounds are just longer than that.
 ROUND_SECONDS = 0.52
-
-
-def run(workspace: Path, *, is_quick: bool) -> None:
-    """Run the daemon until SIGTERM."""
-    if is_quick:
-        quicken_sensors()
-    run_command.main(["--workspace", str(workspace)], standalone_mode=False)
 
 
 def quicken_sensors() -> None:

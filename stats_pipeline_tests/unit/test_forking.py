@@ -90,7 +90,7 @@ def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
 
 def test_everything_is_imported_without_a_thread_or_a_connection(tmp_path: Path) -> None:
     code = """
-        forking.import_ahead()
+        forking.import_ahead("fast")
         forking.in_a_fork(lambda: None)  # refuses if there is a second thread
         files = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
         print([str(file.readlink()) for file in files if file.is_symlink()])
