@@ -15,6 +15,7 @@ import pytest
 import structlog
 from playwright.sync_api import Page, expect
 from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from structlog.typing import EventDict
 
 from stats_pipeline.database import Database
@@ -253,10 +254,8 @@ def test_a_login_has_the_same_answer_without_the_database(
 ) -> None:
     url = create_database(template)
     served = serve(url, ADMIN_PASSWORD=PASSWORD)
-    with psycopg.connect(url.replace(psycopg.conninfo.conninfo_to_dict(url)["dbname"], "template1", 1)) as elsewhere:
-        elsewhere.autocommit = True
-        name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
-        elsewhere.execute(f"drop database {name} with (force)".encode())
+    with psycopg.connect(make_conninfo(url, dbname="template1"), autocommit=True) as elsewhere:
+        elsewhere.execute(f"drop database {conninfo_to_dict(url)['dbname']} with (force)".encode())
     answer = httpx.post(
         f"{served.url}/login", data={"password": password}, headers={"X-Forwarded-For": ADDRESS}, timeout=20
     )
