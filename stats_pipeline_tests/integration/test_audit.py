@@ -182,32 +182,6 @@ def test_of_many_tries_at_once_none_is_lost(opened: Database, at_once: Callable[
     assert len(tries) <= OWN_ROWS + 1
 
 
-@pytest.mark.parametrize("generic", ["force_custom_plan", "force_generic_plan"])
-def test_neither_reading_nor_adding_reads_the_history(connection: Connected, query: Query, generic: str) -> None:
-    query(
-        f"insert into {AUDIT} (action, outcome, who, role, address, hour, network, number, at) "
-        "select 'login', 'refused', 'unknown', 'unknown', 'a', date_trunc('hour', now()) - n * interval '1 h', 'a', "
-        "m, now() - n * interval '1 h' from generate_series(1, 2000) as n, generate_series(1, 10) as m"
-    )
-    query(f"analyze {AUDIT}")
-
-    def read() -> int:
-        [row] = query(
-            f"select pg_stat_get_xact_tuples_returned('{AUDIT}'::regclass) + sum(pg_stat_get_xact_tuples_returned("
-            f"indexrelid))::int as rows from pg_index where indrelid = '{AUDIT}'::regclass"
-        )
-        return int(row["rows"])
-
-    with connection.transaction():
-        query(f"set local plan_cache_mode = {generic}")
-        assert len(audit.latest(connection, 20)) == 20
-        refuse(connection)
-        audit.record(connection, action="login", who="admin", role="admin", address="192.0.2.1")
-        assert read() < 200
-        query(f"select count(*) from {AUDIT} where who = 'unknown'")
-        assert read() >= 20_000  # that a scan is seen
-
-
 def test_the_version_before_is_migrated_and_a_lost_table_comes_back(create_database: Callable[..., str]) -> None:
     files = migrate._files
 

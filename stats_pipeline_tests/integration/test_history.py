@@ -37,7 +37,6 @@ NOT_OF_THE_PROTOCOL = {
     "find_jobs",
     "find_queue_extension",
     "list_app_objects",
-    "list_audit",
     "list_foreign_columns",
     "list_migrations",
     "is_session_ended",
