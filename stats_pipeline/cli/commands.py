@@ -398,7 +398,7 @@ def activity(
     limit: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """List who did what at the page and the API, and from where, newest first."""
+    """List who did what, and from where, newest first."""
     with _database(makes=False) as (_, opened):
         with opened.connection() as connection:
             entries = audit.latest(connection, limit)
