@@ -27,7 +27,7 @@ from stats_pipeline.cli import console
 from stats_pipeline.database import migrate
 from stats_pipeline.deployment import doctor, up
 from stats_pipeline.errors import InvalidJob, StatsPipelineError, is_permanent, one_line
-from stats_pipeline.jobs import queue, run_direct
+from stats_pipeline.jobs import audit, queue, run_direct
 from stats_pipeline.jobs.models import Enqueued, Payload, Trigger
 from stats_pipeline.jobs.reconcile import read
 from stats_pipeline.web import address
@@ -407,6 +407,21 @@ def jobs(
                     time.sleep(1)
         else:
             console.out.print(look())
+
+
+@app.command()
+def activity(
+    limit: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List who did what, and from where, newest first."""
+    with _database(makes=False) as (_, opened):
+        with opened.connection() as connection:
+            entries = audit.latest(connection, limit)
+        if as_json:
+            _print_json([asdict(entry) for entry in entries])
+        else:
+            console.out.print(console.activity_table(entries) if entries else "Nothing yet")
 
 
 @app.command("job")

@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from stats_pipeline.errors import InvalidJob
 from stats_pipeline.jobs import queue
-from stats_pipeline.jobs.models import Job, Payload
+from stats_pipeline.jobs.models import Enqueued, Job, Payload
+from stats_pipeline.web.audit import address_of, record_job
 from stats_pipeline.web.auth import Caller
 from stats_pipeline.web.context import answer, read_json, web_of
 from stats_pipeline.web.schemas import CronAnswer, Problem, TenantJob
@@ -32,9 +33,16 @@ async def enqueue(request: Request, caller: Caller) -> Response:
     web = web_of(request)
     web.writable()
     payload = await read_json(request)
-    context = _loggable(payload) | {"caller": caller.name}
+    context = _loggable(payload) | {"caller": caller.name, "address": address_of(request)}
+
+    def enqueue_and_record(connection: Connection[Any]) -> Enqueued:
+        job = queue.enqueue(connection, payload)
+        user = f" for user {context['userId']}" if "userId" in context else ""
+        record_job(connection, request, caller, "launch", job, about=user)
+        return job
+
     try:
-        job = await web.call(lambda connection: queue.enqueue(connection, payload))
+        job = await web.call(enqueue_and_record)
     except InvalidJob as error:
         structlog.get_logger().warning("stats job refused", **context, reason=str(error)[:_LOGGED_TEXT])
         raise
@@ -59,6 +67,7 @@ async def cron(request: Request, caller: Caller) -> Response:
             )
             for enqueued in queue.enqueue_each(connection, [payload]):
                 jobs.append(TenantJob(**enqueued.model_dump(), tenant_id=tenant))
+        record_job(connection, request, caller, "launch", *jobs)
         return jobs
 
     jobs = await web.call(enqueue_all)
@@ -67,7 +76,11 @@ async def cron(request: Request, caller: Caller) -> Response:
             HTTPStatus.SERVICE_UNAVAILABLE, "no job could be enqueued; what was set aside is tried again"
         )
     structlog.get_logger().info(
-        "cron jobs enqueued", caller=caller.name, day=str(today), job_ids=[str(job.job_id) for job in jobs]
+        "cron jobs enqueued",
+        caller=caller.name,
+        address=address_of(request),
+        day=str(today),
+        job_ids=[str(job.job_id) for job in jobs],
     )
     return answer(CronAnswer(**jobs[0].model_dump(exclude={"tenant_id"}), jobs=jobs), HTTPStatus.ACCEPTED)
 
@@ -99,15 +112,23 @@ async def retry(request: Request, caller: Caller) -> Response:
     web.writable()
     failed: UUID = request.path_params["job_id"]
 
-    def find_and_retry(connection: Connection[Any]) -> Any:
+    def find_and_retry(connection: Connection[Any]) -> Enqueued:
         _find(connection, failed)
         try:
-            return queue.retry(connection, failed)
+            job = queue.retry(connection, failed)
         except InvalidJob as error:
             raise HTTPException(HTTPStatus.CONFLICT, str(error)) from None
+        record_job(connection, request, caller, "retry", job, about=f", a retry of {failed}")
+        return job
 
     job = await web.call(find_and_retry)
-    structlog.get_logger().info("stats job retried", caller=caller.name, retry_of=str(failed), job_id=str(job.job_id))
+    structlog.get_logger().info(
+        "stats job retried",
+        caller=caller.name,
+        address=address_of(request),
+        retry_of=str(failed),
+        job_id=str(job.job_id),
+    )
     return answer(job, HTTPStatus.ACCEPTED)
 
 

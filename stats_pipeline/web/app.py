@@ -26,7 +26,8 @@ from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
 from stats_pipeline.jobs.models import Enqueued, Job
 from stats_pipeline.settings import Settings
 from stats_pipeline.web import api, health, metrics, openapi, page
-from stats_pipeline.web.auth import Guard
+from stats_pipeline.web.audit import Audit
+from stats_pipeline.web.auth import Caller, Guard
 from stats_pipeline.web.context import Web, answer, web_of
 from stats_pipeline.web.headers import SecurityHeaders
 from stats_pipeline.web.openapi import Access, Operation
@@ -77,6 +78,7 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
         settings=settings,
         database=database,
         guard=Guard(settings, database),
+        audit=Audit(database),
         changes=JobChanges(database),
         trial=Trial(database),
         templates=page.templates(),
@@ -126,12 +128,9 @@ def _route(path: str, operations: Sequence[Operation]) -> Route:
 
     async def dispatch(request: Request) -> Response:
         operation = by_method["GET" if request.method == "HEAD" else request.method]
-        guard = web_of(request).guard
         arguments: list[object] = [request]
-        if operation.access is Access.CRON:
-            arguments.append(guard.server(request))
-        elif operation.access is Access.ADMIN:
-            arguments.append(await guard.server_or_admin(request))
+        if operation.access is not Access.OPEN:
+            arguments.append(await _let_in(request, operation.access))
         if inspect.iscoroutinefunction(operation.endpoint):
             response: Response = await operation.endpoint(*arguments)
             return response
@@ -141,6 +140,19 @@ def _route(path: str, operations: Sequence[Operation]) -> Route:
     if route.methods is not None and any(operation.access is Access.CRON for operation in operations):
         route.methods.discard("HEAD")  # that GET changes something, so HEAD is rejected
     return route
+
+
+async def _let_in(request: Request, access: Access) -> Caller:
+    """The caller, if this access allows it. A refused key is recorded; raises what the guard raises."""
+    web = web_of(request)
+    try:
+        return web.guard.server(request) if access is Access.CRON else await web.guard.server_or_admin(request)
+    except HTTPException as error:
+        is_of_key = error.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS)
+        if is_of_key and "authorization" in request.headers:
+            about = f"{error.detail}, {request.method} {request.url.path}"
+            await web.audit.note(request, "key", None, outcome="refused", about=about)
+        raise
 
 
 def _openapi(request: Request) -> Response:

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import psycopg
 import structlog
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from psycopg import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,16 +22,18 @@ from starlette.templating import Jinja2Templates
 
 from stats_pipeline.database import run, run_one
 from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
-from stats_pipeline.jobs import queue
-from stats_pipeline.jobs.models import Payload
+from stats_pipeline.jobs import audit, queue
+from stats_pipeline.jobs.models import Enqueued, Payload
 from stats_pipeline.settings import Settings
 from stats_pipeline.web import view
 from stats_pipeline.web.address import local_url
+from stats_pipeline.web.audit import address_of, record_job
 from stats_pipeline.web.auth import COOKIE, Caller
 from stats_pipeline.web.context import Web, read_form, web_of
 
 INFO = "/admin/info"
 _SHOWN_JOBS = 10
+_SHOWN_ACTIVITY = 20
 _SHOWN_ERROR = "the database is out of reach"
 
 
@@ -69,9 +72,10 @@ async def info(request: Request) -> Response:
         if await guard.is_logged_out(caller):
             return to_login
         content = await run_in_threadpool(_content, request, caller) | {"error": None}
+        content["activity"] = await run_in_threadpool(_activity, request, caller)
     except (DatabaseUnavailable, psycopg.OperationalError) as error:
         structlog.get_logger().debug(_SHOWN_ERROR, path=request.url.path, reason=one_line(error))
-        content = _frame(request, caller) | {"error": _SHOWN_ERROR, "jobs": []}
+        content = _frame(request, caller) | {"error": _SHOWN_ERROR, "jobs": [], "activity": None}
         status = HTTPStatus.SERVICE_UNAVAILABLE
     return await run_in_threadpool(_render, request, "info.html", **content, status_code=status)
 
@@ -119,6 +123,14 @@ def _content(request: Request, caller: Caller) -> dict[str, Any]:
     }
 
 
+def _activity(request: Request, caller: Caller) -> list[audit.Entry] | None:
+    """The last rows of the audit, for an admin only: they name people and addresses."""
+    if caller.name != "admin":
+        return None
+    with web_of(request).database.connection() as connection:
+        return audit.latest(connection, _SHOWN_ACTIVITY)
+
+
 def dagster_url(settings: Settings) -> str:
     """The URL of Dagster's UI for the admin's browser."""
     if settings.ui_url is not None:
@@ -128,31 +140,55 @@ def dagster_url(settings: Settings) -> str:
 
 async def enqueue(request: Request) -> Response:
     """The button, without JavaScript. A form that is sent twice creates only one job."""
-    web, form = await _admin_form(request)
+    web, caller, form = await _admin_form(request)
     payload = Payload(
         triggered_by="admin",
         request_id=form.get("requestId", ""),
         user_id="admin",
         tenant_id=form.get("tenantId") or None,
     ).as_json()
-    job = await web.call(lambda connection: queue.enqueue(connection, payload))
-    structlog.get_logger().info("stats job enqueued", caller="admin", triggeredBy="admin", job_id=str(job.job_id))
+
+    def enqueue_and_record(connection: Connection[Any]) -> Enqueued:
+        job = queue.enqueue(connection, payload)
+        record_job(connection, request, caller, "launch", job)
+        return job
+
+    job = await web.call(enqueue_and_record)
+    structlog.get_logger().info(
+        "stats job enqueued",
+        caller=caller.name,
+        address=address_of(request),
+        triggeredBy="admin",
+        job_id=str(job.job_id),
+    )
     return RedirectResponse(f"{INFO}?job={job.job_id}", HTTPStatus.SEE_OTHER)
 
 
 async def retry(request: Request) -> Response:
     """Retry, without JavaScript."""
-    web, form = await _admin_form(request)
+    web, caller, form = await _admin_form(request)
     try:
         failed = UUID(form.get("job", ""))
     except ValueError:
         raise InvalidJob("job must be the id of a failed job") from None
-    job = await web.call(lambda connection: queue.retry(connection, failed))
-    structlog.get_logger().info("stats job retried", caller="admin", retry_of=str(failed), job_id=str(job.job_id))
+
+    def retry_and_record(connection: Connection[Any]) -> Enqueued:
+        job = queue.retry(connection, failed)
+        record_job(connection, request, caller, "retry", job, about=f", a retry of {failed}")
+        return job
+
+    job = await web.call(retry_and_record)
+    structlog.get_logger().info(
+        "stats job retried",
+        caller=caller.name,
+        address=address_of(request),
+        retry_of=str(failed),
+        job_id=str(job.job_id),
+    )
     return RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
 
 
-async def _admin_form(request: Request) -> tuple[Web, dict[str, str]]:
+async def _admin_form(request: Request) -> tuple[Web, Caller, dict[str, str]]:
     web = web_of(request)
     caller = await web.guard.admin(request)
     if caller is None:
@@ -160,7 +196,7 @@ async def _admin_form(request: Request) -> tuple[Web, dict[str, str]]:
     form = await read_form(request)
     web.guard.check_form(request, caller, form.get("token", ""))
     web.writable()
-    return web, form
+    return web, caller, form
 
 
 async def login_page(request: Request) -> Response:
@@ -173,13 +209,20 @@ async def login_page(request: Request) -> Response:
 
 async def login(request: Request) -> Response:
     """Check the password."""
-    guard = web_of(request).guard
+    web = web_of(request)
+    guard = web.guard
     guard.same_origin(request)
     form = await read_form(request)
     response: Response = RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
-    if guard.log_in(request, response, form.get("password", "")):
+    try:
+        is_right = guard.log_in(request, response, form.get("password", ""))
+    except HTTPException as error:
+        await web.audit.note(request, "login", None, outcome="refused", about=error.detail)
+        raise
+    if is_right:
+        await web.audit.note(request, "login", Caller("admin", None))
         return response
-    structlog.get_logger().warning("wrong password", client=request.client.host if request.client else None)
+    await web.audit.note(request, "login", None, outcome="refused", about="wrong password")
     wrong = HTTPStatus.UNAUTHORIZED
     has_login = guard.password is not None
     return _render(request, "login.html", is_wrong=has_login, has_login=has_login, status_code=wrong)
@@ -194,6 +237,7 @@ async def logout(request: Request) -> Response:
         if caller.session is not None and web.guard.password is not None:
             await web.guard.log_out(caller.session)
             web.changes.end({caller.session})
+            await web.audit.note(request, "logout", caller)
     response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
     response.delete_cookie(COOKIE)
     return response

@@ -17,7 +17,7 @@ from stats_pipeline_tests.acceptance.processes import Pipeline
 from stats_pipeline_tests.ports import free_port
 
 COMMAND = str(Path(sys.executable).with_name("stats-pipeline"))
-COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "run-direct", "doctor", "job", "retry")
+COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "activity", "run-direct", "doctor", "job", "retry")
 NO_JOB = "00000000-0000-4000-8000-000000000000"
 Result = subprocess.CompletedProcess[str]
 Cli = Callable[..., Result]

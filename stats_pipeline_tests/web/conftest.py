@@ -90,7 +90,7 @@ def database_url(shared_database: str) -> Iterator[str]:
             "stats_pipeline.attempt, stats_pipeline.function_result, stats_pipeline.outbox, stats_pipeline.endpoint, "
             "stats_pipeline.set_aside, stats_pipeline.measurement, stats_pipeline.counter, "
             "stats_pipeline.repeated_request, "
-            "stats_pipeline.ended_session, stats_pipeline.sensor_beat"
+            "stats_pipeline.ended_session, stats_pipeline.sensor_beat, stats_pipeline.audit"
         )
         connection.execute("select pgmq.purge_queue('stats_update')")
 
