@@ -46,7 +46,7 @@ def web_server(database_url: str, home: Path) -> Iterator[str]:
         **{name: value for name, value in os.environ.items() if not name.startswith(OUR_VARIABLES)},
         "STATS_DATABASE_URL": database_url,
         "STATS_HOME": str(home),
-        "STATS_WEB_PORT": str(port),
+        "STATS_PORT": str(port),
         "INTERNAL_API_KEY": KEY,
     }
     command = [sys.executable, "-m", "stats_pipeline.web"]

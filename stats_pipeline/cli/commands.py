@@ -6,6 +6,7 @@ Exit code 1: the work failed, and one line on standard error says why and what t
 import json
 import os
 import re
+import secrets
 import signal
 import sys
 import time
@@ -226,9 +227,13 @@ def web(log_level: LogLevelOption = None) -> None:
     from stats_pipeline.web import address, server  # noqa: PLC0415  # a web server no other command needs
 
     with _database(log_level=log_level) as (loaded, opened):
-        up.check_port_is_free(address.address(loaded), loaded.web_port, "STATS_WEB_PORT")
+        up.check_port_is_free(address.address(loaded), loaded.port, "STATS_PORT")
+        address.require_a_key(loaded, is_terminal=console.err.is_terminal)
+        start_key = secrets.token_bytes(32)
         console.err.print(f"Admin page: {address.url(loaded)} · Ctrl-C stops")
-        server.serve(loaded, opened.url)
+        if loaded.admin_password is None:
+            console.err.print(f"Log in once with {address.login_link(loaded, start_key)}", soft_wrap=True)
+        server.serve(loaded, opened.url, workspace=None, start_key=start_key)
 
 
 @app.command("migrate")

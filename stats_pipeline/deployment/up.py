@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import fasteners  # type: ignore[import-untyped]
 import psutil
@@ -37,7 +36,7 @@ LOCATION = "stats_pipeline"
 _DRAIN_SECONDS = 10
 _FEWEST_FILES, _ENOUGH_FILES = 256, 4096
 # Secrets are passed only to the processes that need them.
-_THE_PAGES_OWN = ("ADMIN_PASSWORD", "CRON_SECRET")
+_THE_PAGES_OWN = ("ADMIN_PASSWORD", "VIEWER_PASSWORD", "CRON_SECRET")
 _THE_RUNS_OWN = ("STATS_HTTP_PROXY", "STATS_APP_HEADERS")
 # All that a child inherits of the environment: libraries would read some of the other variables.
 _INHERITED = re.compile(
@@ -148,9 +147,8 @@ def _children(settings: Settings) -> Path:
 
 @contextmanager
 def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str], None]) -> Iterator[Running]:
-    """Code server, daemon, Dagster's web server and the admin's page, all ready, for the length of the block."""
-    web_address = (address.address(settings), settings.web_port)
-    ui_host = settings.loopback_host
+    """Code server, daemon and web server, all ready, for the length of the block."""
+    web_address = (address.address(settings), settings.port)
     runtime = settings.runtime or "fast"
     write_dagster_yaml(settings.dagster_home, runtime)
     dagster = dagster_environment(settings, database_url) | {"STATS_RUNTIME": runtime}
@@ -187,18 +185,11 @@ def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str
             say("Starting the daemon and the web server …")
             its_daemon = "stats_pipeline.runtime.daemon" if runtime == "fast" else "dagster._daemon"
             daemon = start_dagster("daemon", its_daemon, "run", "-w", str(workspace))
-            ui = [str(workspace), "--host", ui_host, "--port", str(settings.ui_port)]
-            if settings.ui_url:
-                ui += ["--proxied-as", urlsplit(str(settings.ui_url)).netloc]
-            web_server = start_dagster("web server", "stats_pipeline.runtime.webserver", *ui)
-            own = settings.environment(without=_THE_RUNS_OWN)
-            admin_page = start("admin page", "stats_pipeline.web", environment=own)
-            supervisor.wait_until_ready(admin_page, lambda: _answers(web_address))
-            supervisor.wait_until_ready(web_server, lambda: _answers((ui_host, settings.ui_port)))
+            own = settings.environment(without=_THE_RUNS_OWN) | dagster
+            web_server = start("web server", "stats_pipeline.web", str(workspace), environment=own)
+            supervisor.wait_until_ready(web_server, lambda: _answers(web_address))
             try:
-                yield Running(
-                    address.local_url(ui_host, settings.ui_port), address.url(settings), settings, supervisor, say
-                )
+                yield Running(address.dagster_url(settings), address.url(settings), settings, supervisor, say)
             finally:
                 say("Stopping …")
                 is_there = _wake_sensors(database_url)
@@ -236,9 +227,8 @@ def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]
 
 
 def check_ports(settings: Settings) -> None:
-    """Raises `SettingsError` if a port that `up` listens on is taken: to be called before anything is started."""
-    check_port_is_free(settings.loopback_host, settings.ui_port, "STATS_UI_PORT")
-    check_port_is_free(address.address(settings), settings.web_port, "STATS_WEB_PORT")
+    """Raises `SettingsError` if the port that `up` listens on is taken: to be called before anything is started."""
+    check_port_is_free(address.address(settings), settings.port, "STATS_PORT")
 
 
 def check_port_is_free(host: str, port: int, variable: str) -> None:

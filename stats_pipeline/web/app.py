@@ -26,8 +26,11 @@ from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
 from stats_pipeline.jobs.models import Enqueued, Job
 from stats_pipeline.settings import Settings
 from stats_pipeline.web import api, health, metrics, openapi, page
-from stats_pipeline.web.auth import Guard
+from stats_pipeline.web.address import DAGSTER
+from stats_pipeline.web.auth import Guard, require_admin
 from stats_pipeline.web.context import Web, answer, web_of
+from stats_pipeline.web.dagster_ui import DagsterUI
+from stats_pipeline.web.door import Door
 from stats_pipeline.web.headers import SecurityHeaders
 from stats_pipeline.web.openapi import Access, Operation
 from stats_pipeline.web.schemas import Alive, CronAnswer, EnqueueRequest, Health, Problem
@@ -50,12 +53,12 @@ OPERATIONS = (
         "GET",
         _JOBS,
         api.list_jobs,
-        Access.ADMIN,
+        Access.VIEWER,
         {OK: list[Job]},
         query={"limit": {"type": "integer", "minimum": 1, "maximum": api.MAX_LIMIT, "default": 10}},
     ),
-    Operation("GET", f"{_JOBS}/stream", api.stream, Access.ADMIN, {OK: "text/event-stream"}),
-    Operation("GET", f"{_JOBS}/{openapi.JOB_ID}", api.get_job, Access.ADMIN, {OK: Job}),
+    Operation("GET", f"{_JOBS}/stream", api.stream, Access.VIEWER, {OK: "text/event-stream"}),
+    Operation("GET", f"{_JOBS}/{openapi.JOB_ID}", api.get_job, Access.VIEWER, {OK: Job}),
     Operation(
         "POST",
         f"{_JOBS}/{openapi.JOB_ID}/retry",
@@ -64,23 +67,28 @@ OPERATIONS = (
         {ACCEPTED: Enqueued, HTTPStatus.CONFLICT: Problem},
     ),
     Operation("GET", "/health", health.health, Access.OPEN, {OK: Health, HTTPStatus.SERVICE_UNAVAILABLE: Health}),
-    Operation("GET", "/metrics", metrics.metrics, Access.ADMIN, {OK: "text/plain"}),
+    Operation("GET", "/metrics", metrics.metrics, Access.VIEWER, {OK: "text/plain"}),
 )
 
 
-def build_app(settings: Settings, database_url: str) -> Starlette:
-    """The ASGI app. It opens its connections at startup, and needs a migrated database."""
+def build_app(settings: Settings, database_url: str, *, start_key: bytes, ui: DagsterUI | None = None) -> Starlette:
+    """The ASGI app, with the Dagster UI if there is one. It opens its connections at startup, and needs a migrated
+    database.
+
+    Without passwords, logins and sessions are those of the `start_key`, a secret.
+    """
     database = Database(
         database_url, max_connections=MAX_CONNECTIONS, application_name=f"{APPLICATION_NAME} web", patience=PATIENCE
     )
     web = Web(
         settings=settings,
         database=database,
-        guard=Guard(settings, database),
+        guard=Guard(settings, database, start_key),
         changes=JobChanges(database),
         trial=Trial(database),
         templates=page.templates(),
         document=openapi.document(OPERATIONS),
+        dagster_url=DAGSTER if ui is not None else None,
     )
 
     @asynccontextmanager
@@ -88,6 +96,9 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
         with database:
             async with web.changes:
                 yield
+            if ui is not None:
+                # Here, as the server ends the process with the signal that it was told to stop by.
+                await run_in_threadpool(ui.close)
 
     out_of_reach = _unavailable("the database is out of reach", retry_after=5)
     app = Starlette(
@@ -97,7 +108,10 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
             Route("/openapi.json", _openapi),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],
-        middleware=[Middleware(SecurityHeaders, app_url=settings.app_url)],
+        middleware=[
+            Middleware(Door, settings=settings, guard=web.guard, ui=ui),
+            Middleware(SecurityHeaders, app_url=settings.app_url),
+        ],
         exception_handlers={
             HTTPException: _refused,
             InvalidJob: _invalid,
@@ -130,8 +144,11 @@ def _route(path: str, operations: Sequence[Operation]) -> Route:
         arguments: list[object] = [request]
         if operation.access is Access.CRON:
             arguments.append(guard.server(request))
-        elif operation.access is Access.ADMIN:
-            arguments.append(await guard.server_or_admin(request))
+        elif operation.access is not Access.OPEN:
+            caller = await guard.server_or_person(request)
+            if operation.access is Access.ADMIN:
+                require_admin(caller)
+            arguments.append(caller)
         if inspect.iscoroutinefunction(operation.endpoint):
             response: Response = await operation.endpoint(*arguments)
             return response
