@@ -271,7 +271,7 @@ def work_on(url: str) -> Iterator[Work]:
             "update stats_pipeline.outbox set due_at = due_at - interval '1 minute' where delivered_at is null"
         )
         settings = Settings(_env_file=None)
-        app = build_app(settings, url)
+        app = build_app(settings, url, start_key=bytes(32))
         in_transaction = _InTransaction(url, connection)
         app.state.web = replace(app.state.web, database=in_transaction)
         yield Work(

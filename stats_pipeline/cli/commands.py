@@ -6,6 +6,7 @@ Exit code 1: the work failed, and one line on standard error says why and what t
 import json
 import os
 import re
+import secrets
 import signal
 import sys
 import time
@@ -144,13 +145,14 @@ def up_command(log_level: LogLevelOption = None) -> None:
     with one_line_errors():
         loaded = _load(log_level)
         say = console.say
+        address.require_a_key(loaded, is_terminal=console.err.is_terminal)
         with up.single_instance(loaded):
             up.check_ports(loaded)
             with up.database_for(loaded) as url:
                 up.migrated(loaded, url)
                 deployment = up.Deployment(loaded, url, say)
                 with deployment.running():
-                    say(Text.assemble(("Up.", "green"), f" Admin page: {address.url(loaded)} · Ctrl-C stops"))
+                    say(Text.assemble(("Up.", "green"), f" {_door(loaded, deployment.start_key)} · Ctrl-C stops"))
                     say(f"Database: {database.describe(url)}")
                     if loaded.app_url is None:
                         missing = ("not configured", "yellow")
@@ -203,7 +205,7 @@ def demo(
                         lambda: _tell_story(loaded, url, app_server, today, as_json=as_json)
                     )
                     if not exit_:
-                        say(f"Admin page: {address.url(loaded)} · Ctrl-C stops")
+                        say(f"{_door(loaded, deployment.start_key)} · Ctrl-C stops")
                         deployment.watch()
         if exit_code:
             raise typer.Exit(exit_code)
@@ -242,9 +244,18 @@ def web(log_level: LogLevelOption = None) -> None:
     from stats_pipeline.web import server  # noqa: PLC0415  # a web server no other command needs
 
     with _database(log_level=log_level) as (loaded, opened):
-        up.check_port_is_free(address.address(loaded), loaded.web_port, "STATS_WEB_PORT")
-        console.err.print(f"Admin page: {address.url(loaded)} · Ctrl-C stops")
-        server.serve(loaded, opened.url)
+        up.check_port_is_free(address.address(loaded), loaded.port, "STATS_PORT")
+        address.require_a_key(loaded, is_terminal=console.err.is_terminal)
+        start_key = secrets.token_bytes(32)
+        console.say(f"{_door(loaded, start_key)} · Ctrl-C stops")
+        server.serve(loaded, opened.url, workspace=None, start_key=start_key)
+
+
+def _door(loaded: settings.Settings, start_key: bytes) -> str:
+    """Where the page is. Without a password, the link that lets in once: on a terminal only."""
+    if loaded.admin_password is None and console.err.is_terminal:
+        return f"Open once, to log in: {address.login_link(loaded, start_key)}"
+    return f"Admin page: {address.url(loaded)}"
 
 
 @app.command("migrate")

@@ -51,7 +51,7 @@ def plain(value: object) -> Text:
 
 def say(message: str | Text) -> None:
     """Print a line of progress; only our own text is a `Text`, which is printed with its colors."""
-    err.print(message if isinstance(message, Text) else plain(message))
+    err.print(message if isinstance(message, Text) else plain(message), soft_wrap=True)
 
 
 @contextmanager

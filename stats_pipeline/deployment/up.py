@@ -40,7 +40,7 @@ _DRAIN_SECONDS = 10
 _FEWEST_FILES, _ENOUGH_FILES = 256, 4096
 _MOST_MIB = 160  # of a process that may leak: twice what it holds after some hours
 # Secrets are passed only to the processes that need them.
-_THE_DOORS_OWN = ("ADMIN_PASSWORD", "CRON_SECRET")
+_THE_DOORS_OWN = ("ADMIN_PASSWORD", "VIEWER_PASSWORD", "CRON_SECRET")
 _THE_RUNS_OWN = ("STATS_HTTP_PROXY", "STATS_APP_HEADERS")
 # All that a child inherits of the environment: libraries would read some of the other variables.
 _INHERITED = re.compile(
@@ -165,7 +165,7 @@ class Deployment:
             self.say("Starting the daemon and the web server …")
             daemon = self._start("daemon", self._run_daemon, self._for_dagster())
             door = self._start("door", self._open_door, self._for_door())
-            listening = (address.address(self.settings), self.settings.web_port)
+            listening = (address.address(self.settings), self.settings.port)
             self._supervisor.wait_until_ready(door, lambda: _answers(listening))
             with database.connect(self.database_url, autocommit=True) as connection:
                 self._supervisor.wait_until_ready(daemon, lambda: self._all_sensors_beat(connection, started))
@@ -253,7 +253,7 @@ class Deployment:
     def _open_door(self) -> None:
         from stats_pipeline.web import server  # noqa: PLC0415
 
-        server.serve(settings_module.load(), self.database_url)
+        server.serve(settings_module.load(), self.database_url, workspace=self._workspace, start_key=self.start_key)
 
     def _all_sensors_beat(self, connection: Connection[Any], since: float) -> bool:
         """Whether each sensor has been evaluated here since that moment (monotonic): from now on jobs are picked up."""
@@ -316,9 +316,8 @@ def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]
 
 
 def check_ports(settings: Settings) -> None:
-    """Raises `SettingsError` if a port that `up` listens on is taken: to be called before anything is started."""
-    check_port_is_free(settings.loopback_host, settings.ui_port, "STATS_UI_PORT")
-    check_port_is_free(address.address(settings), settings.web_port, "STATS_WEB_PORT")
+    """Raises `SettingsError` if the port that `up` listens on is taken: to be called before anything is started."""
+    check_port_is_free(address.address(settings), settings.port, "STATS_PORT")
 
 
 def check_port_is_free(host: str, port: int, variable: str) -> None:

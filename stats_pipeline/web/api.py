@@ -3,7 +3,9 @@
 The access to each is declared beside the routes in `app.py`; errors are turned into answers there too.
 """
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -19,9 +21,9 @@ from stats_pipeline.errors import InvalidJob
 from stats_pipeline.jobs import queue
 from stats_pipeline.jobs.models import Enqueued, Job, Payload
 from stats_pipeline.web.audit import address_of, record_job
-from stats_pipeline.web.auth import Caller
-from stats_pipeline.web.context import answer, read_json, web_of
+from stats_pipeline.web.context import Web, answer, read_json, web_of
 from stats_pipeline.web.schemas import CronAnswer, Problem, TenantJob
+from stats_pipeline.web.sessions import Caller
 
 MAX_LIMIT = 100
 ENQUEUE = "/api/admin/enqueue-stats-job"
@@ -134,11 +136,21 @@ async def retry(request: Request, caller: Caller) -> Response:
 
 async def stream(request: Request, caller: Caller) -> Response:
     """One event per change of a job, until the client goes away or logs out."""
-    events = web_of(request).changes.events(caller.session)
+    web = web_of(request)
+    events = web.changes.events(caller.session)
     if events is None:
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams are open", {"Retry-After": "10"})
     # A proxy that buffers the answer would hold back every event.
-    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    return StreamingResponse(
+        _until_over(events, web, caller), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+    )
+
+
+async def _until_over(events: AsyncIterator[str], web: Web, caller: Caller) -> AsyncIterator[str]:
+    """End the stream with its session."""
+    with web.guard.sessions.watching(caller, partial(web.changes.end, {caller.session or ""})):
+        async for lines in events:
+            yield lines
 
 
 def _find(connection: Connection[Any], job_id: UUID) -> Job:

@@ -17,7 +17,7 @@ from stats_pipeline.database import Database
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.jobs import audit
 from stats_pipeline.jobs.models import Enqueued
-from stats_pipeline.web.auth import Caller
+from stats_pipeline.web.sessions import Caller
 
 PATIENCE = 1  # seconds that an answer waits for its row
 STRANGER = "unknown"
@@ -39,8 +39,8 @@ def address_of(source: Mapping[str, Any]) -> str:
 
 def by(source: Mapping[str, Any], caller: Caller | None) -> By:
     """The caller of a request or an ASGI scope, in the words of the audit; None is a stranger."""
-    name = STRANGER if caller is None else caller.name
-    return By(who=name, role=name, address=address_of(source))
+    who, role = (STRANGER, STRANGER) if caller is None else (caller.name, caller.role.value)
+    return By(who=who, role=role, address=address_of(source))
 
 
 def record_job(

@@ -42,6 +42,7 @@ class Web:
     trial: Trial
     templates: Jinja2Templates
     document: dict[str, Any]  # OpenAPI
+    dagster_url: str | None  # of the UI, as our own pages link to it
 
     def writable(self) -> None:
         """Raises 403 in read-only mode."""

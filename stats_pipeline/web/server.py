@@ -3,6 +3,9 @@
 The app is in `app.py`, its address in `address.py`.
 """
 
+import logging
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -12,20 +15,38 @@ from starlette.applications import Starlette
 
 from stats_pipeline import log
 from stats_pipeline.settings import Settings
-from stats_pipeline.web.address import access_note, address
+from stats_pipeline.web.address import DAGSTER, access_note, address
 from stats_pipeline.web.app import build_app
+from stats_pipeline.web.dagster_ui import DagsterUI
+from stats_pipeline.web.door import may_change, quiet_refusals
 
 MAX_HEAD = 32_768  # bytes of a request's URL and headers together
 _GRACE = 3  # seconds for unfinished answers when the process is told to stop
 
 
-def serve(settings: Settings, database_url: str) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
+def serve(settings: Settings, database_url: str, *, workspace: Path | None, start_key: bytes) -> None:
+    """Serve until SIGTERM or Ctrl-C, with the Dagster UI of a workspace file and the instance in `DAGSTER_HOME`.
+
+    `start_key` are random bytes, the same for a server that takes the place of one that died.
+    """
     log.configure(settings.log_level)
     if note := access_note(settings):
         structlog.get_logger().warning(note)
-    app = build_app(settings, database_url)
-    _Server(configuration(app, host=address(settings), port=settings.web_port, server_header=False)).run()
+    logging.getLogger("uvicorn.error").addFilter(quiet_refusals)
+    ui = None if workspace is None else dagster_ui(workspace)
+    app = build_app(settings, database_url, start_key=start_key, ui=ui)
+    _Server(configuration(app, host=address(settings), port=settings.port, server_header=False)).run()
+
+
+def dagster_ui(workspace: Path) -> DagsterUI:
+    """The Dagster UI, closed. Imports Dagster."""
+    from stats_pipeline.runtime import webserver  # noqa: PLC0415  # 80 MB that the page alone does not need
+
+    return DagsterUI(
+        partial(webserver.dagster_app, workspace, prefix=DAGSTER, may_change=may_change),
+        addresses=webserver.ADDRESSES,
+        root_files=webserver.FILES_AT_THE_ROOT,
+    )
 
 
 def configuration(app: Starlette, **options: Any) -> uvicorn.Config:

@@ -25,8 +25,8 @@ def test_a_second_up_beside_the_first_says_so(cli: Cli, pipeline: Pipeline) -> N
 def test_a_port_in_use_is_named(tmp_path: Path, command: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        message = refusal(run(tmp_path, *command, STATS_UI_PORT=port))
-    assert message.startswith(f"STATS_UI_PORT: port {port} on 127.0.0.1 cannot be used")
+        message = refusal(run(tmp_path, *command, STATS_PORT=port))
+    assert message.startswith(f"STATS_PORT: port {port} on 127.0.0.1 cannot be used")
     assert not (tmp_path / "postgres").exists()
 
 

@@ -22,7 +22,7 @@ import pytest
 from stats_pipeline.database import embedded
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import App
-from stats_pipeline_tests.acceptance.processes import DAEMON, FORK_SERVER, Pipeline, kill, until
+from stats_pipeline_tests.acceptance.processes import DAEMON, FORK_SERVER, PASSWORD, Pipeline, kill, until
 from stats_pipeline_tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(600)  # Dagster's own executor imports everything anew for each of ten ops
@@ -217,8 +217,8 @@ def test_fast_says_in_one_line_which_name_is_missing_and_what_to_do(moved: Path,
     environment: Mapping[str, str] = {
         **os.environ,
         "STATS_HOME": str(tmp_path),
-        "STATS_UI_PORT": str(free_port()),
-        "STATS_WEB_PORT": str(free_port()),
+        "STATS_PORT": str(free_port()),
+        "ADMIN_PASSWORD": PASSWORD,
         "PYTHONPATH": str(moved),
     }
     refused = subprocess.run(

@@ -52,7 +52,7 @@ def jobs_in_every_state(connection: Connection[Any], database_url: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_the_page_with_everything_open(open_page: Open, local: Served, scheme: str, size: str, tmp_path: Path) -> None:
-    page = open_page(f"{local.url}/admin/info", viewport=SIZES[size], color_scheme=scheme)
+    page = open_page(f"{local.url}/admin/info", session=local.session(), viewport=SIZES[size], color_scheme=scheme)
     expect(page.locator("#live")).to_have_text("Live")
     for toggle in page.locator(".toggle").all():
         toggle.click()
@@ -67,7 +67,7 @@ def test_the_page_with_everything_open(open_page: Open, local: Served, scheme: s
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", ["/admin/info", "/docs", "/nowhere"])
 def test_the_other_pages(open_page: Open, local: Served, database_url: str, path: str, scheme: str) -> None:
-    assert problems(open_page(local.url + path, color_scheme=scheme)) == []
+    assert problems(open_page(local.url + path, session=local.session(), color_scheme=scheme)) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
