@@ -39,8 +39,10 @@ def address_of(source: Mapping[str, Any]) -> str:
 
 def by(source: Mapping[str, Any], caller: Caller | None) -> By:
     """The caller of a request or an ASGI scope, in the words of the audit; None is a stranger."""
-    who, role = (STRANGER, STRANGER) if caller is None else (caller.name, caller.role.value)
-    return By(who=who, role=role, address=address_of(source))
+    if caller is None:
+        return By(who=STRANGER, role=STRANGER, address=address_of(source))
+    role = caller.name if caller.session is None else caller.role.value  # a key is no person's
+    return By(who=caller.name, role=role, address=address_of(source))
 
 
 def record_job(

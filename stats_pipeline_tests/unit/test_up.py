@@ -1,5 +1,7 @@
-"""What each process of `up` is given of the settings and of the user's environment; `test_forking.py` shows that it gets
-nothing else."""
+"""What each process of `up` is given of the settings and of the user's environment.
+
+That it gets nothing else is shown in `test_forking.py`.
+"""
 
 from pathlib import Path
 
@@ -23,7 +25,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     for name, value in HOSTILE.items():
         monkeypatch.setenv(name, value)
     given = {"STATS_HOME": str(tmp_path), "INTERNAL_API_KEY": "the key of the app's own"}
-    settings = Settings(_env_file=None, **given, **DOORS_OWN, **RUNS_OWN)  # type: ignore[call-arg, arg-type]
+    settings = Settings(_env_file=None, **given, **DOORS_OWN, **RUNS_OWN)  # type: ignore[arg-type]
     (tmp_path / "dagster").mkdir()
     return Deployment(settings, "postgresql://here/database", print)
 
@@ -40,7 +42,7 @@ def test_secrets_go_only_to_the_processes_that_need_them(deployment: Deployment)
 
 
 def test_the_users_environment_does_not_reach_them(deployment: Deployment) -> None:
-    started = []
+    started: list[object] = []
     deployment._supervisor.start = started.append  # type: ignore[method-assign, assignment]
     deployment._logs.mkdir()
     child = deployment._start("daemon", lambda: None, deployment._for_dagster())
