@@ -198,12 +198,13 @@ class Pipeline:
         """The address of page, API and the Dagster UI."""
         return f"http://127.0.0.1:{self._environment['STATS_PORT']}"
 
-    def log_in(self) -> httpx.Client:
+    @contextmanager
+    def log_in(self) -> Iterator[httpx.Client]:
         """The admin's browser."""
-        client = httpx.Client(base_url=self.door, timeout=30, trust_env=False)
-        answer = client.post("/login", data={"password": self._environment["ADMIN_PASSWORD"]})
-        assert answer.status_code == 303, answer.text
-        return client
+        with httpx.Client(base_url=self.door, timeout=30, trust_env=False) as client:
+            answer = client.post("/login", data={"password": self._environment["ADMIN_PASSWORD"]})
+            assert answer.status_code == 303, answer.text
+            yield client
 
     def ask_dagster(self, query: str, **variables: Any) -> Any:
         """Ask what the Dagster UI asks, once it is there."""
