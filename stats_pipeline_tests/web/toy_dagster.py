@@ -24,6 +24,7 @@ REPOSITORY = {"repositoryLocationName": "toys", "repositoryName": "__repository_
 JOB = REPOSITORY | {"pipelineName": "toy_job"}
 _INSTANCE = {
     "telemetry": {"enabled": False},
+    "nux": {"enabled": False},
     "run_coordinator": {"module": "dagster.core.run_coordinator", "class": "DefaultRunCoordinator"},
 }
 _LAUNCH = """mutation($job: JobOrPipelineSelector!, $config: RunConfigData) {
