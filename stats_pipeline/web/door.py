@@ -6,7 +6,6 @@ here. Names and origins are judged in `origin.py`, sessions in `auth.py`.
 """
 
 import asyncio
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -201,11 +200,6 @@ class Door:
 def may_change(scope: Mapping[str, object]) -> bool:
     """Whether a request that was passed on to the UI comes from an admin."""
     return scope.get(_MAY_CHANGE) is True
-
-
-def quiet_refusals(record: logging.LogRecord) -> bool:
-    """A filter of uvicorn's log: without an error line for each WebSocket that was refused."""
-    return "without completing handshake" not in record.getMessage()
 
 
 def _is_below_prefix(path: str) -> bool:

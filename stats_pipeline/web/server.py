@@ -18,7 +18,7 @@ from stats_pipeline.settings import Settings
 from stats_pipeline.web.address import DAGSTER, access_note, address
 from stats_pipeline.web.app import build_app
 from stats_pipeline.web.dagster_ui import DagsterUI
-from stats_pipeline.web.door import may_change, quiet_refusals
+from stats_pipeline.web.door import may_change
 
 MAX_HEAD = 32_768  # bytes of a request's URL and headers together
 _GRACE = 3  # seconds for unfinished answers when the process is told to stop
@@ -32,7 +32,6 @@ def serve(settings: Settings, database_url: str, *, workspace: Path | None, star
     log.configure(settings.log_level)
     if note := access_note(settings):
         structlog.get_logger().warning(note)
-    logging.getLogger("uvicorn.error").addFilter(quiet_refusals)
     ui = None if workspace is None else dagster_ui(workspace)
     app = build_app(settings, database_url, start_key=start_key, ui=ui)
     _Server(configuration(app, host=address(settings), port=settings.port, server_header=False)).run()
@@ -51,7 +50,7 @@ def dagster_ui(workspace: Path) -> DagsterUI:
 
 def configuration(app: Starlette, **options: Any) -> uvicorn.Config:
     """How the app is served, at any address."""
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         log_level="warning",
         timeout_graceful_shutdown=_GRACE,
@@ -59,6 +58,13 @@ def configuration(app: Starlette, **options: Any) -> uvicorn.Config:
         h11_max_incomplete_event_size=MAX_HEAD,
         **options,
     )
+    logging.getLogger("uvicorn.error").addFilter(_quiet_refusals)
+    return config
+
+
+def _quiet_refusals(record: logging.LogRecord) -> bool:
+    """Without an error line for each WebSocket that is refused: anybody could fill the log with them."""
+    return "without completing handshake" not in record.getMessage()
 
 
 class _Server(uvicorn.Server):

@@ -15,13 +15,16 @@ import psutil
 import pytest
 
 from stats_pipeline.settings import PROJECT_ROOT
+from stats_pipeline.web.dagster_ui import DagsterUI
 from stats_pipeline.web.server import dagster_ui
 from stats_pipeline_tests.acceptance.processes import until
 from stats_pipeline_tests.web.conftest import PASSWORD, VIEWER_PASSWORD, Served, serving, settings
 
-JOB = {"repositoryLocationName": "toys", "repositoryName": "__repository__", "pipelineName": "toy_job"}
+REPOSITORY = {"repositoryLocationName": "toys", "repositoryName": "__repository__"}
+JOB = REPOSITORY | {"pipelineName": "toy_job"}
 _INSTANCE = {
     "telemetry": {"enabled": False},
+    "nux": {"enabled": False},
     "run_coordinator": {"module": "dagster.core.run_coordinator", "class": "DefaultRunCoordinator"},
 }
 _LAUNCH = """mutation($job: JobOrPipelineSelector!, $config: RunConfigData) {
@@ -36,6 +39,7 @@ class RealDoor:
     served: Served
     home: Path
     code_server: psutil.Process
+    ui: DagsterUI
 
     @property
     def url(self) -> str:
@@ -91,8 +95,9 @@ def real_door(home: Path, database_url: str, **variables: Any) -> Iterator[RealD
     chosen = settings(ADMIN_PASSWORD=PASSWORD, VIEWER_PASSWORD=VIEWER_PASSWORD, **variables)
     with pytest.MonkeyPatch.context() as patch, code_server(home) as (process, workspace):
         patch.setenv("DAGSTER_HOME", str(home))
-        with serving(chosen, database_url, dagster_ui(workspace)) as served:
-            yield RealDoor(served, home, process)
+        ui = dagster_ui(workspace)
+        with serving(chosen, database_url, ui) as served:
+            yield RealDoor(served, home, process, ui)
 
 
 def opened(door: RealDoor) -> RealDoor:
