@@ -27,7 +27,6 @@ from stats_pipeline.database import Database
 from stats_pipeline.jobs import queue
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline.web.api import ENQUEUE
-from stats_pipeline.web.app import MAX_CONNECTIONS
 
 TURN_SECONDS = 5
 KEY = "the key of the benchmark"
@@ -150,7 +149,7 @@ def main(
     """
     with bench() as opened:
         url = opened.database("web", [])
-        with web_server(url, opened.folder) as web_url, Database(url, max_connections=MAX_CONNECTIONS) as database:
+        with web_server(url, opened.folder) as web_url, Database(url, max_connections=8) as database:
             kinds: dict[str, Callable[[], Any]] = {
                 "HTTP": lambda: over_http(web_url),
                 "bare SQL": lambda: bare(database),

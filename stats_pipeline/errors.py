@@ -23,6 +23,10 @@ class DatabaseUnavailable(StatsPipelineError):
     """The database does not answer, or rejects the login."""
 
 
+class NoConnectionFree(DatabaseUnavailable):
+    """The database, or the pooler in front of it, allows no more connections now."""
+
+
 class MigrationError(StatsPipelineError):
     """The database cannot be brought to this version of the schema."""
 

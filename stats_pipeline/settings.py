@@ -17,7 +17,7 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal, get_args
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import quote, unquote_plus, urlsplit
 from uuid import UUID
 
 import psycopg
@@ -42,6 +42,7 @@ PROJECT_ROOT = Path() if IS_INSTALLED else FILES_ROOT
 IMPORT_PATH = {} if IS_INSTALLED else {"PYTHONPATH": str(PROJECT_ROOT)}
 MAX_SESSION_HOURS = 720
 LOOPBACK = "127.0.0.1"
+LEAST_CONNECTIONS = 10  # with which a run can work while a page and the Dagster UI are open: see database/budget.py
 
 # Parameters that dashboards and other clients add to a database URL, and that libpq does not know.
 _FOREIGN_PARAMETERS = {
@@ -49,6 +50,9 @@ _FOREIGN_PARAMETERS = {
     *("prepared_statements", "sslaccept", "sslidentity", "single_use_connections", "uselibpqcompat"),
     *("supa", "workaround"),
 }
+# In a URL: behind it is a pooler in transaction mode. libpq takes the parameter, and uses it for nothing, since each of
+# our connections has a name. Written for `pgbouncer=true`, as the app's own URL has it, or by hand.
+TRANSACTION_POOLER = "transaction pooler"
 # Set for a process whose environment holds all of its settings: it reads no `.env`.
 _COMPLETE = "STATS_SETTINGS_COMPLETE"
 # Written by our own commands for the processes they start, or read by the app.
@@ -111,6 +115,11 @@ class Settings(BaseSettings):
     timezone: str = Field("UTC", validation_alias="STATS_TIMEZONE")
     optional_functions: Annotated[tuple[str, ...], NoDecode] = Field((), validation_alias="STATS_OPTIONAL_FUNCTIONS")
 
+    # The most connections that one deployment opens, Dagster's included; and where Dagster keeps its own tables. Unset:
+    # in the same database.
+    max_connections: int = Field(12, ge=LEAST_CONNECTIONS, le=1000, validation_alias="STATS_MAX_CONNECTIONS")
+    dagster_database_url: SecretStr | None = Field(None, validation_alias="STATS_DAGSTER_DATABASE_URL")
+
     # Runs.
     max_runs: int = Field(4, ge=1, le=100, validation_alias="STATS_MAX_RUNS")
     max_attempts: int = Field(3, ge=1, le=20, validation_alias="STATS_MAX_ATTEMPTS")
@@ -150,6 +159,7 @@ class Settings(BaseSettings):
         "admin_password",
         "viewer_password",
         "database_url",
+        "dagster_database_url",
         "http_proxy",
         "app_headers_json",
         mode="before",
@@ -197,7 +207,7 @@ class Settings(BaseSettings):
             raise ValueError("must be a readable file of certificates in PEM format") from None
         return value
 
-    @field_validator("database_url")
+    @field_validator("database_url", "dagster_database_url")
     @classmethod
     def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
@@ -426,9 +436,10 @@ def warnings() -> list[str]:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if name.startswith("STATS_") else 0.85)
         if name.startswith("STATS_") or (near and name in from_file):
             said.append(f"{name} is not known and has no effect" + (f": did you mean {near[0]}?" if near else ""))
-    url = from_environment.get("STATS_DATABASE_URL") or from_file.get("STATS_DATABASE_URL") or ""
-    if dropped := _without_foreign_parameters(url)[1]:
-        said.append(f"STATS_DATABASE_URL: {', '.join(dropped)} dropped, which PostgreSQL does not know")
+    for name in ("STATS_DATABASE_URL", "STATS_DAGSTER_DATABASE_URL"):
+        url = from_environment.get(name) or from_file.get(name) or ""
+        if dropped := _without_foreign_parameters(url)[1]:
+            said.append(f"{name}: {', '.join(dropped)} dropped, which PostgreSQL does not know")
     return said
 
 
@@ -469,9 +480,13 @@ def _parse_headers(value: SecretStr | None) -> dict[str, str]:
 
 
 def _without_foreign_parameters(url: str) -> tuple[str, list[str]]:
-    """The URL without parameters that libpq does not accept, and their names."""
+    """The URL without parameters that libpq does not accept, and their names. `pgbouncer=true` is not lost."""
     credentials, at, rest = url.rpartition("@")
     base, mark, query = rest.partition("?")
+    if "pgbouncer=true" in query.split("&"):
+        pooled = f"fallback_application_name={quote(TRANSACTION_POOLER)}"
+        query = query.replace("pgbouncer=true", pooled)
+        url = f"{credentials}{at}{base}?{query}"
     names = {part: unquote_plus(part.partition("=")[0]) for part in query.split("&")}
     kept = "&".join(part for part, name in names.items() if name not in _FOREIGN_PARAMETERS)
     dropped = [name for name in names.values() if name in _FOREIGN_PARAMETERS]

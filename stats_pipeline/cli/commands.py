@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -25,7 +25,7 @@ from rich.text import Text
 
 from stats_pipeline import database, log, settings
 from stats_pipeline.cli import console
-from stats_pipeline.database import migrate
+from stats_pipeline.database import budget, migrate
 from stats_pipeline.deployment import doctor, up
 from stats_pipeline.errors import InvalidJob, StatsPipelineError, is_permanent, one_line
 from stats_pipeline.jobs import audit, queue, run_direct
@@ -109,21 +109,42 @@ def _interrupt() -> NoReturn:
 
 
 @contextmanager
+def _turn(loaded: settings.Settings) -> Iterator[None]:
+    """One of the deployment's connections, for the length of the block: waits for it if none is free."""
+    slots = budget.slots(loaded)
+    if slots is None:
+        yield
+        return
+    if (held := slots.try_to_take("other")) is None:
+        console.say(f"All {loaded.max_connections} connections (STATS_MAX_CONNECTIONS) are in use: waiting for one …")
+        held = slots.take("other")
+    with held:
+        yield
+
+
+@contextmanager
 def _database(
-    *, makes: bool = True, log_level: settings.LogLevel | None = None
+    *, makes: bool = True, two: bool = False, log_level: settings.LogLevel | None = None
 ) -> Iterator[tuple[settings.Settings, database.Database]]:
     """The database, for the length of one command; the embedded one is started if it is not running.
 
-    Without `makes`, the command fails if the embedded database does not exist yet.
+    A command has one connection of the deployment's budget, and lets others have it between two uses; with `two` it
+    holds as many as a run, one of them for this. Without `makes`, the command fails if the embedded database does not
+    exist yet.
     """
-    with one_line_errors():
+    with one_line_errors(), ExitStack() as stack:
         loaded = _load(log_level)
         if not makes:
             up.check_there_is_a_database(loaded)
-        with up.database_for(loaded) as url, database.Database(url) as opened:
+        if two:
+            budget.take_room_for_a_run(loaded)
+        slots = None if two else budget.slots(loaded)
+        with nullcontext() if two else _turn(loaded):
+            url = stack.enter_context(up.database_for(loaded))
             if loaded.database_url is None:
                 up.migrated(loaded, url)
-            yield loaded, opened
+        own, shared = (1, 0) if slots is None else (0, 1)
+        yield loaded, stack.enter_context(database.Database(url, max_connections=own, slots=slots, shared=shared))
 
 
 def _judging(loaded: settings.Settings) -> settings.Settings:
@@ -272,7 +293,11 @@ def migrate_command(
     """
     with one_line_errors():
         loaded = _load()
-        with up.database_for(loaded) as url, database.connect(url, autocommit=True) as connection:
+        with (
+            _turn(loaded),
+            up.database_for(loaded) as url,
+            database.connect(url, autocommit=True) as connection,
+        ):
             applied = migrate.migrate(connection, reference_stats=reference_stats or loaded.database_url is None)
         if as_json:
             _print_json(asdict(applied))
@@ -458,7 +483,7 @@ def run_direct_command(as_json: JsonOption = False) -> None:
     Jobs of crashed runs are queued again first. If no job is waiting, the statistics of every club are refreshed once.
     Exit code 1 unless every job completed and the app confirmed its cache tags.
     """
-    with _database() as (loaded, opened):
+    with _database(two=True) as (loaded, opened):
         job_ids = run_direct.run_direct(opened, _judging(loaded), console.say)
         with opened.connection() as connection:
             done = [queue.get_job(connection, job_id) for job_id in job_ids]
@@ -490,7 +515,8 @@ def doctor_command(
     with one_line_errors():
         loaded = settings.load()
         log.configure("error")
-        findings = list(doctor.examine(loaded, trying=console.say if functions else None))
+        with _turn(loaded):
+            findings = list(doctor.examine(loaded, trying=console.say if functions else None))
         if as_json:
             _print_json([asdict(finding) for finding in findings])
         else:
@@ -509,7 +535,7 @@ def reconcile(
 
     While `up` is running this happens every second.
     """
-    with _database(makes=False) as (loaded, opened):
+    with _database(makes=False, two=True) as (loaded, opened):  # the other one is for Dagster's tables
         read(opened)  # fails if the database is not migrated, before Dagster creates its tables there
         os.environ.update(up.dagster_environment(loaded, opened.url))
         from dagster import DagsterInstance  # noqa: PLC0415  # two seconds of imports that no other command needs

@@ -56,7 +56,7 @@ def build_prune_job(
         if settings.retention_days == 0:
             context.log.info("STATS_RETENTION_DAYS is 0: everything is kept")
             return
-        with database.Database(database.database_url(settings)) as opened:
+        with database.Database(database.database_url(settings), max_connections=1) as opened:
             pruned = retention.prune(opened, days=settings.retention_days)
         pruned["Dagster runs"] = prune_dagster_runs(context.instance, days=settings.retention_days)
         context.log.info("Deleted " + ", ".join(f"{count} {kind}" for kind, count in pruned.items()))

@@ -14,7 +14,7 @@ import dagster as dg
 
 from stats_pipeline import database, settings
 from stats_pipeline.jobs.invalidation import open_client
-from stats_pipeline.jobs.refresh import Refresh, session_name
+from stats_pipeline.jobs.refresh import Refresh, open_for_computing, session_name
 
 LEASE_TAG = "stats/lease"
 TENANT_TAG = "stats/tenant"
@@ -31,15 +31,9 @@ def refresh_resource(context: dg.InitResourceContext) -> Iterator[Refresh]:
         raise dg.DagsterInvariantViolationError("the resource `refresh` belongs to a run")
     given = settings.load().for_dagster()
     with ExitStack() as stack:
-        opened = stack.enter_context(
-            database.Database(
-                database.database_url(given),
-                # One for each op that computes, one for a hook that settles at the same time, one for the heartbeat.
-                max_connections=len(given.functions) + 2,
-                ahead=2,
-                application_name=session_name(run.run_id),
-            )
-        )
+        url, name = database.database_url(given), session_name(run.run_id)
+        opened = stack.enter_context(database.Database(url, max_connections=1, ahead=True, application_name=name))
+        computing = stack.enter_context(open_for_computing(url, given, application_name=name))
         cache = stack.enter_context(open_client(given))
         # A re-execution copies its parent's tags, but the lease was the parent's.
         lease = run.tags.get(LEASE_TAG) if run.parent_run_id is None else None
@@ -47,6 +41,7 @@ def refresh_resource(context: dg.InitResourceContext) -> Iterator[Refresh]:
         refresh = Refresh(
             opened,
             given,
+            computing=computing,
             run_id=run.run_id,
             lease_id=UUID(lease) if lease else None,
             tenant_id=UUID(tenant) if tenant else None,

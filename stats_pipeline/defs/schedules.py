@@ -10,9 +10,9 @@ from datetime import UTC
 
 import dagster as dg
 
-from stats_pipeline import database
+from stats_pipeline.database import budget
 from stats_pipeline.defs.jobs import JOB_NAME, PRUNE_JOB_NAME
-from stats_pipeline.defs.sensors import run_requests
+from stats_pipeline.defs.sensors import pool, run_requests
 from stats_pipeline.jobs import queue
 from stats_pipeline.jobs.models import Payload
 from stats_pipeline.settings import Settings
@@ -32,8 +32,7 @@ def build_nightly_schedule(settings: Settings) -> dg.ScheduleDefinition:
     def nightly_stats(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         # The time the tick was due, not the time it runs: a tick that is evaluated twice gets the same job.
         request_id = f"nightly-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
-        url = database.database_url(settings)
-        with database.connect(url) as connection:
+        with pool(settings).transaction() as connection:
             queue.enqueue_each(
                 connection,
                 (
@@ -41,7 +40,9 @@ def build_nightly_schedule(settings: Settings) -> dg.ScheduleDefinition:
                     for tenant in settings.tenants or (None,)
                 ),
             )
-            leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
+            leases = queue.lease(
+                connection, lease_seconds=settings.lease_seconds, max_runs=budget.runs_at_a_time(settings)
+            )
         if not leases:
             return dg.SkipReason("Enqueued; the queue sensor launches it when the open runs have ended")
         return list(run_requests(leases))

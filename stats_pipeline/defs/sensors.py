@@ -1,5 +1,8 @@
 """The sensors: the queue sensor launches runs, the upkeep sensor repairs, the relay redelivers cache tags.
 
+They wait for work inside a tick, and keep their connections from tick to tick: the queue sensor has one that listens,
+the others and the schedules share one (`pool`). `stop` ends all waiting ticks, at the end of their process.
+
 The database decides which jobs are leased to which run (`acquire_leases`); Dagster launches the runs. A sensor that
 has found work is evaluated again in the daemon's next round, which `runtime/daemon.py` makes begin soon. Each sensor
 records a sign of life, its beat, about once a second; `jobs/health.py` explains what its absence means.
@@ -8,6 +11,9 @@ Each second the upkeep sensor checks every open run, in our tables and in Dagste
 for failed, cancelled and succeeded runs. The mismatches and their repairs are in `reconcile.py`.
 """
 
+import os
+import select
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +26,7 @@ import psycopg
 from psycopg import Connection
 
 from stats_pipeline import database
+from stats_pipeline.database import budget
 from stats_pipeline.defs.jobs import JOB_NAME
 from stats_pipeline.defs.resources import LEASE_TAG, TENANT_TAG
 from stats_pipeline.defs.runs import repair_all
@@ -37,7 +44,68 @@ TICK_SECONDS = 20
 POLL_SECONDS = 1
 BEAT_SECONDS = 0.9  # at least, between two beats: one with each poll
 WORK_CHANNEL = "stats_pipeline_work"
-STOP_CHANNEL = "stats_pipeline_stop"  # ends the tick at once, so that a shutdown need not wait for it
+
+
+class Stop:
+    """Whether this process is to end: may be set in a signal handler, and be waited for like a socket."""
+
+    def __init__(self) -> None:
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        # Never read from: once something was written, everybody who waits for it goes on.
+        self._reading, self._writing = os.pipe()
+
+    def set(self) -> None:
+        os.write(self._writing, b"!")
+
+    def fileno(self) -> int:
+        return self._reading
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it was set, after this time at most."""
+        return bool(select.select([self], [], [], seconds)[0])
+
+
+stop = Stop()
+
+
+class _Kept:
+    """A connection or a pool of this process, for one database at a time, opened when it is first used."""
+
+    def __init__(self, open_one: Callable[[str], Any]) -> None:
+        self._open = open_one
+        self._lock = threading.Lock()
+        self._url = ""
+        self._kept: Any = None
+
+    def get(self, url: str) -> Any:
+        with self._lock:
+            if self._url != url or getattr(self._kept, "closed", False):
+                if self._kept is not None:
+                    self._kept.__exit__(None, None, None)
+                self._kept = None
+                self._kept, self._url = self._open(url), url
+            return self._kept
+
+
+def _open_listener(url: str) -> Connection[Any]:
+    connection = database.connect(url, autocommit=True)
+    if database.can_listen(url):
+        connection.execute(f"listen {WORK_CHANNEL}".encode())
+    return connection
+
+
+_listener = _Kept(_open_listener)
+_listening = threading.Lock()  # a tick that Dagster has given up may still be waiting
+_pool = _Kept(lambda url: database.Database(url, max_connections=1, turn=TICK_SECONDS))
+
+
+def pool(settings: Settings) -> database.Database:
+    """The connection of upkeep, relay and schedules in this process, for one of them at a time."""
+    opened: database.Database = _pool.get(database.database_url(settings))
+    return opened
 
 
 def build_queue_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -51,16 +119,14 @@ def build_queue_sensor(settings: Settings) -> dg.SensorDefinition:
         description="Launches one run per club with waiting jobs.",
     )
     def stats_queue(_: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        if not _listening.acquire(timeout=TICK_SECONDS):
+            return dg.SkipReason("The previous tick is still waiting")
         try:
-            url = database.database_url(settings)
-            opened = database.Database(url)
-            with opened.dedicated_connection() as connection:
-                if opened.can_listen:
-                    connection.execute(f"listen {WORK_CHANNEL}".encode())
-                    connection.execute(f"listen {STOP_CHANNEL}".encode())
-                return _wait_for_work(connection, settings)
+            return _wait_for_work(_listener.get(database.database_url(settings)), settings)
         except (DatabaseUnavailable, psycopg.OperationalError) as error:
             return dg.SkipReason(f"The database is out of reach: {one_line(error)}")
+        finally:
+            _listening.release()
 
     return stats_queue
 
@@ -72,14 +138,15 @@ def _wait_for_work(connection: Connection[Any], settings: Settings) -> dg.Sensor
         if time.monotonic() >= beat_at + BEAT_SECONDS:  # not one beat per notification
             health.beat(connection, health.QUEUE_SENSOR)
             beat_at = time.monotonic()
-        leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
+        leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=budget.runs_at_a_time(settings))
         if leases:
             return dg.SensorResult(run_requests=list(run_requests(leases)))
         left = deadline - time.monotonic()
         if left <= 0:
             return dg.SkipReason("The queue holds nothing that can start")
-        for notification in connection.notifies(timeout=min(left, POLL_SECONDS), stop_after=1):
-            if notification.channel == STOP_CHANNEL:
+        if not any(connection.notifies(timeout=0)):  # none has come with the answer to the last statement
+            waited_for: list[Any] = [connection, stop]
+            if stop in select.select(waited_for, [], [], min(left, POLL_SECONDS))[0]:
                 return dg.SkipReason("Shutting down")
 
 
@@ -107,16 +174,17 @@ def build_upkeep_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     starting = Outage("runs do not start", "runs start again")
 
     def rescue(context: dg.SensorEvaluationContext) -> Iterator[str]:
-        with _database(settings) as opened:
-            for _ in _each_second(opened, health.UPKEEP_SENSOR):
-                repairs, problems = repair_all(opened, settings, context.instance, starting=starting)
-                yield from (type(repair).__name__ for repair in repairs)
-                yield from problems
+        opened = pool(settings)
+        for _ in _each_second(opened, health.UPKEEP_SENSOR):
+            repairs, problems = repair_all(opened, settings, context.instance, starting=starting)
+            yield from (type(repair).__name__ for repair in repairs)
+            yield from problems
 
     app = Outage("the app is out of reach", "the app is back")
 
     def relay(_context: dg.SensorEvaluationContext) -> Iterator[str]:
-        with _database(settings) as opened, closing(CacheClient(settings)) as cache:
+        opened = pool(settings)
+        with closing(CacheClient(settings)) as cache:
             for _ in _each_second(opened, health.RELAY_SENSOR):
                 delivery = outbox.deliver(opened, cache, cache_deadline=settings.cache_deadline)
                 if delivery.route_failed:
@@ -159,19 +227,13 @@ def _build_sensor(
     return keep_up
 
 
-def _database(settings: Settings) -> database.Database:
-    return database.Database(database.database_url(settings), max_connections=2)
-
-
 def _each_second(opened: database.Database, sensor: str) -> Iterator[None]:
     """Yields once a second for the length of a tick, or until a shutdown ends it; records a beat each time."""
     deadline = time.monotonic() + TICK_SECONDS
-    with opened.dedicated_connection() as listener:
-        if opened.can_listen:
-            listener.execute(f"listen {STOP_CHANNEL}".encode())
-        while True:
-            health.beat(listener, sensor)
-            yield
-            left = deadline - time.monotonic()
-            if left <= 0 or any(listener.notifies(timeout=min(left, POLL_SECONDS), stop_after=1)):
-                return
+    while True:
+        with opened.connection() as connection:
+            health.beat(connection, sensor)
+        yield
+        left = deadline - time.monotonic()
+        if left <= 0 or stop.wait(min(left, POLL_SECONDS)):
+            return

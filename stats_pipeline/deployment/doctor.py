@@ -5,7 +5,7 @@ It leaves nothing behind. Monitoring over time is in `web/health.py` and `web/me
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -16,11 +16,11 @@ from croniter import croniter
 from psycopg import Connection
 
 from stats_pipeline import database
-from stats_pipeline.database import call, migrate, run, run_one
+from stats_pipeline.database import allowance, budget, call, migrate, run, run_one
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.jobs import health, queue, refresh
 from stats_pipeline.jobs.invalidation import CacheClient, route
-from stats_pipeline.settings import VERSION, Settings, warnings
+from stats_pipeline.settings import LEAST_CONNECTIONS, VERSION, Settings, warnings
 
 OLDEST_SERVER = 15
 _FOREIGN_KEY_SQLSTATE = "23503"
@@ -76,13 +76,7 @@ def _examine_database(
     if found["server_version"] < OLDEST_SERVER * 10_000:
         version = found["server_version"] // 10_000
         yield Finding("database", "problem", f"PostgreSQL {version} is too old: use {OLDEST_SERVER} or newer")
-    if not database.can_listen(url):
-        yield Finding(
-            "database",
-            "problem",
-            f"port {database.TRANSACTION_POOLER_PORT} is the transaction pooler, on which Dagster's storage does not "
-            "work: give the direct connection or the session pooler in STATS_DATABASE_URL",
-        )
+    yield _examine_connections(url, settings)
     if not found["has_pgmq"]:
         yield Finding("queue", "problem", "pgmq is missing: enable Queues in the Supabase dashboard, then migrate")
     missing = sorted(set(rpcs) - set(found["callable_rpcs"]))
@@ -109,6 +103,38 @@ def _examine_database(
     if trying:
         yield from _try_functions(connection, settings, trying)
     yield from _examine_work(connection, settings)
+
+
+def _examine_connections(url: str, settings: Settings) -> Finding:
+    most = settings.max_connections
+    if not budget.is_kept(settings):
+        return Finding("connections", "warning", "STATS_RUNTIME=stock: STATS_MAX_CONNECTIONS does not limit them")
+    if not database.can_listen(url):
+        return Finding(
+            "connections",
+            "ok",
+            "a transaction pooler: jobs are picked up within a second or two, not at once",
+        )
+    is_up = (settings.home / "up.pid").exists()
+    with ExitStack() as taken:
+        free = most - 1  # without this command's own
+        if is_up and (slots := budget.slots(settings)) is not None:
+            free = 0
+            while held := slots.try_to_take("computing"):
+                taken.enter_context(held)
+                free += 1
+        allowed = allowance.count_allowed(url, free)
+    if not allowed.reason:
+        beside = "beside those of the running deployment" if is_up else "at the same time"
+        count = allowed.count + (0 if is_up else 1)
+        return Finding("connections", "ok", f"{count} can be opened {beside}, of STATS_MAX_CONNECTIONS={most}")
+    missing = free - allowed.count
+    return Finding(
+        "connections",
+        "warning" if most - missing >= LEAST_CONNECTIONS else "problem",
+        f"{missing} of STATS_MAX_CONNECTIONS={most} cannot be opened ({allowed.reason}): another deployment may hold "
+        f"them; otherwise let the pooler have more, or set STATS_MAX_CONNECTIONS to {most - missing}",
+    )
 
 
 def _rehearse(connection: Connection[Any], rpcs: Sequence[str]) -> Finding:

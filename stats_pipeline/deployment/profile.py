@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from stats_pipeline import database
 from stats_pipeline.errors import StatsPipelineError
 from stats_pipeline.runtime import private
 from stats_pipeline.settings import FILES_ROOT, Runtime
@@ -19,6 +20,8 @@ storage: # runs, events and ticks, in schema `dagster`
     class: PooledPostgresStorage
     config:
       postgres_url: {env: STATS_DAGSTER_URL}
+      pool_size: 1
+      wait_when_refused: %s
 
 secrets: # no .env of the folder that a process was started from
   custom: {module: stats_pipeline.runtime.secrets, class: NoSecrets}
@@ -43,7 +46,7 @@ storage: # runs, events and ticks, in schema `dagster`
     postgres_url: {env: STATS_DAGSTER_URL}
 """
 
-_ADDED: Mapping[Runtime, str] = {"fast": _FAST, "stock": _STOCK}
+_ADDED: Mapping[Runtime, str] = {"fast": _FAST % json.dumps(database.REFUSED), "stock": _STOCK}
 
 
 def write_dagster_yaml(folder: Path, runtime: Runtime, launch_socket: Path) -> None:

@@ -10,23 +10,23 @@ import platform
 import re
 import resource
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fasteners  # type: ignore[import-untyped]
 import psutil
-import psycopg
 from psycopg import Connection
 from setproctitle import setproctitle
 
 from stats_pipeline import database
 from stats_pipeline import settings as settings_module
-from stats_pipeline.database import embedded, migrate
+from stats_pipeline.database import allowance, budget, embedded, migrate
 from stats_pipeline.deployment import forking
 from stats_pipeline.deployment.profile import check_names, write_dagster_yaml
 from stats_pipeline.deployment.supervisor import Child, Supervisor, end_leftovers
@@ -38,6 +38,7 @@ from stats_pipeline.web import address
 LOCATION = "stats_pipeline"
 _DRAIN_SECONDS = 10
 _FEWEST_FILES, _ENOUGH_FILES = 256, 4096
+_END_TICKS = signal.SIGUSR1  # to the code server: sensors that wait for work come to an end
 _MOST_MIB = 160  # of a process that may leak: twice what it holds after some hours
 # Secrets are passed only to the processes that need them.
 _THE_DOORS_OWN = ("ADMIN_PASSWORD", "VIEWER_PASSWORD", "CRON_SECRET")
@@ -173,7 +174,8 @@ class Deployment:
                 yield
             finally:
                 self.say("Stopping …")
-                _wake_sensors(self.database_url)
+                if process := code_server.process:
+                    process.send_signal(_END_TICKS)  # the daemon waits for them
                 self._supervisor.retire(daemon)
                 self._let_runs_end()
         finally:
@@ -197,6 +199,9 @@ class Deployment:
         self.say("Loading Dagster …")
         check_names(self._runtime)
         forking.import_ahead(self._runtime)
+        if self.settings.database_url is not None and budget.is_kept(self.settings):
+            most = self.settings.max_connections
+            forking.in_a_fork(lambda: allowance.wait_for_connections(self.database_url, most, self.say))
         for name in forking.in_a_fork(self._prepare_storage):
             self.say(f"The sensor {name} had been stopped and was started again")  # no job runs without it
 
@@ -230,8 +235,10 @@ class Deployment:
     # What each process does. All of it is imported already.
 
     def _serve_code(self) -> None:
+        from stats_pipeline.defs import sensors  # noqa: PLC0415
         from stats_pipeline.runtime import commands  # noqa: PLC0415
 
+        signal.signal(_END_TICKS, lambda *_: sensors.stop.set())
         # Dagster's own launcher and executor look for the module in this folder, not in the first of Python's path.
         folder = None if IS_INSTALLED else PROJECT_ROOT
         commands.serve_code(self._code_socket, module="stats_pipeline.definitions", folder=folder, location=LOCATION)
@@ -239,7 +246,16 @@ class Deployment:
     def _serve_runs(self) -> None:
         from stats_pipeline.runtime import launcher  # noqa: PLC0415
 
-        launcher.serve(self._launch_socket, preload=("stats_pipeline.definitions",), prepare=_name_run)
+        def before_run(run_id: str) -> None:
+            setproctitle(f"stats-pipeline: run {run_id[:8]}")
+            budget.take_room_for_a_run(self.settings)
+
+        launcher.serve(
+            self._launch_socket,
+            preload=("stats_pipeline.definitions",),
+            before_run=before_run,
+            before_report=lambda: budget.take_room_for_a_report(self.settings),
+        )
 
     def _run_daemon(self) -> None:
         from stats_pipeline.runtime import commands  # noqa: PLC0415
@@ -281,10 +297,6 @@ class Deployment:
             time.sleep(0.1)
 
 
-def _name_run(run_id: str) -> None:
-    setproctitle(f"stats-pipeline: run {run_id[:8]}")
-
-
 def _launch_socket(settings: Settings) -> Path:
     return settings.home / "launch.sock"
 
@@ -310,7 +322,7 @@ def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]
     return {
         "DAGSTER_HOME": str(settings.dagster_home),
         "STATS_DATABASE_URL": database_url,
-        "STATS_DAGSTER_URL": database.sqlalchemy_url(database_url, schema=migrate.DAGSTER_SCHEMA),
+        "STATS_DAGSTER_URL": database.dagster_url(settings, database_url, schema=migrate.DAGSTER_SCHEMA),
         "STATS_HOME": str(settings.home),
     }
 
@@ -337,12 +349,3 @@ def _answers(address: Path | tuple[str, int]) -> bool:
     with socket.socket(family) as probe:
         probe.settimeout(1)
         return probe.connect_ex(str(address) if isinstance(address, Path) else address) == 0
-
-
-def _wake_sensors(database_url: str) -> None:
-    """End the ticks of waiting sensors, without which their process would not stop."""
-    with (
-        suppress(psycopg.Error),  # without a database no sensor waits
-        psycopg.connect(database_url, autocommit=True, connect_timeout=2) as connection,
-    ):
-        connection.execute("notify stats_pipeline_stop")

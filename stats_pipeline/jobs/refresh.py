@@ -17,7 +17,7 @@ from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
 
 from stats_pipeline.catalog import StatsFunction, dependents
-from stats_pipeline.database import Database, call, call_one, run, run_one
+from stats_pipeline.database import Database, budget, call, call_one, run, run_one
 from stats_pipeline.errors import LEASE_LOST_SQLSTATE, LeaseLost, StatsPipelineError, TenantBusy, one_line
 from stats_pipeline.jobs import outbox
 from stats_pipeline.jobs.invalidation import CacheClient
@@ -35,6 +35,20 @@ def session_name(run_id: str) -> str:
     return f"stats-pipeline run {run_id[:8]} pid {os.getpid()}"
 
 
+def open_for_computing(url: str, settings: Settings, *, application_name: str) -> Database:
+    """The connections on which a run's functions are computed, one for each that is computed at the time.
+
+    A process that holds the slots of a run gets each from the deployment's budget; any other has one for each function.
+    """
+    most = len(settings.functions)
+    if budget.has_room():
+        slots = budget.slots(settings)
+        return Database(
+            url, max_connections=0, slots=slots, kind="computing", shared=most, application_name=application_name
+        )
+    return Database(url, max_connections=most, application_name=application_name)
+
+
 class Refresh:
     """The work of one run on one lease, shared by the threads of its process.
 
@@ -47,6 +61,7 @@ class Refresh:
         database: Database,
         settings: Settings,
         *,
+        computing: Database | None = None,
         run_id: str,
         lease_id: UUID | None = None,
         tenant_id: UUID | None = None,
@@ -54,8 +69,9 @@ class Refresh:
         cache: CacheClient | None = None,
         busy_until: float = 0,
     ) -> None:
-        """`parent_run_id` is the run that this one re-executes. The claim of a run without a lease waits until
-        `busy_until` (Unix time) for the tenant's open lease to end."""
+        """`computing` is what the functions are called on, by default the same as all else. Who computes never waits
+        for another connection. `parent_run_id` is the run that this one re-executes. The claim of a run without a lease
+        waits until `busy_until` (Unix time) for the tenant's open lease to end."""
         self.run_id = run_id
         self.lease_id = lease_id
         self._is_by_hand = lease_id is None
@@ -63,6 +79,7 @@ class Refresh:
         self._tenant_id = tenant_id
         self._parent_run_id = parent_run_id
         self._database = database
+        self._computing = computing or database
         self._settings = settings
         self._cache = cache
         self._claimed: Claim | None = None
@@ -77,14 +94,12 @@ class Refresh:
         Waits while another lease of the tenant is open; all threads give up at the same time. Raises `LeaseLost` if
         the lease is not this run's any more, and `TenantBusy`.
         """
-        # Each op takes the connection it will compute on before it waits, so that all are opened at the same time.
-        with self._database.connection() as connection, self._claiming:
-            if self._claimed is None and (claimed := self._try_to_claim(connection, functions)) is not None:
-                self._begin(claimed)
         with self._claiming:
             if self._claimed is None:
-                self._begin(self._wait_for_claim(functions))
-            assert self._claimed is not None
+                claimed = self.try_to_claim(functions) or self._wait_for_claim(functions)
+                self._claimed = claimed
+                self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+                self._beats.start()
             return self._claimed
 
     def try_to_claim(self, functions: Sequence[str]) -> Claim | None:
@@ -126,20 +141,19 @@ class Refresh:
 
     def _wait_for_claim(self, functions: Sequence[str]) -> Claim:
         """Wait until the tenant's open lease ends. Only for a run that was started by hand: no other can meet one."""
-        with self._database.dedicated_connection() as connection:
+        with self._database.connection() as connection:
             if self._database.can_listen:
                 connection.execute("listen stats_pipeline_work")
-            while (claimed := self._try_to_claim(connection, functions)) is None:
-                if time.time() > self._busy_until:
-                    raise TenantBusy("another run of this club was open for too long: start this one again later")
-                for _ in connection.notifies(timeout=1, stop_after=1):
-                    pass
-            return claimed
-
-    def _begin(self, claimed: Claim) -> None:
-        self._claimed = claimed
-        self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._beats.start()
+            try:
+                while (claimed := self._try_to_claim(connection, functions)) is None:
+                    if time.time() > self._busy_until:
+                        raise TenantBusy("another run of this club was open for too long: start this one again later")
+                    for _ in connection.notifies(timeout=1, stop_after=1):
+                        pass
+                return claimed
+            finally:
+                if self._database.can_listen and not connection.closed:
+                    connection.execute("unlisten stats_pipeline_work")
 
     def renew(self, *, silent_for: int = 0) -> bool:
         """Send a heartbeat and keep the run's messages leased; the next one may take `silent_for` seconds longer.
@@ -189,7 +203,7 @@ class Refresh:
         """
         started = time.monotonic()
         try:
-            with self._database.transaction() as connection:
+            with self._computing.transaction() as connection:
                 _call(connection, function, claimed.tenant_id, self._settings.timezone)
                 duration_ms = round((time.monotonic() - started) * 1000)
                 rows = {

@@ -14,12 +14,12 @@ import psycopg
 
 from stats_pipeline import database
 from stats_pipeline.catalog import StatsFunction
-from stats_pipeline.database import Database, call
+from stats_pipeline.database import Database, budget, call
 from stats_pipeline.errors import InvalidJob, LeaseLost, StatsPipelineError, one_line
 from stats_pipeline.jobs import outbox, queue, reconcile
 from stats_pipeline.jobs.invalidation import open_client
 from stats_pipeline.jobs.models import Claim, Delivery, Lease, Payload
-from stats_pipeline.jobs.refresh import Refresh, session_name
+from stats_pipeline.jobs.refresh import Refresh, open_for_computing, session_name
 from stats_pipeline.settings import Settings
 
 
@@ -64,7 +64,7 @@ def _repair(opened: Database, settings: Settings, say: Callable[[str], None]) ->
 
 def _lease(opened: Database, settings: Settings) -> list[Lease]:
     with opened.connection() as connection:
-        return queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
+        return queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=budget.runs_at_a_time(settings))
 
 
 def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings) -> list[Lease]:
@@ -78,7 +78,7 @@ def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings
     leases: list[Lease] = []
     with opened.transaction() as connection:
         queue.enqueue(connection, payload.as_json())
-        leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=settings.max_runs)
+        leases = queue.lease(connection, lease_seconds=settings.lease_seconds, max_runs=budget.runs_at_a_time(settings))
         if not leases:
             raise psycopg.Rollback
     return leases
@@ -88,12 +88,20 @@ def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], No
     """One run: its functions, in parallel as far as their order allows; then the delivery of their tags."""
     run_id = str(uuid4())
     functions = sorted(function.rpc for function in settings.functions)
+    name = session_name(run_id)
     with (
-        Database(url, max_connections=len(functions) + 2, application_name=session_name(run_id)) as opened,
+        Database(url, max_connections=1, application_name=name) as opened,
+        open_for_computing(url, settings, application_name=name) as computing,
         open_client(settings) as cache,
     ):
         refresh = Refresh(
-            opened, settings, run_id=run_id, lease_id=lease.lease_id, tenant_id=lease.tenant_id, cache=cache
+            opened,
+            settings,
+            computing=computing,
+            run_id=run_id,
+            lease_id=lease.lease_id,
+            tenant_id=lease.tenant_id,
+            cache=cache,
         )
         try:
             claimed = refresh.claim(functions)

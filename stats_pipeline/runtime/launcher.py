@@ -207,11 +207,18 @@ def _seconds_from_boot(process: psutil.Process) -> float:
 # All below runs in the server and in the processes it forks.
 
 
-def serve(address: Path, *, preload: Sequence[str], prepare: Callable[[str], None] = lambda _: None) -> None:
+def serve(
+    address: Path,
+    *,
+    preload: Sequence[str],
+    before_run: Callable[[str], None] = lambda _: None,
+    before_report: Callable[[], None] = lambda: None,
+) -> None:
     """Import the modules, then fork a worker per request, until the process is ended.
 
-    Each worker first calls `prepare` with the run's id. Only this user can connect. The process stays a single thread
-    with no connection to a database, since a fork would copy both in an unknown state.
+    Each worker first calls `before_run` with the run's id, and a process that reports a worker's crash to Dagster
+    calls `before_report`, before either opens a connection. Only this user can connect. The process stays a single
+    thread with no connection to a database, since a fork would copy both in an unknown state.
     """
     for name in preload:
         try:
@@ -222,7 +229,7 @@ def serve(address: Path, *, preload: Sequence[str], prepare: Callable[[str], Non
             traceback.print_exc()
     gc.collect()
     gc.freeze()  # the collector would otherwise write to, and so copy, every page the workers share
-    _Server(address, prepare).serve()
+    _Server(address, before_run, before_report).serve()
 
 
 class _Child(NamedTuple):
@@ -233,8 +240,8 @@ class _Child(NamedTuple):
 
 
 class _Server:
-    def __init__(self, address: Path, prepare: Callable[[str], None]) -> None:
-        self._prepare = prepare
+    def __init__(self, address: Path, before_run: Callable[[str], None], before_report: Callable[[], None]) -> None:
+        self._before_run, self._before_report = before_run, before_report
         self._children: dict[int, _Child] = {}  # by a file descriptor that reads as closed once the process has ended
         self._selector = selectors.DefaultSelector()
         self._listening = socket.socket(socket.AF_UNIX)
@@ -260,7 +267,7 @@ class _Server:
                 request = _Request.receive(connection)
             except (OSError, ValueError, TypeError):
                 return  # somebody has looked whether the server is there
-            pid = self._fork(request, _execute_run, request)
+            pid = self._fork(lambda: self._execute(request), request)
             with suppress(OSError):  # the launcher has died
                 connection.sendall(str(pid).encode())
 
@@ -272,10 +279,19 @@ class _Server:
         exit_code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
         if child.request is not None and exit_code:
             explanation = get_run_crash_explanation(f"The run's process ({child.pid})", exit_code)
-            self._fork(None, _report_end, child.request, explanation)
+            crashed = child.request
+            self._fork(lambda: self._report(crashed, explanation))
 
-    def _fork(self, request: _Request | None, body: Callable[..., None], of: _Request, *more: object) -> int:
-        """Run body(of, *more) in a new process; its id."""
+    def _execute(self, request: _Request) -> None:
+        self._before_run(request.run_id)
+        _execute_run(request)
+
+    def _report(self, request: _Request, explanation: str) -> None:
+        self._before_report()
+        _report_end(request, explanation)
+
+    def _fork(self, body: Callable[[], None], request: _Request | None = None) -> int:
+        """Run body() in a new process; its id."""
         sentinel, writer = os.pipe()
         pid = os.fork()
         if pid:
@@ -287,8 +303,7 @@ class _Server:
         try:
             os.setsid()
             self._listening.close()  # otherwise a launcher could connect to it after the server's end
-            self._prepare(of.run_id)
-            body(of, *more)
+            body()
             exit_code = 0
         except BaseException:  # in any case, this process must not return into the server's loop
             traceback.print_exc()

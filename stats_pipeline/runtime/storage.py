@@ -1,33 +1,66 @@
-"""Dagster's storage in PostgreSQL, with pooled connections: `storage` in dagster.yaml.
+"""Dagster's storage in PostgreSQL, over one connection for each process: `storage` in dagster.yaml.
 
 Dagster's own class opens a connection for each read and write, and before many of them looks up the existing tables and
 columns, which may be those of an older version: a quarter of a job's time (1.02 s with it, 0.76 s without). The stored
 data is the same: the `stock` profile reads and writes the same tables.
+
+What the URL's `options` set for a session is set by statements here, as poolers refuse it at the connect. Behind a
+transaction pooler, which gives each transaction another session, every statement sets it for its own transaction.
 """
 
+import os
+import re
+import select
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Self
 
+import dagster as dg
+import psycopg2  # type: ignore[import-untyped]
+from dagster._core.events.log import EventLogEntry  # an event as it is stored
+from dagster._core.storage.event_log import (  # the tables of events and assets, and how any database stores an event
+    AssetKeyTable,
+    SqlEventLogStorage,
+)
+from dagster._core.storage.event_log.migration import ASSET_KEY_INDEX_COLS  # names columns of the table of assets
 from dagster._serdes import ConfigurableClassData  # type only: config from dagster.yaml
-from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
-from dagster_postgres.utils import (  # how Dagster's own storage reads its config and connects
+from dagster_postgres import (
+    DagsterPostgresStorage,
+    PostgresEventLogStorage,
+    PostgresRunStorage,
+    PostgresScheduleStorage,
+)
+from dagster_postgres.utils import (  # how Dagster's own storage reads its config, connects and makes its tables
+    create_pg_connection,
     create_pg_engine,
     get_token_provider_from_config,
+    pg_config,
     pg_url_from_config,
     retry_pg_connection_fn,
+    retry_pg_creation_fn,
 )
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, Engine, event, inspect, make_url
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateSchema
 
-# Connections that one process keeps: one for each op of a run, as all may write events at the same time. Further ones
-# are opened when they are needed, and closed after use.
-POOL_SIZE = 10
-MAX_OVERFLOW = 30
+# The `fallback_application_name` of a URL that leads to a transaction pooler.
+TRANSACTION_POOLER = "transaction pooler"
+# Seconds that a thread waits for the connection: the others use it for milliseconds, unless the database hangs.
+TURN_SECONDS = 600
+_REFUSED_SECONDS = 600  # for which a refused connection is tried again
+_END_SECONDS = 1.0
+_PLANNED = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
 
 
 class PooledPostgresStorage(DagsterPostgresStorage):
-    """Runs, events and ticks of one instance over one pool of connections, safe to share between threads.
+    """Runs, events and ticks of one instance over one pool of `pool_size` connections, safe to share between threads.
 
-    A pool must not cross a fork: create the instance in the process that uses it. Each connection is tested before use,
-    so an outage of the database fails only the reads and writes made during it.
+    Each thread has one connection at most, so one is enough for all of them. A pool must not cross a fork: create the
+    instance in the process that uses it. Each connection is tested before use, so an outage of the database fails only
+    the reads and writes made during it. A connection that is refused with a message matching `wait_when_refused` is
+    tried again for ten minutes.
     """
 
     def __init__(
@@ -36,22 +69,47 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         should_autocreate_tables: bool = True,
         inst_data: ConfigurableClassData | None = None,
         token_provider: Any = None,
+        pool_size: int = 1,
+        wait_when_refused: str = "",
     ) -> None:
-        engine = create_pg_engine(
-            postgres_url,
-            token_provider,
-            isolation_level="AUTOCOMMIT",
-            pool_size=POOL_SIZE,
-            max_overflow=MAX_OVERFLOW,
-            pool_pre_ping=True,
-            pool_recycle=300,
+        url, session = _without_session(postgres_url)
+        self._shared = _Shared(
+            create_pg_engine(
+                url,
+                token_provider,
+                isolation_level="AUTOCOMMIT",
+                pool_size=pool_size,
+                max_overflow=0,
+                pool_timeout=TURN_SECONDS,
+                pool_pre_ping=True,
+                pool_recycle=300,
+            )
         )
+        engine = self._shared.engine
+        _set_session(engine, session)
+        if wait_when_refused:
+            _wait_when_refused(engine, re.compile(wait_when_refused))
         # One look-up of the table that is created last; otherwise each of the three parts would list all tables.
         is_new = should_autocreate_tables and not retry_pg_connection_fn(lambda: inspect(engine).has_table("jobs"))
-        super().__init__(postgres_url, is_new, inst_data, token_provider)
-        self._event_log_storage = _EventLogStorage(postgres_url, token_provider=token_provider)
+        # The parts of the base class are replaced: it is not to make any tables over connections of its own.
+        super().__init__(postgres_url, False, inst_data, token_provider)
+        self._run_storage = _RunStorage(postgres_url, False, token_provider=token_provider)
+        self._event_log_storage = _EventLogStorage(postgres_url, False, token_provider=token_provider)
+        self._schedule_storage = _ScheduleStorage(postgres_url, False, token_provider=token_provider)
         for part in (self._run_storage, self._event_log_storage, self._schedule_storage):
             part._engine = engine
+            part.shared = self._shared
+        if is_new:
+            self._make_tables(session.get("search_path"))
+
+    @classmethod
+    def config_type(cls) -> Any:
+        config: Any = pg_config()
+        return {
+            **config,
+            "pool_size": dg.Field(int, is_required=False, default_value=1),
+            "wait_when_refused": dg.Field(str, is_required=False, default_value=""),
+        }
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> Self:
@@ -60,15 +118,146 @@ class PooledPostgresStorage(DagsterPostgresStorage):
             config_value.get("should_autocreate_tables", True),
             inst_data,
             get_token_provider_from_config(config_value),
+            config_value.get("pool_size", 1),
+            config_value.get("wait_when_refused", ""),
         )
+
+    def _make_tables(self, schema: str | None) -> None:
+        """As the three parts make theirs. Another process may be at the same."""
+        if schema is not None:
+            with self._shared.connection() as connection:
+                connection.execute(CreateSchema(schema, if_not_exists=True))
+        tables = set(retry_pg_connection_fn(lambda: inspect(self._shared.engine).get_table_names(schema)))
+        if "runs" not in tables:
+            retry_pg_creation_fn(self._run_storage._init_db)
+            self._run_storage.migrate()
+            self._run_storage.optimize()
+        if "event_logs" not in tables:
+            retry_pg_creation_fn(self._event_log_storage._init_db)
+            self._event_log_storage.reindex_events()
+            self._event_log_storage.reindex_assets()
+        retry_pg_creation_fn(self._schedule_storage._init_db)
+
+
+class _Shared:
+    """The pool of the three parts. A thread that has a connection gets the same one again: with one for all it would
+    otherwise wait for itself, as Dagster looks things up while it writes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._of_thread = threading.local()
+
+    @property
+    def is_held(self) -> bool:
+        return getattr(self._of_thread, "connection", None) is not None
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        if self.is_held:
+            yield self._of_thread.connection
+            return
+        with create_pg_connection(self.engine) as connection:
+            self._of_thread.connection = connection
+            try:
+                yield connection
+            finally:
+                self._of_thread.connection = None
+
+    def close(self) -> None:
+        """Return when the server has ended an idle session: until then it would count as one more."""
+        file = None
+        with suppress(Exception), self.engine.connect() as connection:
+            driver = connection.connection.dbapi_connection
+            file = os.dup(driver.fileno()) if driver is not None else None
+        self.engine.dispose()
+        if file is not None:
+            until = time.monotonic() + _END_SECONDS
+            with suppress(OSError):
+                while select.select([file], [], [], max(0.0, until - time.monotonic()))[0] and os.read(file, 4096):
+                    pass
+            os.close(file)
+
+
+class _RunStorage(PostgresRunStorage):
+    shared: _Shared
+
+    def connect(self) -> AbstractContextManager[Connection]:
+        return self.shared.connection()
+
+    def optimize_for_webserver(self, *_: object, **__: object) -> None:
+        """Dagster's own would replace the pool, here and in the other parts, by one of up to 21 connections each."""
+
+
+class _ScheduleStorage(PostgresScheduleStorage):
+    shared: _Shared
+
+    def connect(self, run_id: str | None = None) -> AbstractContextManager[Connection]:  # noqa: ARG002
+        return self.shared.connection()
+
+    def optimize_for_webserver(self, *_: object, **__: object) -> None:
+        pass
 
 
 class _EventLogStorage(PostgresEventLogStorage):
-    """The event log, without repeated look-ups of things that do not change."""
+    """The event log, without repeated look-ups of things that do not change.
 
-    def __init__(self, postgres_url: str, *, token_provider: Any) -> None:
-        super().__init__(postgres_url, should_autocreate_tables=False, token_provider=token_provider)
+    When a run is made, Dagster stores one event for each table that it is going to fill. They are kept until the next
+    event or read of this process, and stored by one statement. If the process is killed before, the run itself still
+    stores what it did.
+    """
+
+    shared: _Shared
+
+    def __init__(self, postgres_url: str, should_autocreate_tables: bool, *, token_provider: Any) -> None:
+        super().__init__(postgres_url, should_autocreate_tables, token_provider=token_provider)
         self._tables: set[str] = set()
+        self._planned: list[EventLogEntry] = []
+        self._storing = threading.RLock()
+        self._is_storing = False
+
+    def _connect(self) -> AbstractContextManager[Connection]:
+        if (self._planned or self._is_storing) and not self.shared.is_held:
+            self._store_planned()
+        return self.shared.connection()
+
+    def optimize_for_webserver(self, *_: object, **__: object) -> None:
+        pass
+
+    def store_event(self, event: EventLogEntry) -> None:
+        if event.is_dagster_event and event.dagster_event_type == _PLANNED:
+            with self._storing:
+                self._planned.append(event)
+        else:
+            # Without the notification for Dagster's older versions, which costs as much as the event.
+            SqlEventLogStorage.store_event(self, event)
+
+    def _store_planned(self) -> None:
+        with self._storing:
+            planned, self._planned = self._planned, []
+            if not planned:
+                return
+            self._is_storing = True
+            try:
+                self._store_together(planned)
+            except BaseException:
+                self._planned = planned + self._planned
+                raise
+            finally:
+                self._is_storing = False
+
+    def _store_together(self, planned: Sequence[EventLogEntry]) -> None:
+        has_columns = self.has_secondary_index(ASSET_KEY_INDEX_COLS)
+        # One row per table, and always in the same order: another process may be writing the same ones.
+        assets = {
+            entry.dagster_event.asset_key.to_string(): self._get_asset_entry_values(entry, 0, has_columns)
+            for entry in planned
+            if entry.dagster_event is not None and entry.dagster_event.asset_key is not None
+        }
+        insert = postgresql.insert(AssetKeyTable).values([{"asset_key": key, **assets[key]} for key in sorted(assets)])
+        changed = {name: insert.excluded[name] for values in assets.values() for name in values}
+        with self.index_transaction() as connection:
+            connection.execute(self.prepare_insert_event_batch(planned))
+            connection.execute(insert.on_conflict_do_update(index_elements=[AssetKeyTable.c.asset_key], set_=changed))
 
     def has_table(self, table_name: str) -> bool:
         if table_name not in self._tables and super().has_table(table_name):
@@ -84,5 +273,65 @@ class _EventLogStorage(PostgresEventLogStorage):
         return True
 
     def dispose(self) -> None:
+        with suppress(Exception):  # an outage at the very end
+            self._connect()
         super().dispose()
-        self._engine.dispose()
+        self.shared.close()
+
+
+def _without_session(postgres_url: str) -> tuple[str, dict[str, str]]:
+    """The URL without what its `options` set for a session (`-cname=value`), and these settings."""
+    url = make_url(postgres_url)
+    options = url.query.get("options")
+    if not isinstance(options, str):
+        return postgres_url, {}
+    session, others = {}, []
+    for option in re.split(r"(?<!\\)\s+", re.sub(r"(^|\s)-c\s+", r"\1-c", options)):
+        if found := re.fullmatch(r"(?:-c|--)([\w.]+)=(.*)", option, re.DOTALL):
+            session[found[1]] = re.sub(r"\\(.)", r"\1", found[2])
+        elif option:
+            others.append(option)
+    rest = url.difference_update_query(["options"])
+    if others:
+        rest = rest.update_query_dict({"options": " ".join(others)})
+    return rest.render_as_string(hide_password=False), session
+
+
+def _set_session(engine: Engine, session: Mapping[str, str]) -> None:
+    """Have every statement executed under these settings."""
+    if not session:
+        return
+    if engine.url.query.get("fallback_application_name") == TRANSACTION_POOLER:
+        pairs = (f"set_config({_literal(name)}, {_literal(value)}, true)" for name, value in session.items())
+        prefix = f"select {', '.join(pairs)}; ".replace("%", "%%")
+
+        # Statements of one message are one transaction, which ends with the last of them.
+        @event.listens_for(engine, "before_cursor_execute", retval=True)
+        def set_for_statement(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+            return prefix + statement, parameters
+
+        return
+
+    @event.listens_for(engine, "connect")
+    def set_for_session(driver: Any, _: Any) -> None:
+        with driver.cursor() as cursor:
+            calls = ", ".join(["set_config(%s, %s, false)"] * len(session))
+            cursor.execute(f"select {calls}", [each for pair in session.items() for each in pair])
+        driver.commit()
+
+
+def _literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _wait_when_refused(engine: Engine, refused: re.Pattern[str]) -> None:
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        until = time.monotonic() + _REFUSED_SECONDS
+        while True:
+            try:
+                return psycopg2.connect(*arguments, **options)
+            except psycopg2.OperationalError as error:
+                if not refused.search(str(error)) or time.monotonic() > until:
+                    raise
+            time.sleep(0.5)

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from stats_pipeline.database import APPLICATION_NAME, Database
+from stats_pipeline.database import APPLICATION_NAME, Database, budget
 from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
 from stats_pipeline.jobs.models import Enqueued, Job
 from stats_pipeline.settings import Settings
@@ -40,8 +40,8 @@ from stats_pipeline.web.stream import JobChanges
 from stats_pipeline.web.trial import Trial
 
 OK, ACCEPTED = HTTPStatus.OK, HTTPStatus.ACCEPTED
-MAX_CONNECTIONS = 8
 PATIENCE = 3  # seconds that a request waits for a database that does not answer
+TURN = 10  # seconds that a request waits for its turn at the connection
 _STATIC = Path(__file__).parent / "static"
 _JOBS = "/api/admin/background-jobs"
 _CRON = "/api/admin/trigger-stats-update"
@@ -79,15 +79,22 @@ def build_app(settings: Settings, database_url: str, *, start_key: bytes, ui: Da
 
     Without passwords, logins and sessions are those of the `start_key`, a secret.
     """
+    slots = budget.slots(settings)
     database = Database(
-        database_url, max_connections=MAX_CONNECTIONS, application_name=f"{APPLICATION_NAME} web", patience=PATIENCE
+        database_url,
+        max_connections=budget.DOOR,
+        slots=slots,
+        shared=1,
+        application_name=f"{APPLICATION_NAME} web",
+        patience=PATIENCE,
+        turn=TURN,
     )
     web = Web(
         settings=settings,
         database=database,
         guard=Guard(settings, database, start_key),
         audit=Audit(database),
-        changes=JobChanges(database),
+        changes=JobChanges(database, slots),
         trial=Trial(database),
         templates=page.templates(),
         document=openapi.document(OPERATIONS),

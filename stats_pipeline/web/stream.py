@@ -1,7 +1,9 @@
 """Server-sent events: one per change of a job, from one listening connection to any number of browsers.
 
-The notification (`stats_pipeline.job_changed`) is fast, the poll besides it is reliable: both call `_observe`, which
-passes on only changes. How a page uses an event belongs to the page.
+The connection is open only while a stream is, and needs a slot of the deployment's budget: without one, and behind a
+transaction pooler, the changes are looked for with the connection of the requests. The notification
+(`stats_pipeline.job_changed`) is fast, the poll besides it is reliable: both call `_observe`, which passes on only
+changes. How a page uses an event belongs to the page.
 """
 
 import asyncio
@@ -11,23 +13,25 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
+from contextlib import nullcontext, suppress
 from typing import Any, TypeAlias
 
 import psycopg
 import structlog
 from psycopg import Connection
 
-from stats_pipeline.database import Database, run
+from stats_pipeline.database import Database, budget, run
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.web.schemas import JobEvent
 
 CHANNEL = "stats_pipeline_jobs"
 POLL_SECONDS = 15  # besides the notifications
-POLL_ALONE_SECONDS = 2  # without notifications: behind a transaction pooler
+POLL_ALONE_SECONDS = 2  # without notifications
 HEARTBEAT_SECONDS = 15  # so that a proxy does not close an idle stream
 MAX_STREAMS = 200
 _BACKLOG = 500  # events a reader may be behind; then its stream ends, and it reconnects and reads everything again
 _REMEMBERED = 1000  # jobs; more than the poll reads
+_PRIMING_SECONDS = 1  # after which a stream begins, whether or not the database has answered
 _STOP_SECONDS = 0.2  # how long the listening thread takes to notice a stop
 
 
@@ -37,13 +41,15 @@ Reader: TypeAlias = "asyncio.Queue[JobEvent | None]"
 class JobChanges:
     """The changes of all jobs, for the length of an `async with` block. Outages of the database are waited out."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, slots: budget.Slots | None = None) -> None:
         self._database = database
+        self._slots = slots
         # Weak: a stream whose client leaves before its first line is never started, and so never ends.
         self._readers: weakref.WeakKeyDictionary[Reader, str | None] = weakref.WeakKeyDictionary()  # to their sessions
         self._known: OrderedDict[str, tuple[int, str]] = OrderedDict()
-        self._is_primed = False
+        self._primed = asyncio.Event()  # the present state is known: what differs from it is news
         self._stopping = threading.Event()
+        self._wanted = threading.Event()  # a stream is open, or the process stops
 
     async def __aenter__(self) -> "JobChanges":
         self._loop = asyncio.get_running_loop()
@@ -58,6 +64,7 @@ class JobChanges:
     def close(self) -> None:
         """End every stream. May be called twice, and from a signal handler."""
         self._stopping.set()
+        self._wanted.set()
         self._loop.call_soon_threadsafe(self._end_all)
 
     def _end_all(self) -> None:
@@ -84,10 +91,13 @@ class JobChanges:
             return None
         reader: Reader = asyncio.Queue(maxsize=_BACKLOG)
         self._readers[reader] = session
+        self._wanted.set()
         return self._lines(reader)
 
     async def _lines(self, reader: Reader) -> AsyncIterator[str]:
         try:
+            with suppress(TimeoutError):  # who reads the jobs on this line misses nothing
+                await asyncio.wait_for(self._primed.wait(), _PRIMING_SECONDS)
             yield "retry: 2000\n: connected\n\n"
             while not self._stopping.is_set():
                 try:
@@ -102,10 +112,11 @@ class JobChanges:
             self._readers.pop(reader, None)
 
     def _follow(self) -> None:
-        while not self._stopping.is_set():
+        while self._is_watched():
             try:
-                if self._database.can_listen:
-                    self._listen()
+                if self._database.can_listen and (slot := self._slot()) is not None:
+                    with slot:
+                        self._listen(slot)
                 else:
                     with self._database.connection() as connection:
                         self._poll(connection)
@@ -114,18 +125,29 @@ class JobChanges:
                 structlog.get_logger().debug("the database is out of reach", reason=one_line(error))
                 self._stopping.wait(POLL_ALONE_SECONDS)
 
-    def _listen(self) -> None:
+    def _is_watched(self) -> bool:
+        """Waits for a stream if none is open; False once the process stops."""
+        if not self._readers:
+            self._wanted.clear()
+            self._loop.call_soon_threadsafe(self._primed.clear)
+            if not self._readers and not self._stopping.is_set():
+                self._wanted.wait()
+        return not self._stopping.is_set()
+
+    def _slot(self) -> "budget.Held | nullcontext[None] | None":
+        return nullcontext() if self._slots is None else self._slots.try_to_take("other")
+
+    def _listen(self, slot: "budget.Held | nullcontext[None]") -> None:
         with self._database.dedicated_connection() as connection:
             connection.execute(f"listen {CHANNEL}".encode())
-            while not self._stopping.is_set():
+            while self._readers and not self._stopping.is_set():
                 self._poll(connection)
-                self._wait_for_notifications(connection)
-
-    def _wait_for_notifications(self, connection: Connection[Any]) -> None:
-        until = time.monotonic() + POLL_SECONDS
-        while time.monotonic() < until and not self._stopping.is_set():
-            for notification in connection.notifies(timeout=_STOP_SECONDS):
-                self._tell(json.loads(notification.payload), is_read=False)
+                until = time.monotonic() + POLL_SECONDS
+                while time.monotonic() < until and self._readers and not self._stopping.is_set():
+                    for notification in connection.notifies(timeout=_STOP_SECONDS):
+                        self._tell(json.loads(notification.payload), is_read=False)
+                    if isinstance(slot, budget.Held) and slot.is_wanted():
+                        return
 
     def _poll(self, connection: Connection[Any]) -> None:
         # Logouts at other web processes on the same database.
@@ -133,7 +155,7 @@ class JobChanges:
         self._loop.call_soon_threadsafe(self.end, ended)
         for row in reversed(run(connection, "list_job_states")):
             self._tell(row, is_read=True)
-        self._loop.call_soon_threadsafe(setattr, self, "_is_primed", True)
+        self._loop.call_soon_threadsafe(self._primed.set)
 
     def _tell(self, row: dict[str, Any], *, is_read: bool) -> None:
         self._loop.call_soon_threadsafe(self._observe, JobEvent(**row), is_read)
@@ -152,7 +174,7 @@ class JobChanges:
         self._known.move_to_end(key)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
-        if not self._is_primed:
+        if not self._primed.is_set():
             return
         for reader in list(self._readers):
             try:

@@ -31,7 +31,8 @@ def test_nothing_is_left_prepared_in_a_session(opened: Database) -> None:
 def test_a_connection_that_broke_in_the_pool_is_replaced(opened: Database, connection: psycopg.Connection[Any]) -> None:
     assert opened.run("list_job_states") == []
     connection.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> %s",
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity "
+        "where datname = current_database() and pid <> %s",
         (connection.info.backend_pid,),
     )
     assert opened.run("list_job_states") == []
@@ -51,7 +52,7 @@ def test_a_transaction_is_all_or_nothing(opened: Database, connection: psycopg.C
 
 
 def test_when_all_connections_are_taken_the_next_one_is_told_so_in_time(database_url: str) -> None:
-    with Database(database_url, max_connections=1, patience=0.2) as small, small.connection():
+    with Database(database_url, max_connections=1, turn=0.2) as small, small.connection():
         asked_at = time.monotonic()
         with pytest.raises(DatabaseUnavailable, match="became free in time"), small.connection():
             pass

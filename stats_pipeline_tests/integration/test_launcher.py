@@ -47,7 +47,7 @@ class ForkServer:
         prepare = f"lambda run_id: open({str(self._folder / 'prepared')!r}, 'a').write(run_id + chr(10))"
         program = (
             "from pathlib import Path; from stats_pipeline.runtime.launcher import serve; "
-            f"serve(Path({self.config['config']['socket']!r}), preload={preload!r}, prepare={prepare})"  # type: ignore[index]
+            f"serve(Path({self.config['config']['socket']!r}), preload={preload!r}, before_run={prepare})"  # type: ignore[index]
         )
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         self._process = subprocess.Popen([sys.executable, "-c", program], env=environment)

@@ -59,6 +59,12 @@ def evaluate(instance: dg.DagsterInstance, database_url: str) -> dg.SensorResult
     return result
 
 
+@pytest.fixture(autouse=True)
+def not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is not to end, until the test says so."""
+    monkeypatch.setattr(sensors, "stop", sensors.Stop())
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick that looks once."""
@@ -204,9 +210,9 @@ def test_a_lease_that_expires_is_found_without_a_notification(connection: Connec
 
 
 @pytest.mark.usefixtures("unpolled")
-def test_a_shutdown_ends_the_tick(connection: Connected, tick: Tick, query: Query) -> None:
+def test_a_shutdown_ends_the_tick(tick: Tick, query: Query) -> None:
     waiting = Waiting(tick, query)
-    connection.execute(f"notify {sensors.STOP_CHANNEL}".encode())
+    sensors.stop.set()
     assert reason(waiting.end()) == "Shutting down"
 
 
@@ -264,13 +270,13 @@ def test_each_sensor_says_where_it_runs_and_as_which_version(
 
 
 @pytest.mark.usefixtures("endless")
-def test_a_sensor_that_waits_beats_each_second(tick: Tick, connection: Connected, query: Query) -> None:
+def test_a_sensor_that_waits_beats_each_second(tick: Tick, query: Query) -> None:
     waiting = Waiting(tick, query)
     first, polling = last_beat(query), threading.Event()
     while (second := last_beat(query)) == first:
         polling.wait(0.02)
     assert 0.9 <= (second - first).total_seconds() < 5
-    connection.execute(f"notify {sensors.STOP_CHANNEL}".encode())
+    sensors.stop.set()
     waiting.end()
 
 

@@ -63,6 +63,9 @@ def test_an_example_value_is_empty_only_where_the_default_is_none_or_depends_on_
         ("STATS_OPTIONAL_FUNCTIONS", "update_everything", "update_aggregated_player_teammate_stats"),
         ("STATS_MAX_RUNS", "0", "from 1 to 100"),
         ("STATS_MAX_ATTEMPTS", "0", "from 1 to 20"),
+        ("STATS_MAX_CONNECTIONS", "9", "must be a whole number from 10 to 1000"),
+        ("STATS_MAX_CONNECTIONS", "a dozen", "must be a whole number from 10 to 1000"),
+        ("STATS_DAGSTER_DATABASE_URL", "postgresql://me:hush@hush@localhost/app", "@ as %40"),
         ("STATS_LEASE_SECONDS", "4", "from 5 to 3600"),
         ("STATS_DEAD_AFTER_SECONDS", "nan", "must be a number from 2 to 600"),
         ("STATS_RETENTION_DAYS", "-1", "from 0 to 3650"),
@@ -248,8 +251,8 @@ def test_white_space_around_a_secret_is_no_part_of_it(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("given", "used", "dropped"),
     [
-        ("?pgbouncer=true&connection_limit=1", "", "pgbouncer, connection_limit"),
-        ("?sslmode=require&pgbouncer=true", "?sslmode=require", "pgbouncer"),
+        ("?pgbouncer=false&connection_limit=1", "", "pgbouncer, connection_limit"),
+        ("?sslmode=require&pgbouncer=true", "?sslmode=require&fallback_application_name=transaction%20pooler", None),
         (
             "?schema=app&sslmode=require&pool_timeout=0&connect_timeout=3",
             "?sslmode=require&connect_timeout=3",
