@@ -95,7 +95,7 @@ def real_door(home: Path, database_url: str, **variables: Any) -> Iterator[RealD
     chosen = settings(ADMIN_PASSWORD=PASSWORD, VIEWER_PASSWORD=VIEWER_PASSWORD, **variables)
     with pytest.MonkeyPatch.context() as patch, code_server(home) as (process, workspace):
         patch.setenv("DAGSTER_HOME", str(home))
-        ui = dagster_ui(workspace, settings)
+        ui = dagster_ui(workspace, chosen)
         with serving(chosen, database_url, ui) as served:
             yield RealDoor(served, home, process, ui)
 
