@@ -31,10 +31,18 @@ from stats_pipeline_tests.acceptance.app_server import (
     leave,
     refuse,
 )
-from stats_pipeline_tests.acceptance.processes import DAEMON, RPCS, Pipeline, kill, running
+from stats_pipeline_tests.acceptance.processes import (
+    CODE_SERVER,
+    DAEMON,
+    DOOR,
+    FORK_SERVER,
+    RPCS,
+    Pipeline,
+    kill,
+    running,
+)
 from stats_pipeline_tests.acceptance.soundness import OVERLAPS, unfinished
 
-CODE_SERVER = "dagster"
 ARRIVAL_SECONDS = 2.0  # between two jobs, on average
 FAULT_SECONDS = 6.0  # between the end of a fault and the next one, on average
 PACE_SECONDS = 0.5  # how long each function takes, so that kills hit running ones
@@ -74,10 +82,10 @@ class Chaos:
     def kill_until(self, stop: threading.Event) -> None:
         faults: dict[Callable[[], None], int] = {
             self.kill_a_run: 10,
-            self.kill_the_daemon: 2,
-            self.kill_the_code_server: 1,
+            self.kill_a_child: 4,
             self.kill_a_session: 3,
             self.restart_the_database: 1,
+            self.kill_the_database: 1,
         }
         while not stop.wait(self.dice.expovariate(1 / FAULT_SECONDS)):
             [fault] = self.dice.choices(list(faults), weights=list(faults.values()))
@@ -127,15 +135,11 @@ class Chaos:
         )
         return tuple(row["id"] for row in rows)
 
-    def kill_the_daemon(self) -> None:
-        if pid := self.pipeline.child_pid(DAEMON):
+    def kill_a_child(self) -> None:
+        name = self.dice.choice([DAEMON, DAEMON, CODE_SERVER, FORK_SERVER, DOOR])
+        if pid := self.pipeline.child_pid(name):
             kill(pid)
-            self._count("daemon")
-
-    def kill_the_code_server(self) -> None:
-        if pid := self.pipeline.child_pid(CODE_SERVER):
-            kill(pid)
-            self._count("code server")
+            self._count(name)
 
     def kill_a_session(self) -> None:
         rows = self.pipeline.query(
@@ -149,6 +153,12 @@ class Chaos:
         if not self.somebody_is_at_the_last_attempt():
             self.pipeline.control_server("restart", "-m", self.dice.choice(["immediate", "fast"]))
             self._count("database")
+
+    def kill_the_database(self) -> None:
+        """Its first process, as a host without memory does; `up` starts it again."""
+        if not self.somebody_is_at_the_last_attempt():
+            kill(int((self.pipeline.home / "postgres" / "postmaster.pid").read_text().split()[0]))
+            self._count("database killed")
 
     def break_the_app_until(self, stop: threading.Event) -> None:
         """Let it work for a while, then fail for a while, and so on."""

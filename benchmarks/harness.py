@@ -8,6 +8,7 @@ nothing outlives the benchmark: the state is in a temporary folder.
 import json
 import math
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -325,8 +326,7 @@ class Bench:
             **_environment(checkout),
             "STATS_DATABASE_URL": database_url,
             "STATS_HOME": str(home),
-            "STATS_UI_PORT": str(_free_port()),
-            "STATS_WEB_PORT": str(_free_port()),
+            **_door(checkout),
             "NEXT_PUBLIC_APP_URL": app.url,
             "INTERNAL_API_KEY": app.key,
             **(settings or {}),
@@ -350,6 +350,13 @@ class Bench:
                 raise
             finally:
                 _stop(process)
+
+
+def _door(checkout: Path) -> dict[str, str]:
+    """The port and the password of the checkout's door; earlier versions had two ports and needed no password."""
+    if (checkout / "stats_pipeline" / "web" / "door.py").exists():
+        return {"STATS_PORT": str(_free_port()), "ADMIN_PASSWORD": secrets.token_urlsafe(16)}
+    return {"STATS_UI_PORT": str(_free_port()), "STATS_WEB_PORT": str(_free_port())}
 
 
 def _environment(checkout: Path) -> dict[str, str]:

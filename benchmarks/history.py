@@ -27,7 +27,7 @@ from starlette.applications import Starlette
 from benchmarks.harness import bench, say, show, write_json
 from stats_pipeline import database
 from stats_pipeline.database import Database, call_one, run
-from stats_pipeline.jobs import queue, reconcile, retention
+from stats_pipeline.jobs import audit, queue, reconcile, retention
 from stats_pipeline.jobs.models import Claim, Lease, Payload
 from stats_pipeline.settings import SQL_ROOT, Settings
 from stats_pipeline.web.app import build_app
@@ -137,6 +137,16 @@ _HISTORY = (
     select n, 1, at, at + interval '0.6 s', at, jsonb_build_object('jobId', job_id) from past
     """,
     "select setval(pg_get_serial_sequence('pgmq.q_stats_update', 'msg_id'), max(n)) from past",
+    """
+    insert into stats_pipeline.audit (at, action, outcome, who, role, address, about, hour, network, number)
+    select at, 'launch', 'done', 'server', 'server', '192.0.2.1', 'job ' || job_id, null, null, null from past
+    union all
+    select at, 'login', 'refused', 'unknown', 'unknown', '192.0.2.2', 'wrong password', date_trunc('hour', at),
+        '192.0.2.2/32', n
+    from past
+    where has_failed
+    order by at
+    """,
 )
 
 # The rows read so far in this transaction: rows of sequential scans, entries of indexes.
@@ -261,7 +271,7 @@ def work_on(url: str) -> Iterator[Work]:
             "update stats_pipeline.outbox set due_at = due_at - interval '1 minute' where delivered_at is null"
         )
         settings = Settings(_env_file=None)
-        app = build_app(settings, url)
+        app = build_app(settings, url, start_key=bytes(32))
         in_transaction = _InTransaction(url, connection)
         app.state.web = replace(app.state.web, database=in_transaction)
         yield Work(
@@ -370,6 +380,18 @@ def _prune_all_jobs(work: Work) -> None:
         pass
 
 
+def _record(outcome: audit.Outcome) -> Callable[[Work], None]:
+    def record(work: Work) -> None:
+        audit.record(work.connection, action="login", outcome=outcome, who="admin", role="admin", address="192.0.2.2")
+
+    return record
+
+
+def _refuse_often(work: Work) -> None:
+    for _ in range(20):
+        _record("refused")(work)
+
+
 def _lost(work: Work) -> tuple[UUID, datetime]:
     """A claimed lease, and a time since which it has not been renewed."""
     return work.computing.lease_id, datetime.now(UTC) + timedelta(minutes=1)
@@ -456,6 +478,10 @@ STATEMENTS: dict[str, Statement] = {
     ),
     "read_set_aside": Statement(_query("read_set_aside", key="default")),
     "take_up_again": Statement(_query("take_up_again", what="enqueue", key="default")),
+    "list_audit": Statement(lambda work: audit.latest(work.connection, 20)),
+    "record_audit, done": Statement(_record("done")),
+    "record_audit, refused": Statement(_record("refused")),
+    "record_audit, refused often": Statement(_record("refused"), before=_refuse_often),
     **{name: Statement(_query(name)) for name in _named("queries", "measure")},
     "GET /metrics": Statement(_metrics),
     **{

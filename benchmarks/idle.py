@@ -5,7 +5,7 @@ in `harness.py`.
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,47 +17,36 @@ import typer
 from benchmarks.harness import Bench, System, bench, say, show, write_json
 from stats_pipeline.demo import league as demo_league
 
-# The processes of `up` by their command line; the first match counts.
-NAMES = {
-    "stats_pipeline.runtime.webserver": "dagster web server",
-    "stats_pipeline.runtime.daemon": "daemon",
-    "dagster api grpc": "code server",
-    "stats_pipeline.web": "web page",
-    "serve(": "fork server and runs",
-    "stats_pipeline.cli": "up",
-    "postgres": "postgres",
-}
+TITLE = "stats-pipeline: "  # of the processes that `up` forks
 MEBIBYTE = 1024 * 1024
+UP, RUNS, POSTGRES = "up", "runs", "postgres"
 
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds so far, including those of ended child processes, and resident bytes."""
+    """CPU seconds so far, including those of ended child processes, and memory in bytes: proportional, so that what
+    processes share is counted once in all."""
 
     cpu_s: float
-    rss: int
+    pss: int
 
 
 def look(system: System, server: psutil.Process) -> dict[str, Usage]:
-    """Every process of the deployment; those of PostgreSQL as one, with shared memory counted once."""
-    found: dict[str, Usage] = {}
-    for process in _family(psutil.Process(system.process.pid)):
+    """Every process of the deployment; runs as one, and those of PostgreSQL."""
+    found: defaultdict[str, Usage] = defaultdict(lambda: Usage(0, 0))
+    named = [(process, _name_of(process)) for process in _family(psutil.Process(system.process.pid))]
+    for process, name in [*named, *((process, POSTGRES) for process in _family(server))]:
         try:
-            name = _name_of(process)
             usage = _usage_of(process)
         except psutil.NoSuchProcess:
             continue  # a run that has just ended: its CPU seconds now count for its parent
-        # A run's process has the command line of its parent, the fork server; its memory counts there.
-        earlier = found.get(name, Usage(0, 0))
-        found[name] = Usage(earlier.cpu_s + usage.cpu_s, earlier.rss or usage.rss)
-    cpu, private = 0.0, 0
-    for process in _family(server):
-        try:
-            cpu += _usage_of(process).cpu_s
-            private += process.memory_info().rss - process.memory_info().shared
-        except psutil.NoSuchProcess:
-            continue
-    return {**found, "postgres": Usage(cpu, private)}
+        found[name] = Usage(found[name].cpu_s + usage.cpu_s, found[name].pss + usage.pss)
+    return dict(found)
+
+
+def pss_in_all(usages: Mapping[str, Usage]) -> float:
+    """MiB of all processes that this project starts, without the database."""
+    return round(sum(usage.pss for name, usage in usages.items() if name != POSTGRES) / MEBIBYTE, 1)
 
 
 def _family(process: psutil.Process) -> Iterator[psutil.Process]:
@@ -69,13 +58,17 @@ def _usage_of(process: psutil.Process) -> Usage:
     times = process.cpu_times()
     return Usage(
         times.user + times.system + times.children_user + times.children_system,
-        process.memory_info().rss,
+        process.memory_full_info().pss,
     )
 
 
 def _name_of(process: psutil.Process) -> str:
-    command = " ".join(process.cmdline())
-    return next((name for part, name in NAMES.items() if part in command), command[:40])
+    try:
+        title = " ".join(process.cmdline()).strip()
+    except psutil.NoSuchProcess:
+        return RUNS
+    name = title.removeprefix(TITLE) if title.startswith(TITLE) else UP
+    return RUNS if name.startswith("run ") else name
 
 
 def connections_of(system: System) -> dict[str, int]:
@@ -93,16 +86,38 @@ def connections_of(system: System) -> dict[str, int]:
     return dict(counted)
 
 
+class Most:
+    """The most that was seen at any moment: connections by who holds them, and in all; memory of all processes."""
+
+    def __init__(self) -> None:
+        self.by_name: Counter[str] = Counter()
+        self.in_all = 0
+        self.pss_mib = 0.0
+
+    def see(self, system: System, server: psutil.Process) -> None:
+        found = connections_of(system)
+        self.by_name |= Counter(found)
+        self.in_all = max(self.in_all, sum(found.values()))
+        self.pss_mib = max(self.pss_mib, pss_in_all(look(system, server)))
+
+    def in_words(self) -> dict[str, Any]:
+        return {
+            "pss_mib_in_all": self.pss_mib,
+            "connections": dict(self.by_name),
+            "connections_in_all": self.in_all,
+        }
+
+
 def part_of(
     before: Mapping[str, Usage], after: Mapping[str, Usage], seconds: float, jobs: int
 ) -> dict[str, dict[str, float]]:
     """Each process's costs between two samples: per minute, and per job if there were any."""
     parts = {}
     for name, now in after.items():
-        then = before.get(name, Usage(0, now.rss))
+        then = before.get(name, Usage(0, now.pss))
         parts[name] = {
             "cpu_s_per_minute": round((now.cpu_s - then.cpu_s) / seconds * 60, 2),
-            "rss_mib": round(now.rss / MEBIBYTE, 1),
+            "pss_mib": round(now.pss / MEBIBYTE, 1),
         }
         if jobs:
             parts[name]["cpu_s_per_job"] = round((now.cpu_s - then.cpu_s) / jobs, 3)
@@ -110,14 +125,14 @@ def part_of(
 
 
 def without_postgres(processes: Mapping[str, Mapping[str, float]]) -> float:
-    """CPU seconds a minute of all processes that this project starts, without the database: the aim is at most 3."""
-    return round(sum(costs["cpu_s_per_minute"] for name, costs in processes.items() if name != "postgres"), 2)
+    """CPU seconds a minute of all processes that this project starts, without the database: the aim is at most 2."""
+    return round(sum(costs["cpu_s_per_minute"] for name, costs in processes.items() if name != POSTGRES), 2)
 
 
 def growth_of(before: Mapping[str, Usage], after: Mapping[str, Usage], jobs: int) -> dict[str, float]:
-    """KiB of resident memory that each process gained per job between two samples."""
+    """KiB of memory that each process gained per job between two samples."""
     return {
-        name: round((after[name].rss - then.rss) / 1024 / jobs, 1) for name, then in before.items() if name in after
+        name: round((after[name].pss - then.pss) / 1024 / jobs, 1) for name, then in before.items() if name in after
     }
 
 
@@ -129,31 +144,29 @@ def measure(opened: Bench, idle_seconds: int, minutes: int) -> dict[str, Any]:
         ours.warm_up()
         time.sleep(5)  # for the rest of the startup work
         say(f"Idle for {idle_seconds} s …")
-        before, began = look(ours, postmaster), time.monotonic()
-        most: Counter[str] = Counter()
+        before, began, most = look(ours, postmaster), time.monotonic(), Most()
         while time.monotonic() < began + idle_seconds:
             time.sleep(1)
-            most |= Counter(connections_of(ours))
+            most.see(ours, postmaster)
         idle_s = time.monotonic() - began
         processes = part_of(before, look(ours, postmaster), idle_s, 0)
         idle = {
             "seconds": round(idle_s),
             "processes": processes,
             "cpu_s_per_minute_without_postgres": without_postgres(processes),
-            "connections": dict(most),
-            "connections_in_all": sum(most.values()),
+            **most.in_words(),
         }
 
-        before, began = look(ours, postmaster), time.monotonic()
+        before, began, most = look(ours, postmaster), time.monotonic(), Most()
         sent = []
-        most.clear()
         halfway = before
         for number in range(minutes):
             if number == minutes // 2:
                 halfway = look(ours, postmaster)
             sent.append(ours.enqueue())
-            time.sleep(max(0.0, began + number + 1 - time.monotonic()))
-            most |= Counter(connections_of(ours))
+            while time.monotonic() < began + number + 1:
+                time.sleep(0.2)
+                most.see(ours, postmaster)
             if (number + 1) % 10 == 0:
                 say(f"{number + 1} of {minutes} jobs")
         rows = ours.wait(sent)
@@ -167,7 +180,7 @@ def measure(opened: Bench, idle_seconds: int, minutes: int) -> dict[str, Any]:
                 "processes": part_of(before, after, working_s, minutes),
                 # Of the second half: caches that the first jobs fill once are not growth.
                 "growth_kib_per_job": growth_of(halfway, after, minutes - minutes // 2),
-                "connections": dict(most),
+                **most.in_words(),
             },
         }
 
@@ -179,10 +192,9 @@ def main(
 ) -> None:
     """What ours costs while idle, and over an hour of one job a minute that is played in a minute.
 
-    For each process: CPU seconds a minute, resident memory, and how much that grew for each job of the second half; and
-    the largest number of database connections seen, by who holds them. What a process has started and outlived is
-    counted as its own CPU: the fork server's contains the runs'. Memory of PostgreSQL is without what its processes
-    share.
+    For each process: CPU seconds a minute, proportional memory (what processes share is counted once in all), and how
+    much that grew for each job of the second half; and the most database connections and memory seen at any moment.
+    What a process has started and outlived is counted as its own CPU: the fork server's contains the runs'.
 
     Takes 3 minutes with the defaults. Ctrl-C stops everything.
     """
@@ -194,6 +206,8 @@ def main(
             growth = part["growth_kib_per_job"].items()
             show(f"{title}: growth", [{"": name, "KiB per job": kib} for name, kib in growth])
         show(f"{title}: connections", [{"": name, "at most": count} for name, count in part["connections"].items()])
+        most = f"{part['pss_mib_in_all']} MiB, {part['connections_in_all']} connections"
+        say(f"{title}: at most {most}, without PostgreSQL's own memory")
     say(f"Idle, without PostgreSQL: {result['idle']['cpu_s_per_minute_without_postgres']} CPU seconds a minute")
     write_json(json_file, result)
 

@@ -7,6 +7,7 @@ both. Compared is how long one caller waits for its answer.
 import http.client
 import json
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -45,10 +46,11 @@ def web_server(database_url: str, home: Path) -> Iterator[str]:
         **{name: value for name, value in os.environ.items() if not name.startswith(OUR_VARIABLES)},
         "STATS_DATABASE_URL": database_url,
         "STATS_HOME": str(home),
-        "STATS_WEB_PORT": str(port),
+        "STATS_PORT": str(port),
         "INTERNAL_API_KEY": KEY,
+        "ADMIN_PASSWORD": secrets.token_urlsafe(16),
     }
-    command = [sys.executable, "-m", "stats_pipeline.web"]
+    command = [sys.executable, "-m", "stats_pipeline", "web"]
     with (home / "web.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -57,6 +57,12 @@ TRANSACTION_POOLER = "transaction pooler"
 _COMPLETE = "STATS_SETTINGS_COMPLETE"
 # Written by our own commands for the processes they start, or read by the app.
 LOG_FD = "STATS_LOG_FD"  # the standard error of the command that started this process
+# Variables of earlier versions, and what takes their place.
+_GONE = {
+    "STATS_UI_PORT": "there is one port, STATS_PORT",
+    "STATS_WEB_PORT": "there is one port, STATS_PORT",
+    "STATS_UI_URL": "there is one address, STATS_PUBLIC_URL",
+}
 _NOT_SETTINGS = {"STATS_DAGSTER_URL", "STATS_PIPELINE_URL", _COMPLETE, LOG_FD}
 # Variables that libpq, beneath each of our connections, would read without our knowledge.
 _LIBPQ = {option.envvar.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar} | {
@@ -129,14 +135,15 @@ class Settings(BaseSettings):
     # Days of history to keep; 0 keeps everything.
     retention_days: int = Field(0, ge=0, le=3650, validation_alias="STATS_RETENTION_DAYS")
 
-    # Servers. Loopback by default.
+    # The one server. Loopback by default.
     host: str = Field(LOOPBACK, validation_alias="STATS_HOST")
-    ui_port: int = Field(3000, ge=1, le=65535, validation_alias="STATS_UI_PORT")
-    ui_url: AnyHttpUrl | None = Field(None, validation_alias="STATS_UI_URL")
-    web_port: int = Field(8080, ge=1, le=65535, validation_alias="STATS_WEB_PORT")
+    own_port: int | None = Field(None, ge=1, le=65535, validation_alias="STATS_PORT")
+    hosts_port: int | None = Field(None, ge=1, le=65535, validation_alias="PORT")
+    public_url: AnyHttpUrl | None = Field(None, validation_alias="STATS_PUBLIC_URL")
 
-    # Who may use the admin's page and the HTTP API. No secret has a default; without a password, loopback only.
+    # Who may use page, API and the Dagster UI. No secret has a default; without a password, a login link and loopback.
     admin_password: SecretStr | None = Field(None, min_length=8, validation_alias="ADMIN_PASSWORD")
+    viewer_password: SecretStr | None = Field(None, min_length=8, validation_alias="VIEWER_PASSWORD")
     cron_secret: SecretStr | None = Field(None, min_length=16, validation_alias="CRON_SECRET")
     session_hours: int = Field(12, ge=1, le=MAX_SESSION_HOURS, validation_alias="STATS_SESSION_HOURS")
     read_only: bool = Field(False, validation_alias="STATS_READ_ONLY")
@@ -150,6 +157,7 @@ class Settings(BaseSettings):
         "internal_api_key",
         "cron_secret",
         "admin_password",
+        "viewer_password",
         "database_url",
         "dagster_database_url",
         "http_proxy",
@@ -169,7 +177,7 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("admin_password")
+    @field_validator("admin_password", "viewer_password")
     @classmethod
     def _can_be_typed(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().isprintable():
@@ -231,6 +239,16 @@ class Settings(BaseSettings):
             raise ValueError("must not have user:password@, which would replace the key: use STATS_APP_HEADERS")
         if value.query is not None or value.fragment is not None:
             raise ValueError("must not have a query or a fragment: a route is added to it; use STATS_APP_HEADERS")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_origin(cls, value: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if value is None:
+            return None
+        others = (value.username, value.password, value.query, value.fragment)
+        if value.path not in (None, "/") or any(part is not None for part in others):
+            raise ValueError("must have only scheme, host and port, such as https://stats.example.com")
         return value
 
     @field_validator("app_headers_json")
@@ -298,10 +316,17 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _ports_differ(self) -> "Settings":
-        if self.ui_port == self.web_port:
-            raise ValueError("STATS_UI_PORT and STATS_WEB_PORT must differ: two servers listen there")
+    def _viewer_is_another(self) -> "Settings":
+        if self.viewer_password is not None and self.admin_password is None:
+            raise ValueError("ADMIN_PASSWORD must be set when VIEWER_PASSWORD is: somebody must be the admin")
+        if self.viewer_password is not None and self.viewer_password == self.admin_password:
+            raise ValueError("VIEWER_PASSWORD must differ from ADMIN_PASSWORD: it decides who somebody is")
         return self
+
+    @property
+    def port(self) -> int:
+        """The port to listen on: ours, else the host's, else 8080."""
+        return self.own_port or self.hosts_port or 8080
 
     @property
     def loopback_host(self) -> str:
@@ -351,10 +376,15 @@ def load(**overrides: str) -> Settings:
     is_complete = _COMPLETE in os.environ
     if not is_complete:
         _check_env_file()
+    from_environment, from_file = ({}, {}) if is_complete else _variables()
+    given = from_file | from_environment
+    problems = [f"{name} is gone: {instead}" for name, instead in _GONE.items() if given.get(name)]
     try:
         loaded = Settings(**({"_env_file": None} if is_complete else {}), **overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("; ".join(_explain(problem) for problem in error.errors(include_input=False))) from None
+        problems += [_explain(problem) for problem in error.errors(include_input=False)]
+    if problems:
+        raise SettingsError("; ".join(problems))
     for name in _LIBPQ & os.environ.keys():
         del os.environ[name]
         _taken_out.add(name)
@@ -396,8 +426,7 @@ def named_fd(fd: int) -> str:
 def warnings() -> list[str]:
     """One line for each variable of the environment or `.env` that has no effect. To be called after `load()`."""
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
-    from_environment = {name.upper(): value for name, value in EnvSettingsSource(Settings).env_vars.items()}
-    from_file = {name.upper(): value for name, value in DotEnvSettingsSource(Settings).env_vars.items()}
+    from_environment, from_file = _variables()
     said = [
         f"{name} is PostgreSQL's and has no effect: put what it says into STATS_DATABASE_URL"
         for name in sorted(_taken_out)
@@ -412,6 +441,13 @@ def warnings() -> list[str]:
         if dropped := _without_foreign_parameters(url)[1]:
             said.append(f"{name}: {', '.join(dropped)} dropped, which PostgreSQL does not know")
     return said
+
+
+def _variables() -> tuple[dict[str, str | None], dict[str, str | None]]:
+    """All variables of the environment, and all of `.env`."""
+    sources = EnvSettingsSource(Settings), DotEnvSettingsSource(Settings)
+    from_environment, from_file = ({name.upper(): value for name, value in s.env_vars.items()} for s in sources)
+    return from_environment, from_file
 
 
 def _check_env_file() -> None:
@@ -482,8 +518,8 @@ def _explain(problem: ErrorDetails) -> str:
 
 def _must(field: FieldInfo) -> str:
     limits = {name: getattr(limit, name) for limit in field.metadata for name in getattr(limit, "__slots__", ())}
-    if field.annotation in (int, float):
-        number = "a whole number" if field.annotation is int else "a number"
+    if field.annotation in (int, float, int | None):
+        number = "a number" if field.annotation is float else "a whole number"
         return f"must be {number} from {limits['ge']:g} to {limits['le']:g}"
     if field.annotation is bool:
         return "must be true or false"

@@ -28,7 +28,12 @@ _numbers = itertools.count(1)
 def clean_environment() -> None:
     """No setting of the developer's own reaches a test."""
     for name in list(os.environ):
-        if name.startswith(("STATS_", "DAGSTER_", "NEXT_PUBLIC_", "INTERNAL_API_KEY", "CRON_SECRET", "ADMIN_")):
+        if (
+            name.startswith(
+                ("STATS_", "DAGSTER_", "NEXT_PUBLIC_", "INTERNAL_API_KEY", "CRON_SECRET", "ADMIN_", "VIEWER_")
+            )
+            or name == "PORT"
+        ):
             del os.environ[name]
 
 

@@ -4,7 +4,6 @@ of a sample league. `make pictures` runs this.
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -21,16 +20,17 @@ from stats_pipeline_tests.ports import free_port
 
 FOLDER = PROJECT_ROOT / "docs" / "pictures"
 COMMAND = [sys.executable, "-P", "-m", "stats_pipeline"]
+PASSWORD = "a password for the pictures"
 SECOND = 1000  # milliseconds
 
 
 @contextmanager
-def demo(home: Path) -> Iterator[tuple[dict[str, str], str, str]]:
-    """The demo, up: its environment, and the addresses of page and UI."""
+def demo(home: Path) -> Iterator[tuple[dict[str, str], str]]:
+    """The demo, up: its environment and its address."""
     environment = os.environ | {
         "STATS_HOME": str(home),
-        "STATS_WEB_PORT": str(free_port()),
-        "STATS_UI_PORT": str(free_port()),
+        "STATS_PORT": str(free_port()),
+        "ADMIN_PASSWORD": PASSWORD,
     }
     running = subprocess.Popen(
         [*COMMAND, "demo"],
@@ -47,11 +47,9 @@ def demo(home: Path) -> Iterator[tuple[dict[str, str], str, str]]:
         for line in running.stderr:
             said.append(line)
             print(line, end="", file=sys.stderr)
-            addresses = re.findall(r"http://[\w.:]+", "".join(said))
-            if "Ctrl-C" in line and len(addresses) >= 2:
+            if "Ctrl-C" in "".join(said):
                 break
-        page, ui = (f"http://127.0.0.1:{environment[port]}" for port in ("STATS_WEB_PORT", "STATS_UI_PORT"))
-        yield environment, page, ui
+        yield environment, f"http://127.0.0.1:{environment['STATS_PORT']}"
     finally:
         running.terminate()
         running.communicate(timeout=90)
@@ -77,7 +75,7 @@ def when_still(page: Page) -> bytes:
 def take_run(page: Page, address: str, run_id: str) -> None:
     """The run of a job, with its ops on a timeline."""
     page.set_viewport_size({"width": 1300, "height": 680})
-    page.goto(f"{address}/runs/{run_id}")
+    page.goto(f"{address}/dagster/runs/{run_id}")
     expect(page.get_by_text("Succeeded (10)")).to_be_visible(timeout=60 * SECOND)
     expect(page.get_by_text("Loading run logs…")).to_be_hidden(timeout=60 * SECOND)
     # The button that gives the timeline the whole page has no name.
@@ -91,7 +89,7 @@ def main() -> None:
     if chromium is None:
         sys.exit("there is no chromium here: install it (Debian: apt-get install chromium)")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as home, demo(Path(home)) as (environment, web, ui):
+    with tempfile.TemporaryDirectory() as home, demo(Path(home)) as (environment, address):
 
         def run(*arguments: str) -> Any:
             command = [*COMMAND, *arguments, "--json"]
@@ -104,8 +102,12 @@ def main() -> None:
         (newest, *_) = run("jobs")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            take_page(browser.new_page(), web)
-            take_run(browser.new_page(), ui, newest["run_id"])
+            page = browser.new_page()
+            page.goto(f"{address}/login")
+            page.get_by_label("Password").fill(PASSWORD)
+            page.keyboard.press("Enter")
+            take_page(page, address)
+            take_run(page, address, newest["run_id"])
             browser.close()
 
 

@@ -6,14 +6,15 @@ Exit code 1: the work failed, and one line on standard error says why and what t
 import json
 import os
 import re
+import secrets
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Annotated, Any, NoReturn
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
@@ -27,9 +28,13 @@ from stats_pipeline.cli import console
 from stats_pipeline.database import budget, migrate
 from stats_pipeline.deployment import doctor, up
 from stats_pipeline.errors import InvalidJob, StatsPipelineError, is_permanent, one_line
-from stats_pipeline.jobs import queue, run_direct
+from stats_pipeline.jobs import audit, queue, run_direct
 from stats_pipeline.jobs.models import Enqueued, Payload, Trigger
 from stats_pipeline.jobs.reconcile import read
+from stats_pipeline.web import address
+
+if TYPE_CHECKING:
+    from stats_pipeline.demo import receiver
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -161,17 +166,19 @@ def up_command(log_level: LogLevelOption = None) -> None:
     with one_line_errors():
         loaded = _load(log_level)
         say = console.say
+        address.require_a_key(loaded, is_terminal=console.err.is_terminal)
         with up.single_instance(loaded):
             up.check_ports(loaded)
             with up.database_for(loaded) as url:
                 up.migrated(loaded, url)
-                with up.dagster_running(loaded, url, say=say) as running:
-                    say(Text.assemble(("Up.", "green"), f" Dagster UI: {running.ui_url} · Ctrl-C stops"))
-                    say(f"Admin page: {running.web_url} · database: {database.describe(url)}")
+                deployment = up.Deployment(loaded, url, say)
+                with deployment.running():
+                    say(Text.assemble(("Up.", "green"), f" {_door(loaded, deployment.start_key)} · Ctrl-C stops"))
+                    say(f"Database: {database.describe(url)}")
                     if loaded.app_url is None:
                         missing = ("not configured", "yellow")
                         say(Text.assemble("Cache invalidation is ", missing, ": set NEXT_PUBLIC_APP_URL"))
-                    running.watch()
+                    deployment.watch()
 
 
 @app.command()
@@ -202,40 +209,51 @@ def demo(
     with one_line_errors():
         loaded = _load(log_level)
         today = datetime.now(ZoneInfo(loaded.timezone)).date()
-        with up.single_instance(loaded), receiver.receiving() as app_server:
+        with up.single_instance(loaded), receiver.Receiver() as app_server:
             up.check_ports(loaded)
             loaded = settings.load(
                 STATS_LOG_LEVEL=loaded.log_level, NEXT_PUBLIC_APP_URL=app_server.url, INTERNAL_API_KEY=app_server.key
             )
             say = console.say
             say("Starting the database …")
-            with up.database_for(loaded) as url, database.Database(url) as opened:
-                with opened.connection() as connection:
+            with up.database_for(loaded) as url:
+                with database.connect(url, autocommit=True) as connection:
                     migrate.migrate(connection, reference_stats=True)
                     say(story.prepare_league(connection, today))
-                with up.dagster_running(loaded, url, say=say) as running:
-                    with opened.connection() as connection:
-                        job_id = story.play_and_enqueue(connection, today)
-                    job = console.follow_job(
-                        opened, job_id, loaded.functions, timeout=story.JOB_TIMEOUT, shown=not as_json
+                deployment = up.Deployment(loaded, url, say)
+                with deployment.running({"demo app": app_server.serve}):
+                    exit_code = deployment.carry_out(
+                        lambda: _tell_story(loaded, url, app_server, today, as_json=as_json)
                     )
-                    result = story.outcome(job, app_server)
-                    if as_json:
-                        _print_json(asdict(result))
-                    else:
-                        for title, rows in story.read_tables(opened, loaded.functions).items():
-                            console.out.print(console.rows_table(title, rows))
-                        console.out.print(result.in_words(), soft_wrap=True)
-                    good = result.is_complete(loaded.functions)
-                    if not good:
-                        reason = job.error_message or job.status
-                        where = f"; logs in {loaded.home}/logs"
-                        say(Text.assemble(("The job did not succeed:", "red"), " ", console.plain(reason), where))
                     if not exit_:
-                        say(f"Admin page: {running.web_url} · Dagster UI: {running.ui_url} · Ctrl-C stops")
-                        running.watch()
-        if not good:
-            raise typer.Exit(1)
+                        say(f"{_door(loaded, deployment.start_key)} · Ctrl-C stops")
+                        deployment.watch()
+        if exit_code:
+            raise typer.Exit(exit_code)
+
+
+def _tell_story(
+    loaded: settings.Settings, url: str, app_server: "receiver.Receiver", today: date, *, as_json: bool
+) -> None:
+    """The demo's job and its result. Exits with code 1 if it did not succeed."""
+    from stats_pipeline.demo import story  # noqa: PLC0415
+
+    with database.Database(url) as opened:
+        with opened.connection() as connection:
+            job_id = story.play_and_enqueue(connection, today)
+        job = console.follow_job(opened, job_id, loaded.functions, timeout=story.JOB_TIMEOUT, shown=not as_json)
+        result = story.outcome(job, app_server.received())
+        if as_json:
+            _print_json(asdict(result))
+        else:
+            for title, rows in story.read_tables(opened, loaded.functions).items():
+                console.out.print(console.rows_table(title, rows))
+            console.out.print(result.in_words(), soft_wrap=True)
+    if not result.is_complete(loaded.functions):
+        reason = job.error_message or job.status
+        where = f"; logs in {loaded.home}/logs"
+        console.say(Text.assemble(("The job did not succeed:", "red"), " ", console.plain(reason), where))
+        raise SystemExit(1)
 
 
 @app.command()
@@ -244,12 +262,21 @@ def web(log_level: LogLevelOption = None) -> None:
 
     Runs until Ctrl-C. The jobs are processed by an `up` elsewhere, on the same database.
     """
-    from stats_pipeline.web import address, server  # noqa: PLC0415  # a web server no other command needs
+    from stats_pipeline.web import server  # noqa: PLC0415  # a web server no other command needs
 
     with _database(log_level=log_level) as (loaded, opened):
-        up.check_port_is_free(address.address(loaded), loaded.web_port, "STATS_WEB_PORT")
-        console.err.print(f"Admin page: {address.url(loaded)} · Ctrl-C stops")
-        server.serve(loaded, opened.url)
+        up.check_port_is_free(address.address(loaded), loaded.port, "STATS_PORT")
+        address.require_a_key(loaded, is_terminal=console.err.is_terminal)
+        start_key = secrets.token_bytes(32)
+        console.say(f"{_door(loaded, start_key)} · Ctrl-C stops")
+        server.serve(loaded, opened.url, workspace=None, start_key=start_key)
+
+
+def _door(loaded: settings.Settings, start_key: bytes) -> str:
+    """Where the page is. Without a password, the link that lets in once: on a terminal only."""
+    if loaded.admin_password is None and console.err.is_terminal:
+        return f"Open once, to log in: {address.login_link(loaded, start_key)}"
+    return f"Admin page: {address.url(loaded)}"
 
 
 @app.command("migrate")
@@ -416,6 +443,21 @@ def jobs(
                     time.sleep(1)
         else:
             console.out.print(look())
+
+
+@app.command()
+def activity(
+    limit: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List who did what, and from where, newest first."""
+    with _database(makes=False) as (_, opened):
+        with opened.connection() as connection:
+            entries = audit.latest(connection, limit)
+        if as_json:
+            _print_json([asdict(entry) for entry in entries])
+        else:
+            console.out.print(console.activity_table(entries) if entries else "Nothing yet")
 
 
 @app.command("job")

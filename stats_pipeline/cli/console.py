@@ -23,6 +23,7 @@ from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database
 from stats_pipeline.deployment.doctor import Finding
 from stats_pipeline.jobs import queue
+from stats_pipeline.jobs.audit import Entry
 from stats_pipeline.jobs.models import Enqueued, Job, SetAside
 
 # Tables are fitted to the width of a terminal; without one (pipe, log) they are printed in full.
@@ -50,7 +51,7 @@ def plain(value: object) -> Text:
 
 def say(message: str | Text) -> None:
     """Print a line of progress; only our own text is a `Text`, which is printed with its colors."""
-    err.print(message if isinstance(message, Text) else plain(message))
+    err.print(message if isinstance(message, Text) else plain(message), soft_wrap=True)
 
 
 @contextmanager
@@ -230,6 +231,20 @@ def set_aside_table(set_aside: Iterable[SetAside]) -> Table:
         table.add_column(name, overflow="fold", min_width=4, justify="right" if name == "Tries" else "left")
     for one in set_aside:
         table.add_row(plain(f"{one.what} {one.key}"), plain(one.reason), _clock(one.since), str(one.tries))
+    return table
+
+
+def activity_table(entries: Iterable[Entry]) -> Table:
+    """Who did what, and from where."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("Time", "Who", "What", "From"):
+        table.add_column(name, overflow="fold", no_wrap=name == "Time")
+    for entry in entries:
+        what = entry.action if entry.outcome == "done" else f"{entry.action} {entry.outcome}"
+        times = f", {entry.times} times" if entry.times > 1 else ""
+        who = entry.who if entry.role == entry.who else f"{entry.who} ({entry.role})"
+        about = f": {entry.about}" if entry.about else ""
+        table.add_row(_clock(entry.at), plain(who), plain(what + times + about), plain(entry.address))
     return table
 
 

@@ -1,6 +1,6 @@
 """The demo: a sample league, one post-match job through the real parts, and its results."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -11,7 +11,6 @@ from psycopg import Connection
 from stats_pipeline.catalog import StatsFunction
 from stats_pipeline.database import Database, run, run_one
 from stats_pipeline.demo import league
-from stats_pipeline.demo.receiver import Receiver
 from stats_pipeline.errors import StatsPipelineError
 from stats_pipeline.jobs import queue
 from stats_pipeline.jobs.models import Job, Payload
@@ -81,8 +80,8 @@ def play_and_enqueue(connection: Connection[Any], today: date) -> UUID:
     return queue.enqueue(connection, payload.as_json()).job_id
 
 
-def outcome(job: Job, receiver: Receiver) -> Outcome:
-    """How the job ended, and which tags the receiver got."""
+def outcome(job: Job, received: Collection[str]) -> Outcome:
+    """How the job ended, and which tags the demo's app has received."""
 
     def seconds(moment: datetime | None) -> float | None:
         return round((moment - job.created_at).total_seconds(), 3) if moment and job.created_at else None
@@ -93,7 +92,7 @@ def outcome(job: Job, receiver: Receiver) -> Outcome:
         seconds_to_start=seconds(job.started_at),
         seconds_to_complete=seconds(job.completed_at),
         functions=(job.results or {}).get("functions", {}),
-        delivered_tags=sorted(set(receiver.tags)),
+        delivered_tags=sorted(set(received)),
     )
 
 

@@ -37,21 +37,7 @@ run_coordinator:
 run_launcher:
   module: stats_pipeline.runtime.launcher
   class: ForkserverRunLauncher
-  config:
-    # The modules after the first are those that Dagster, httpx and psycopg2 import only when a run is under way.
-    preload:
-      - stats_pipeline.definitions
-      - certifi
-      - dagster._core.instance.factory
-      - dagster._core.secrets.env_file
-      - dagster._core.storage.sqlite_storage
-      - dagster._core.utility_ops
-      - dagster._core.workspace.autodiscovery
-      - fsspec.implementations.local
-      - h11
-      - httpcore
-      - psycopg2.extras
-      - upath.core
+  config: {socket: LAUNCH_SOCKET}
 """
 
 _STOCK = """
@@ -63,12 +49,13 @@ storage: # runs, events and ticks, in schema `dagster`
 _ADDED: Mapping[Runtime, str] = {"fast": _FAST % json.dumps(database.REFUSED), "stock": _STOCK}
 
 
-def write_dagster_yaml(folder: Path, runtime: Runtime) -> None:
+def write_dagster_yaml(folder: Path, runtime: Runtime, launch_socket: Path) -> None:
     """Write the profile's `dagster.yaml` into Dagster's home, in place of any other."""
     folder.mkdir(parents=True, exist_ok=True)
     shared = (FILES_ROOT / "dagster.yaml").read_text()
     written = folder / "dagster.yaml.new"
-    written.write_text(f"# Written by `stats-pipeline up`: the profile is {runtime}.\n\n{shared}{_ADDED[runtime]}")
+    added = _ADDED[runtime].replace("LAUNCH_SOCKET", json.dumps(str(launch_socket)))  # JSON quotes any name
+    written.write_text(f"# Written by `stats-pipeline up`: the profile is {runtime}.\n\n{shared}{added}")
     written.replace(folder / "dagster.yaml")
 
 

@@ -1,29 +1,27 @@
-"""Keeps a set of child processes running: starts them, restarts one that dies, ends them all together.
+"""Keeps a set of child processes running: forks them, restarts one that dies or grows, ends them all together.
 
-It knows nothing of Dagster; `up.py` lists the processes.
+It knows nothing of Dagster; `up.py` lists the processes, `forking.py` makes them.
 """
 
 import json
 import os
-import queue
 import shutil
 import signal
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from stats_pipeline.deployment.forking import fork, fork_task
 from stats_pipeline.errors import StatsPipelineError
-from stats_pipeline.settings import LOG_FD, named_fd
 
 _READY_SECONDS = 60
 _LOOK_SECONDS = 0.05
 _CHORE_SECONDS = 1
+_WEIGH_SECONDS = 60  # between two looks at the memory of the children
+_MIB = 1024 * 1024
 _MAX_LOG = 10_000_000  # bytes
 STOP_SECONDS = 15  # for a child to end after SIGTERM, before SIGKILL
 _BACKOFF = (0.5, 1, 2, 5, 10)  # seconds before a restart, by how often the child has died in a row
@@ -35,46 +33,41 @@ class Child:
     """One process to keep running."""
 
     name: str
-    command: Sequence[str]
+    body: Callable[[], None]  # what it does, until it is told to stop
     environment: Mapping[str, str]
     folder: Path  # to start it in
     log: Path  # gets what it and its libraries print
-    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+    most_mib: int | None = None  # proportional memory above which it is started anew, when nothing is at work
+    pid: int = field(default=0, init=False)
+    exit_code: int | None = field(default=None, init=False)  # None while it runs
     started_at: float = field(default=0, init=False)
     deaths: int = field(default=0, init=False)
 
-    def start(self, exits: "queue.Queue[Child]") -> None:
-        """Start it in its own session, so that Ctrl-C reaches the supervisor only, and report its exit.
-
-        Its log lines go to the supervisor's standard error, through a separate file descriptor.
-        """
+    def start(self) -> None:
+        """Fork it."""
         self.started_at = time.monotonic()
-        for_lines = os.dup(2)
+        self.exit_code = None
+        self.pid = fork(
+            self.body,
+            title=f"stats-pipeline: {self.name}",
+            environment=self.environment,
+            folder=self.folder,
+            log=self.log,
+        )
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """The process, unless it has ended."""
         try:
-            with self.log.open("ab") as output:
-                self.process = subprocess.Popen(
-                    self.command,
-                    env={**self.environment, LOG_FD: named_fd(for_lines)},
-                    cwd=self.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[for_lines],
-                    start_new_session=True,
-                )
-        finally:
-            os.close(for_lines)
-        threading.Thread(target=self._report_exit, args=(self.process, exits), daemon=True).start()
+            return psutil.Process(self.pid) if self.exit_code is None else None
+        except psutil.NoSuchProcess:
+            return None
 
     def keep_log_small(self) -> None:
         """Start a new log, keeping one old file. Lines written in between are lost."""
         if self.log.stat().st_size > _MAX_LOG:
             shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
             os.truncate(self.log, 0)  # each child appends
-
-    def _report_exit(self, process: "subprocess.Popen[bytes]", exits: "queue.Queue[Child]") -> None:
-        process.wait()
-        exits.put(self)
 
 
 class Supervisor:
@@ -86,11 +79,11 @@ class Supervisor:
         self._say = say
         self._children: list[Child] = []
         self._left_behind: list[psutil.Process] = []
-        self._exits: queue.Queue[Child] = queue.Queue()
+        self._tasks: dict[int, int | None] = {}  # exit codes of those that have ended
 
     def start(self, child: Child) -> None:
         """Start a child and keep it running from now on."""
-        child.start(self._exits)
+        child.start()
         self._children.append(child)
         self._write_pids()
 
@@ -99,23 +92,42 @@ class Supervisor:
         seconds are normal), or if any child ends before that."""
         deadline = time.monotonic() + _READY_SECONDS
         while not is_ready():
-            try:
-                dead = self._exits.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
-                if time.monotonic() > deadline:
-                    raise StatsPipelineError(
-                        f"the {child.name} is not ready after {_READY_SECONDS} seconds{_see(child)}"
-                    ) from None
-            else:
+            for dead in self._collect():
                 raise StatsPipelineError(f"the {dead.name} ended while it started{_see(dead)}")
+            if time.monotonic() > deadline:
+                raise StatsPipelineError(f"the {child.name} is not ready after {_READY_SECONDS} seconds{_see(child)}")
+            time.sleep(_LOOK_SECONDS)
 
-    def watch(self, until: Callable[[], bool] = lambda: False, *, chore: Callable[[], None] = lambda: None) -> None:
-        """Restart any child that dies until `until()` is true (polled 20 times a second). `chore` is called each
-        second; a `StatsPipelineError` it raises is reported once, and it is called again."""
-        problem, done_at = None, -float("inf")
+    def carry_out(self, task: Callable[[], None], *, chore: Callable[[], None] = lambda: None) -> int:
+        """Run a task in a process with this one's terminal, and watch the children meanwhile; the task's exit code."""
+        pid = fork_task(task)
+        self._tasks[pid] = None
+        try:
+            self.watch(lambda: self._tasks[pid] is not None, chore=chore)
+        except BaseException:
+            if self._tasks[pid] is None:
+                os.kill(pid, signal.SIGTERM)
+            raise
+        exit_code = self._tasks.pop(pid)
+        assert exit_code is not None
+        return exit_code
+
+    def watch(
+        self,
+        until: Callable[[], bool] = lambda: False,
+        *,
+        chore: Callable[[], None] = lambda: None,
+        is_idle: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Restart any child that dies until `until()` is true (polled 20 times a second).
+
+        `chore` is called each second; a `StatsPipelineError` it raises is reported once, and it is called again. A
+        child that has grown above its limit is started anew once `is_idle()`.
+        """
+        problem, done_at, weighed_at = None, -float("inf"), time.monotonic()
         while not until():
-            with suppress(queue.Empty):
-                self._restart(self._exits.get(timeout=_LOOK_SECONDS))
+            for dead in self._collect():
+                self._restart(dead)
             if time.monotonic() - done_at > _CHORE_SECONDS:
                 for child in self._children:
                     child.keep_log_small()
@@ -123,43 +135,69 @@ class Supervisor:
                 if problem is not None and problem != before:
                     self._say(problem)
                 done_at = time.monotonic()
+            if time.monotonic() - weighed_at > _WEIGH_SECONDS:
+                if is_idle():
+                    self._end_grown()
+                weighed_at = time.monotonic()
+            time.sleep(_LOOK_SECONDS)
+
+    def _end_grown(self) -> None:
+        """Tell each child above its limit to end; it is restarted like any that ends."""
+        for child in self._children:
+            if child.most_mib is not None and (process := child.process):
+                mib = round(getattr(process.memory_full_info(), "pss", 0) / _MIB)  # Linux only
+                if mib > child.most_mib:
+                    self._say(f"The {child.name} holds {mib} MiB of memory, more than {child.most_mib}: ending it")
+                    _send(process, signal.SIGTERM)
+
+    def _collect(self) -> list[Child]:
+        """The children that have ended since the last call.
+
+        Every process that has ended is collected, not only children: as the first process of a container, this one
+        inherits those whose parent was killed.
+        """
+        ended: list[Child] = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return ended
+            if pid == 0:
+                return ended
+            exit_code = os.waitstatus_to_exitcode(status)
+            if pid in self._tasks:
+                self._tasks[pid] = exit_code
+            for child in self._children:
+                if child.pid == pid:
+                    child.exit_code = exit_code
+                    ended.append(child)
 
     def _restart(self, child: Child) -> None:
-        assert child.process is not None
         if time.monotonic() - child.started_at > _STEADY_SECONDS:
             child.deaths = 0
         wait = _BACKOFF[min(child.deaths, len(_BACKOFF) - 1)]
         child.deaths += 1
-        self._say(
-            f"The {child.name} ended with exit code {child.process.returncode}: restarting in {wait} s{_see(child)}"
-        )
+        self._say(f"The {child.name} ended with exit code {child.exit_code}: restarting in {wait} s{_see(child)}")
         time.sleep(wait)
-        child.start(self._exits)
+        child.start()
         self._write_pids()
 
     def retire(self, child: Child) -> None:
         """End one child for good, but not its own child processes: they run until `stop`."""
         self._children.remove(child)
-        if child.process is not None and child.process.poll() is None:
-            process = psutil.Process(child.process.pid)
+        if process := child.process:
             self._left_behind += _family(process)
             _end([process])
 
     def stop(self) -> None:
         """End every child and its own child processes: SIGTERM to all, after fifteen seconds SIGKILL to the rest."""
-        running = [psutil.Process(c.process.pid) for c in self._children if c.process and c.process.poll() is None]
+        running = [process for child in self._children if (process := child.process)]
         _end([member for process in running for member in _family(process)] + self._left_behind)
         self._children.clear()
         self._pid_file.unlink(missing_ok=True)
 
     def _write_pids(self) -> None:
-        pids = {}
-        for child in self._children:
-            try:
-                if child.process:
-                    pids[child.process.pid] = psutil.Process(child.process.pid).create_time()
-            except psutil.NoSuchProcess:
-                continue
+        pids = {process.pid: process.create_time() for child in self._children if (process := child.process)}
         written = self._pid_file.with_suffix(".new")
         written.write_text(json.dumps(pids))
         written.replace(self._pid_file)  # atomic: readers never see a partial file, even after a kill

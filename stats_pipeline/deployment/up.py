@@ -1,67 +1,52 @@
-"""Everything that `up` runs, in the order it starts: database, migrations, code server, daemon, web server.
+"""Everything that `up` runs, in the order it starts: database, migrations, code server, fork server, daemon, door.
 
-A lock allows one such process per state folder. Restarting is in `supervisor.py`, the definitions that Dagster loads
-are in `definitions.py`.
+A lock allows one such process per state folder. Restarting is in `supervisor.py`, forking in `forking.py`, the
+definitions that Dagster loads are in `definitions.py`.
 """
 
 import json
 import os
+import platform
 import re
 import resource
+import secrets
+import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import Any
 
 import fasteners  # type: ignore[import-untyped]
 import psutil
-import psycopg
+from psycopg import Connection
+from setproctitle import setproctitle
 
 from stats_pipeline import database
-from stats_pipeline.database import embedded, migrate
+from stats_pipeline import settings as settings_module
+from stats_pipeline.database import allowance, budget, embedded, migrate
+from stats_pipeline.deployment import forking
 from stats_pipeline.deployment.profile import check_names, write_dagster_yaml
 from stats_pipeline.deployment.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.errors import AlreadyRunning, SettingsError
+from stats_pipeline.jobs import health
 from stats_pipeline.settings import IMPORT_PATH, IS_INSTALLED, PROJECT_ROOT, Settings
 from stats_pipeline.web import address
-
-if TYPE_CHECKING:
-    from dagster import DagsterInstance
 
 LOCATION = "stats_pipeline"
 _DRAIN_SECONDS = 10
 _FEWEST_FILES, _ENOUGH_FILES = 256, 4096
+_END_TICKS = signal.SIGUSR1  # to the code server: sensors that wait for work come to an end
+_MOST_MIB = 160  # of a process that may leak: twice what it holds after some hours
 # Secrets are passed only to the processes that need them.
-_THE_PAGES_OWN = ("ADMIN_PASSWORD", "CRON_SECRET")
+_THE_DOORS_OWN = ("ADMIN_PASSWORD", "VIEWER_PASSWORD", "CRON_SECRET")
 _THE_RUNS_OWN = ("STATS_HTTP_PROXY", "STATS_APP_HEADERS")
 # All that a child inherits of the environment: libraries would read some of the other variables.
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|(DY)?LD_LIBRARY_PATH|FORWARDED_ALLOW_IPS"
 )
-
-
-@dataclass(frozen=True)
-class Running:
-    """The running services, for the command that started them."""
-
-    ui_url: str
-    web_url: str
-    _settings: Settings
-    _supervisor: Supervisor
-    _say: Callable[[str], None]
-
-    def watch(self) -> None:
-        """Restart any service that dies, including the embedded database, until Ctrl-C."""
-        self._supervisor.watch(chore=self._tend_database)
-
-    def _tend_database(self) -> None:
-        if self._settings.database_url is None and embedded.restart(self._settings.home):
-            self._say("The embedded PostgreSQL had died and was restarted")
 
 
 @contextmanager
@@ -146,67 +131,174 @@ def _children(settings: Settings) -> Path:
     return settings.home / "children.json"
 
 
-@contextmanager
-def dagster_running(settings: Settings, database_url: str, *, say: Callable[[str], None]) -> Iterator[Running]:
-    """Code server, daemon, Dagster's web server and the admin's page, all ready, for the length of the block."""
-    web_address = (address.address(settings), settings.web_port)
-    ui_host = settings.loopback_host
-    runtime = settings.runtime or "fast"
-    write_dagster_yaml(settings.dagster_home, runtime)
-    dagster = dagster_environment(settings, database_url) | {"STATS_RUNTIME": runtime}
-    given = _surroundings() | {"STATS_DATABASE_URL": database_url}
-    logs = settings.home / "logs"
-    logs.mkdir(exist_ok=True)
-    code_socket = settings.home / "code.sock"
-    workspace = _write_workspace(settings.home, code_socket)
+@dataclass
+class Deployment:
+    """The processes of one `up`, forked from this one; to be made before anything in this process starts a thread."""
 
-    def start(name: str, *arguments: str, environment: dict[str, str]) -> Child:
-        log = logs / f"{name.replace(' ', '-')}.log"
+    settings: Settings
+    database_url: str
+    say: Callable[[str], None]
+    start_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))  # the same for a door that is restarted
+
+    def __post_init__(self) -> None:
+        home = self.settings.home
+        self._runtime = self.settings.runtime or "fast"
+        self._supervisor = Supervisor(_children(self.settings), self.say)
+        self._code_socket, self._launch_socket = home / "code.sock", _launch_socket(self.settings)
+        self._workspace = home / "workspace.yaml"
+        self._logs = home / "logs"
+        self._launching: list[Child] = []  # the processes whose children are runs
+
+    @contextmanager
+    def running(self, beside: Mapping[str, Callable[[], None]] | None = None) -> Iterator[None]:
+        """All processes are ready at the start of the block, and have ended after it. `beside` is started first."""
+        started = time.monotonic()
+        self._prepare()
+        try:
+            for name, body in (beside or {}).items():
+                self._start(name, body, {})
+            self.say("Starting the code server …")
+            code_server = self._start("code server", self._serve_code, self._for_dagster())
+            self._launching = [code_server]
+            if self._runtime == "fast":
+                self._launching = [self._start("fork server", self._serve_runs, self._for_dagster())]
+            self._supervisor.wait_until_ready(code_server, lambda: _answers(self._code_socket))
+            self.say("Starting the daemon and the web server …")
+            daemon = self._start("daemon", self._run_daemon, self._for_dagster())
+            door = self._start("door", self._open_door, self._for_door())
+            listening = (address.address(self.settings), self.settings.port)
+            self._supervisor.wait_until_ready(door, lambda: _answers(listening))
+            with database.connect(self.database_url, autocommit=True) as connection:
+                self._supervisor.wait_until_ready(daemon, lambda: self._all_sensors_beat(connection, started))
+            try:
+                yield
+            finally:
+                self.say("Stopping …")
+                if process := code_server.process:
+                    process.send_signal(_END_TICKS)  # the daemon waits for them
+                self._supervisor.retire(daemon)
+                self._let_runs_end()
+        finally:
+            self._supervisor.stop()
+
+    def watch(self) -> None:
+        """Restart any process that dies, including the embedded database, until Ctrl-C."""
+        self._supervisor.watch(chore=self._tend_database, is_idle=lambda: not self._runs())
+
+    def carry_out(self, task: Callable[[], None]) -> int:
+        """Watch only as long as a task takes, which has this process's terminal; its exit code."""
+        return self._supervisor.carry_out(task, chore=self._tend_database)
+
+    def _prepare(self) -> None:
+        """Import what all processes need, write Dagster's files, make its tables."""
+        write_dagster_yaml(self.settings.dagster_home, self._runtime, self._launch_socket)
+        server = {"grpc_server": {"socket": str(self._code_socket), "location_name": LOCATION}}
+        self._workspace.write_text(json.dumps({"load_from": [server]}))  # JSON is YAML, and quotes any folder name
+        self._code_socket.unlink(missing_ok=True)
+        self._logs.mkdir(exist_ok=True)
+        self.say("Loading Dagster …")
+        check_names(self._runtime)
+        forking.import_ahead(self._runtime)
+        if self.settings.database_url is not None and budget.is_kept(self.settings):
+            most = self.settings.max_connections
+            forking.in_a_fork(lambda: allowance.wait_for_connections(self.database_url, most, self.say))
+        for name in forking.in_a_fork(self._prepare_storage):
+            self.say(f"The sensor {name} had been stopped and was started again")  # no job runs without it
+
+    def _prepare_storage(self) -> list[str]:
+        """Make Dagster's tables, before two processes can do so at the same time; the sensors that were stopped."""
+        os.environ.update(self._for_dagster())
+        from dagster import DagsterInstance  # noqa: PLC0415
+
+        from stats_pipeline.runtime.instance import start_stopped_sensors  # noqa: PLC0415
+
+        with DagsterInstance.get() as instance:
+            instance.get_runs(limit=1)
+            return start_stopped_sensors(instance, LOCATION)
+
+    def _start(self, name: str, body: Callable[[], None], environment: Mapping[str, str]) -> Child:
+        log = self._logs / f"{name.replace(' ', '-')}.log"
         log.write_bytes(b"")
-        command = [sys.executable, "-P", "-W", "ignore", "-m", *arguments]  # -P: no module of the folder's
-        child = Child(name, command, given | environment, settings.home, log)
-        supervisor.start(child)
+        most = _MOST_MIB if environment else None
+        child = Child(name, body, {**_surroundings(), **environment}, self.settings.home, log, most)
+        self._supervisor.start(child)
         return child
 
-    def start_dagster(name: str, *arguments: str) -> Child:
-        return start(name, *arguments, environment=settings.environment(without=_THE_PAGES_OWN) | dagster)
+    def _for_dagster(self) -> dict[str, str]:
+        own = self.settings.environment(without=_THE_DOORS_OWN)
+        return own | dagster_environment(self.settings, self.database_url) | {"STATS_RUNTIME": self._runtime}
 
-    supervisor = Supervisor(_children(settings), say)
-    try:
-        say("Starting the code server …")
-        code_socket.unlink(missing_ok=True)
-        # Dagster's own launcher and executor look for the module in this folder, not in the first one of Python's path.
-        folder = () if IS_INSTALLED else ("-d", str(PROJECT_ROOT))
-        module = ("-m", "stats_pipeline.definitions", *folder, "--location-name", LOCATION)
-        # Each waiting sensor holds a worker thread; the default leaves too few on a small machine.
-        serve = ("dagster", "api", "grpc", "--socket", str(code_socket), "--max-workers", "16")
-        code_server = start_dagster("code server", *serve, *module)
-        check_names(runtime)
-        with _dagster_instance(dagster, say) as instance:
-            supervisor.wait_until_ready(code_server, lambda: _answers(code_socket))
-            say("Starting the daemon and the web server …")
-            its_daemon = "stats_pipeline.runtime.daemon" if runtime == "fast" else "dagster._daemon"
-            daemon = start_dagster("daemon", its_daemon, "run", "-w", str(workspace))
-            ui = [str(workspace), "--host", ui_host, "--port", str(settings.ui_port)]
-            if settings.ui_url:
-                ui += ["--proxied-as", urlsplit(str(settings.ui_url)).netloc]
-            web_server = start_dagster("web server", "stats_pipeline.runtime.webserver", *ui)
-            own = settings.environment(without=_THE_RUNS_OWN)
-            admin_page = start("admin page", "stats_pipeline.web", environment=own)
-            supervisor.wait_until_ready(admin_page, lambda: _answers(web_address))
-            supervisor.wait_until_ready(web_server, lambda: _answers((ui_host, settings.ui_port)))
-            try:
-                yield Running(
-                    address.local_url(ui_host, settings.ui_port), address.url(settings), settings, supervisor, say
-                )
-            finally:
-                say("Stopping …")
-                is_there = _wake_sensors(database_url)
-                supervisor.retire(daemon)
-                if is_there:
-                    _let_runs_end(instance, say)
-    finally:
-        supervisor.stop()
+    def _for_door(self) -> dict[str, str]:
+        own = self.settings.environment(without=_THE_RUNS_OWN)
+        return own | dagster_environment(self.settings, self.database_url) | {"STATS_RUNTIME": self._runtime}
+
+    # What each process does. All of it is imported already.
+
+    def _serve_code(self) -> None:
+        from stats_pipeline.defs import sensors  # noqa: PLC0415
+        from stats_pipeline.runtime import commands  # noqa: PLC0415
+
+        signal.signal(_END_TICKS, lambda *_: sensors.stop.set())
+        # Dagster's own launcher and executor look for the module in this folder, not in the first of Python's path.
+        folder = None if IS_INSTALLED else PROJECT_ROOT
+        commands.serve_code(self._code_socket, module="stats_pipeline.definitions", folder=folder, location=LOCATION)
+
+    def _serve_runs(self) -> None:
+        from stats_pipeline.runtime import launcher  # noqa: PLC0415
+
+        def before_run(run_id: str) -> None:
+            setproctitle(f"stats-pipeline: run {run_id[:8]}")
+            budget.take_room_for_a_run(self.settings)
+
+        launcher.serve(
+            self._launch_socket,
+            preload=("stats_pipeline.definitions",),
+            before_run=before_run,
+            before_report=lambda: budget.take_room_for_a_report(self.settings),
+        )
+
+    def _run_daemon(self) -> None:
+        from stats_pipeline.runtime import commands  # noqa: PLC0415
+
+        if self._runtime == "fast":
+            from stats_pipeline.runtime.daemon import quicken_sensors  # noqa: PLC0415
+
+            quicken_sensors()
+        commands.run_daemon(self._workspace)
+
+    def _open_door(self) -> None:
+        from stats_pipeline.web import server  # noqa: PLC0415
+
+        server.serve(settings_module.load(), self.database_url, workspace=self._workspace, start_key=self.start_key)
+
+    def _all_sensors_beat(self, connection: Connection[Any], since: float) -> bool:
+        """Whether each sensor has been evaluated here since that moment (monotonic): from now on jobs are picked up."""
+        needed = health.judge((), self.settings).needed
+        here = [row for row in database.run(connection, "list_beats") if row["host"] == platform.node()]
+        heard = {row["sensor"] for row in here if row["seconds_since"] < time.monotonic() - since}
+        return heard.issuperset(needed)
+
+    def _tend_database(self) -> None:
+        if self.settings.database_url is None and embedded.restart(self.settings.home):
+            self.say("The embedded PostgreSQL had died and was restarted")
+
+    def _runs(self) -> int:
+        """How many processes execute runs."""
+        return sum(len(process.children()) for child in self._launching if (process := child.process))
+
+    def _let_runs_end(self) -> None:
+        """Wait for the runs in progress, which take a second. One that takes longer is cut off; the next start requeues
+        its jobs."""
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while (runs := self._runs()) > 0:
+            if time.monotonic() > deadline:
+                self.say(f"{runs} runs are still running: they are stopped now, and resumed at the next start")
+                return
+            time.sleep(0.1)
+
+
+def _launch_socket(settings: Settings) -> Path:
+    return settings.home / "launch.sock"
 
 
 def _surroundings() -> dict[str, str]:
@@ -226,7 +318,7 @@ def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]
     """The environment in which a process uses our Dagster instance: the one that `up` last wrote."""
     written = settings.dagster_home / "dagster.yaml"
     if not written.exists() or written.is_symlink():  # version 0.1.0 made a link
-        write_dagster_yaml(settings.dagster_home, settings.runtime or "fast")
+        write_dagster_yaml(settings.dagster_home, settings.runtime or "fast", _launch_socket(settings))
     return {
         "DAGSTER_HOME": str(settings.dagster_home),
         "STATS_DATABASE_URL": database_url,
@@ -236,9 +328,8 @@ def dagster_environment(settings: Settings, database_url: str) -> dict[str, str]
 
 
 def check_ports(settings: Settings) -> None:
-    """Raises `SettingsError` if a port that `up` listens on is taken: to be called before anything is started."""
-    check_port_is_free(settings.loopback_host, settings.ui_port, "STATS_UI_PORT")
-    check_port_is_free(address.address(settings), settings.web_port, "STATS_WEB_PORT")
+    """Raises `SettingsError` if the port that `up` listens on is taken: to be called before anything is started."""
+    check_port_is_free(address.address(settings), settings.port, "STATS_PORT")
 
 
 def check_port_is_free(host: str, port: int, variable: str) -> None:
@@ -253,53 +344,8 @@ def check_port_is_free(host: str, port: int, variable: str) -> None:
             ) from None
 
 
-def _write_workspace(home: Path, code_socket: Path) -> Path:
-    workspace = home / "workspace.yaml"
-    server = {"grpc_server": {"socket": str(code_socket), "location_name": LOCATION}}
-    workspace.write_text(json.dumps({"load_from": [server]}))  # JSON is YAML, and quotes any folder name
-    return workspace
-
-
-@contextmanager
-def _dagster_instance(environment: Mapping[str, str], say: Callable[[str], None]) -> "Iterator[DagsterInstance]":
-    """Open Dagster's storage. Creates its tables first, so that no two processes create them at the same time."""
-    os.environ.update(dict(environment))
-    from dagster import DagsterInstance  # noqa: PLC0415  # a second of imports that no other command needs
-
-    from stats_pipeline.runtime.instance import start_stopped_sensors  # noqa: PLC0415
-
-    with DagsterInstance.get() as instance:
-        instance.get_runs(limit=1)
-        for name in start_stopped_sensors(instance, LOCATION):  # no job runs without them
-            say(f"The sensor {name} had been stopped and was started again")
-        yield instance
-
-
-def _let_runs_end(instance: "DagsterInstance", say: Callable[[str], None]) -> None:
-    """Wait for the runs in progress, which take a second. One that takes longer is cut off; the next start requeues
-    its jobs."""
-    from stats_pipeline.runtime.instance import count_runs_in_progress  # noqa: PLC0415
-
-    deadline = time.monotonic() + _DRAIN_SECONDS
-    while (runs := count_runs_in_progress(instance)) > 0:
-        if time.monotonic() > deadline:
-            say(f"{runs} runs are still running: they are stopped now, and resumed at the next start")
-            return
-        time.sleep(0.1)
-
-
 def _answers(address: Path | tuple[str, int]) -> bool:
     family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(family) as probe:
         probe.settimeout(1)
         return probe.connect_ex(str(address) if isinstance(address, Path) else address) == 0
-
-
-def _wake_sensors(database_url: str) -> bool:
-    """End the ticks of waiting sensors, without which their process would not stop. Whether the database answers."""
-    try:
-        with psycopg.connect(database_url, autocommit=True, connect_timeout=2) as connection:
-            connection.execute("notify stats_pipeline_stop")
-    except psycopg.Error:
-        return False  # without a database no sensor waits
-    return True

@@ -1,29 +1,26 @@
-"""The launcher of runs: forks each run's process from a server that has Dagster and our code already imported.
+"""The launcher of runs, and the fork server that it asks: each run's process is forked from the server, which has
+Dagster and our code imported.
 
 Dagster's own launcher starts a Python per run, which costs more than a second of imports; a fork takes milliseconds.
-This one also tells run monitoring whether a run's process lives. `STATS_RUNTIME=stock` switches back. The steps inside
-the process are the executor's.
-
-`multiprocessing` has a fork server too, but only one per process: it cannot be replaced while one of its children runs,
-it runs the parent's `__main__` again in each, and the parent's exit waits for them.
+This one also tells run monitoring whether a run's process lives. `STATS_RUNTIME=stock` switches back. There is one
+server for all processes that launch; whoever starts it keeps it running. The steps inside a run are the executor's.
 """
 
 import gc
-import importlib.util
+import importlib
+import json
 import os
 import platform
-import subprocess
+import selectors
+import socket
 import sys
-import sysconfig
-import threading
+import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import dagster as dg
 import psutil
@@ -36,14 +33,19 @@ from dagster._core.launcher.base import (  # the base class, and its answers to 
     WorkerStatus,
 )
 from dagster._grpc.impl import core_execute_run  # the entry point of Dagster's own run workers
-from dagster._serdes import ConfigurableClass, ConfigurableClassData  # a class that dagster.yaml names
+from dagster._serdes import (  # a class that dagster.yaml names; an instance as text
+    ConfigurableClass,
+    ConfigurableClassData,
+    deserialize_value,
+    serialize_value,
+)
 from dagster._utils import get_run_crash_explanation  # Dagster's description of an exit code
 from dagster._utils.hosted_user_process import recon_job_from_origin  # loads the run's job
 from dagster._utils.interrupts import capture_interrupts  # a signal waits until Dagster looks for it
 
 _STARTED = "Started the run's process"
-# Importing everything takes 1.5 s on an idle machine; a server that has not answered after this many is abandoned.
-ANSWER_TIMEOUT = 60
+ANSWER_TIMEOUT = 30  # seconds for the server to fork, and for one that has died to be there again
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -93,18 +95,16 @@ class Worker:
 
 
 class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
-    """Executes each run in a process forked from a server with `preload` (names of modules) imported.
+    """Executes each run in a process forked by the server that listens on `socket`.
 
-    The server belongs to the process that launches, is started by its first run (or by `warm`), and is replaced when
-    a source file of a preloaded package has changed (in development: installed ones are not watched). A worker leads
-    its own session, so it survives its launcher. Every death is noticed: the server reports that of a worker at once,
-    even after the launcher died; if the server died too, run monitoring does, by `check_run_worker_health`. A worker on
-    another host (another pid namespace) is neither checked nor ended from here: its own host does that, and if that
-    host has died, the heartbeats of its lease stop.
+    A worker leads its own session, so it survives launcher and server. Every death is noticed: the server reports that
+    of a worker at once; if the server died too, run monitoring does, by `check_run_worker_health`. A worker on another
+    host (another pid namespace) is neither checked nor ended from here: its own host does that, and if that host has
+    died, the heartbeats of its lease stop.
     """
 
-    def __init__(self, preload: Sequence[str], inst_data: ConfigurableClassData | None = None) -> None:
-        self._preload = tuple(preload)
+    def __init__(self, socket: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._socket = socket
         self._inst_data = inst_data
         super().__init__()  # type: ignore[no-untyped-call]
 
@@ -114,29 +114,15 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        return {"preload": dg.Field([str], is_required=False, default_value=[])}
+        return {"socket": dg.Field(str, description="Path of the Unix socket of the fork server.")}
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
-        return cls(preload=config_value["preload"], inst_data=inst_data)
-
-    def warm(self) -> None:
-        """Start the server in the background, so that this process's first run is as fast as the others."""
-        with _servers_lock:
-            self._current_server()
+        return cls(socket=config_value["socket"], inst_data=inst_data)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Return once the worker exists. Raises if it cannot be started; Dagster then marks the run as failed."""
-        with _servers_lock:
-            self._current_server().fork(self._instance.get_ref(), context.dagster_run.run_id)
-
-    def _current_server(self) -> "_Server":
-        server = _servers.get(self._preload)
-        if server is None or not server.is_current():
-            if server is not None:
-                server.retire()
-            server = _servers[self._preload] = _Server(self._preload, self._instance.get_ref())
-        return server
+        _Request(context.dagster_run.run_id, serialize_value(self._instance.get_ref())).send(self._socket)
 
     def terminate(self, run_id: str) -> bool:
         run = self._instance.get_run_by_id(run_id)
@@ -169,67 +155,39 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
 
-class _Server:
-    """The launching process's end of its fork server; used by one thread at a time."""
+class _Request(NamedTuple):
+    """A run to be executed, and its instance: one line of JSON, answered by the worker's process id."""
 
-    def __init__(self, preload: tuple[str, ...], instance_ref: InstanceRef) -> None:
-        self._preload = preload
-        self._sources = _source_files(preload)
-        self._connection, theirs = Pipe()
-        arguments = f"{theirs.fileno()}, {preload!r}"
-        with theirs:
-            os.set_inheritable(theirs.fileno(), True)
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    f"import sys; sys.path = {sys.path!r}; from {__name__} import serve; serve({arguments})",
-                ],
-                close_fds=False,  # a run's log lines go to a file that this process has inherited
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C in the launcher's terminal is not meant for the runs
-            )
-        self._connection.send(instance_ref)
+    run_id: str
+    instance: str  # serialized
 
-    def is_current(self) -> bool:
-        return self._process.poll() is None and self._sources == _source_files(self._preload)
+    def send(self, address: str) -> None:
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        while True:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(ANSWER_TIMEOUT)
+                try:
+                    connection.connect(address)
+                except (FileNotFoundError, ConnectionRefusedError) as error:  # it has died, and is being started again
+                    if time.monotonic() > deadline:
+                        raise RuntimeError(f"The fork server at {address} is not there") from error
+                    time.sleep(_LOOK_SECONDS)
+                    continue
+                connection.sendall(json.dumps(self).encode())
+                connection.shutdown(socket.SHUT_WR)
+                if not connection.recv(64):
+                    raise RuntimeError("The fork server has died, or could not fork; its log says why")
+                return
 
-    def fork(self, instance_ref: InstanceRef, run_id: str) -> None:
-        try:
-            self._connection.send((instance_ref, run_id))
-            if not self._connection.poll(ANSWER_TIMEOUT):
-                raise TimeoutError(f"no answer within {ANSWER_TIMEOUT} seconds")
-            self._connection.recv()
-        except (OSError, EOFError) as error:
-            self._process.kill()
-            raise RuntimeError("The fork server failed; its own words are in this process's error output") from error
+    @classmethod
+    def receive(cls, connection: socket.socket) -> Self:
+        """Raises `OSError` or `ValueError` if what comes is not one."""
+        connection.settimeout(1)
+        with connection.makefile("rb") as sent:
+            return cls(*json.loads(sent.read()))
 
-    def retire(self) -> None:
-        """Let the server end after its last worker."""
-        self._connection.close()
-        threading.Thread(target=self._process.wait, daemon=True).start()  # otherwise it would become a zombie
-
-
-_servers: dict[tuple[str, ...], _Server] = {}
-_servers_lock = threading.Lock()
-
-
-def _source_files(preload: Iterable[str]) -> set[tuple[str, int]]:
-    """The Python files of the packages of these modules, each with its modification time.
-
-    Installed packages are left out: the launcher itself uses the old ones until it is restarted.
-    """
-    files = set()
-    installed = sysconfig.get_path("purelib")
-    for package in {name.partition(".")[0] for name in preload}:
-        spec = importlib.util.find_spec(package)
-        for folder in (spec and spec.submodule_search_locations) or ():
-            if Path(folder).is_relative_to(installed):
-                continue
-            for path in Path(folder).rglob("*.py"):
-                with suppress(FileNotFoundError):  # just being replaced: the next call sees the difference
-                    files.add((str(path), path.stat().st_mtime_ns))
-    return files
+    def ref(self) -> InstanceRef:
+        return deserialize_value(self.instance, InstanceRef)
 
 
 def _host() -> str:
@@ -246,17 +204,23 @@ def _seconds_from_boot(process: psutil.Process) -> float:
     return process.create_time() - psutil.boot_time()
 
 
-# The functions below run in the server and in the processes it forks.
+# All below runs in the server and in the processes it forks.
 
 
-def serve(launcher_fd: int, preload: Sequence[str]) -> None:
-    """Import everything, then fork a worker per request, until the launcher and the last worker have ended.
+def serve(
+    address: Path,
+    *,
+    preload: Sequence[str],
+    before_run: Callable[[str], None] = lambda _: None,
+    before_report: Callable[[], None] = lambda: None,
+) -> None:
+    """Import the modules, then fork a worker per request, until the process is ended.
 
-    Stays a single thread with no connection to a database, since a fork would copy both in an unknown state.
+    Each worker first calls `before_run` with the run's id, and a process that reports a worker's crash to Dagster
+    calls `before_report`, before either opens a connection. Only this user can connect. The process stays a single
+    thread with no connection to a database, since a fork would copy both in an unknown state.
     """
-    launcher = Connection(launcher_fd)
-    storages = [data.module_name for data in launcher.recv() if isinstance(data, ConfigurableClassData)]
-    for name in (*storages, *preload):
+    for name in preload:
         try:
             for value in vars(importlib.import_module(name)).values():
                 if isinstance(value, dg.Definitions):
@@ -265,54 +229,95 @@ def serve(launcher_fd: int, preload: Sequence[str]) -> None:
             traceback.print_exc()
     gc.collect()
     gc.freeze()  # the collector would otherwise write to, and so copy, every page the workers share
-
-    requests = [launcher]
-    children: dict[int, tuple[int, tuple[InstanceRef, str] | None]] = {}  # sentinel -> pid, the run it executes
-    while requests or children:
-        for ready in wait([*requests, *children]):
-            if isinstance(ready, int):
-                pid, run = children.pop(ready)
-                os.close(ready)
-                exit_code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                if run and exit_code:
-                    explanation = get_run_crash_explanation(f"The run's process ({pid})", exit_code)
-                    pid, sentinel = _fork(launcher, _report_end, *run, explanation)
-                    children[sentinel] = pid, None
-            else:
-                try:
-                    run = launcher.recv()
-                    pid, sentinel = _fork(launcher, _execute_run, *run)
-                    children[sentinel] = pid, run
-                    launcher.send(pid)
-                except (EOFError, ConnectionError):  # the launcher died, or has retired this server
-                    requests.clear()
+    _Server(address, before_run, before_report).serve()
 
 
-def _fork(launcher: Connection, body: Callable[..., None], *args: object) -> tuple[int, int]:
-    """Run body(*args) in a new process; return its id, and a file descriptor that reads as closed once it has ended."""
-    sentinel, writer = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(writer)
-        return pid, sentinel
-    exit_code = 1
-    try:
-        os.setsid()
-        launcher.close()  # otherwise the launcher would not notice the end of the server
-        body(*args)
-        exit_code = 0
-    except BaseException:  # in any case, this process must not return into the server's loop
-        traceback.print_exc()
-    finally:
+class _Child(NamedTuple):
+    """A process of the server: the worker of a run, or one that reports the end of a worker."""
+
+    pid: int
+    request: _Request | None  # what a worker executes
+
+
+class _Server:
+    def __init__(self, address: Path, before_run: Callable[[str], None], before_report: Callable[[], None]) -> None:
+        self._before_run, self._before_report = before_run, before_report
+        self._children: dict[int, _Child] = {}  # by a file descriptor that reads as closed once the process has ended
+        self._selector = selectors.DefaultSelector()
+        self._listening = socket.socket(socket.AF_UNIX)
+        address.unlink(missing_ok=True)  # of a server that was killed
+        before = os.umask(0o077)
+        self._listening.bind(str(address))
+        os.umask(before)
+        self._listening.listen(64)
+        self._selector.register(self._listening, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        while True:
+            for ready, _ in self._selector.select():
+                if ready.fd in self._children:
+                    self._collect(ready.fd)
+                else:
+                    self._answer()
+
+    def _answer(self) -> None:
+        connection, _ = self._listening.accept()
+        with connection:
+            try:
+                request = _Request.receive(connection)
+            except (OSError, ValueError, TypeError):
+                return  # somebody has looked whether the server is there
+            pid = self._fork(lambda: self._execute(request), request)
+            with suppress(OSError):  # the launcher has died
+                connection.sendall(str(pid).encode())
+
+    def _collect(self, sentinel: int) -> None:
+        """Take note of a process's end; have it reported, if that was a crash."""
+        child = self._children.pop(sentinel)
+        self._selector.unregister(sentinel)
+        os.close(sentinel)
+        exit_code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        if child.request is not None and exit_code:
+            explanation = get_run_crash_explanation(f"The run's process ({child.pid})", exit_code)
+            crashed = child.request
+            self._fork(lambda: self._report(crashed, explanation))
+
+    def _execute(self, request: _Request) -> None:
+        self._before_run(request.run_id)
+        _execute_run(request)
+
+    def _report(self, request: _Request, explanation: str) -> None:
+        self._before_report()
+        _report_end(request, explanation)
+
+    def _fork(self, body: Callable[[], None], request: _Request | None = None) -> int:
+        """Run body() in a new process; its id."""
+        sentinel, writer = os.pipe()
+        pid = os.fork()
+        if pid:
+            os.close(writer)
+            self._children[sentinel] = _Child(pid, request)
+            self._selector.register(sentinel, selectors.EVENT_READ)
+            return pid
+        exit_code = 1
         try:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            os.setsid()
+            self._listening.close()  # otherwise a launcher could connect to it after the server's end
+            body()
+            exit_code = 0
+        except BaseException:  # in any case, this process must not return into the server's loop
+            traceback.print_exc()
         finally:
-            os._exit(exit_code)
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(exit_code)
 
 
-def _execute_run(instance_ref: InstanceRef, run_id: str) -> None:
-    with capture_interrupts(), dg.DagsterInstance.from_ref(instance_ref) as instance:
+def _execute_run(request: _Request) -> None:
+    run_id = request.run_id
+    with capture_interrupts(), dg.DagsterInstance.from_ref(request.ref()) as instance:
         run = instance.get_run_by_id(run_id)
         if run is None or run.job_code_origin is None:
             raise RuntimeError(f"Run {run_id} was deleted before it could start, or its job cannot be loaded by name")
@@ -326,9 +331,9 @@ def _execute_run(instance_ref: InstanceRef, run_id: str) -> None:
         _end(instance, run_id, "The run's process ended before the run did.")
 
 
-def _report_end(instance_ref: InstanceRef, run_id: str, explanation: str) -> None:
-    with dg.DagsterInstance.from_ref(instance_ref) as instance:
-        _end(instance, run_id, explanation)
+def _report_end(request: _Request, explanation: str) -> None:
+    with dg.DagsterInstance.from_ref(request.ref()) as instance:
+        _end(instance, request.run_id, explanation)
 
 
 def _end(instance: dg.DagsterInstance, run_id: str, explanation: str) -> None:

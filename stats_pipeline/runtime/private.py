@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).parent
-# Needed in both profiles: the guard of Dagster's UI, and starting stopped sensors.
-IN_EVERY_PROFILE = ("instance", "webserver")
+# Needed in both profiles: Dagster's own commands, its UI, and starting stopped sensors.
+IN_EVERY_PROFILE = ("commands", "instance", "webserver")
 
 
 class Private(NamedTuple):

@@ -1,133 +1,124 @@
-"""Dagster's UI behind a guard: `python -m stats_pipeline.runtime.webserver WORKSPACE`.
+"""Dagster's UI as an ASGI app, to be put behind a guard: read-only for whom the guard does not let change anything.
 
-Dagster's own server asks nobody who he is: a web page in the operator's browser could launch runs and stop every
-sensor. This one listens on loopback only and takes requests only by a name of its own and from its own pages. Who may
-do what on the admin's page is said in `web/auth.py`.
+Who that is, where the app is served, and who may ask for what is the caller's affair.
 """
 
-import argparse
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from http import HTTPStatus
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any, Literal
 
 import dagster as dg
-import uvicorn
-from dagster._core.workspace.context import WorkspaceProcessContext  # the content of the UI, loaded from the file
+from dagster._core.workspace.context import (  # what the UI shows, for the process and for one request
+    WorkspaceProcessContext,
+    WorkspaceRequestContext,
+)
 from dagster._core.workspace.load_target import WorkspaceFileTarget  # the workspace file
 from dagster_webserver.app import create_app_from_workspace_process_context  # the UI, to put a guard in front of it
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocket
 
-# Addresses that are not pages. A link on another site may lead to a page, but not to these: they do or fetch something.
-_NO_PAGES = ("/graphql", "/logs/", "/notebook", "/dagit", "/download_debug/", "/report_", "/server_info")
-_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
-_MAX_HEADERS = 65_536  # bytes
-_GRACE = 3  # seconds for unfinished answers when the process is told to stop
+Kind = Literal["graphql", "log", "dump", "notebook", "report", "about"]
+MayChange = Callable[[MutableMapping[str, Any]], bool]
+
+# The app's addresses that are neither files nor the UI's one page, without the prefix. A name that ends with a slash is
+# the beginning of addresses.
+ADDRESSES: Mapping[str, Kind] = {
+    "/graphql": "graphql",
+    "/logs/": "log",  # what a run has printed
+    "/download_debug/": "dump",  # all events of a run
+    "/notebook": "notebook",
+    "/dagit/notebook": "notebook",
+    "/report_asset_materialization/": "report",
+    "/report_asset_check/": "report",
+    "/report_asset_observation/": "report",
+    "/server_info": "about",
+    "/dagit_info": "about",
+}
+_MAX_QUERY = 1_000_000  # bytes, of who may only look
+# Files that the UI asks for without the prefix.
+FILES_AT_THE_ROOT = frozenset({"/favicon-run-pending.svg", "/favicon-run-success.svg", "/favicon-run-failed.svg"})
 
 
-class OwnPagesOnly:
-    """ASGI: passes on HTTP and WebSocket requests addressed to one of `hosts` and not sent by another site's page."""
+class _Roles(WorkspaceProcessContext):
+    """Decides for each request whether it may change anything."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str], *, may_be_proxied: bool) -> None:
+    def __init__(self, instance: dg.DagsterInstance, workspace: Path, may_change: MayChange) -> None:
+        self._may_change = may_change
+        target = WorkspaceFileTarget([str(workspace)])
+        super().__init__(instance, version=dg.__version__, workspace_load_target=target)
+
+    def create_request_context(self, source: Any = None) -> WorkspaceRequestContext:
+        # Without a request there is nobody who may.
+        may_change = source is not None and self._may_change(source.scope)
+        return WorkspaceRequestContext(
+            instance=self.instance,
+            current_workspace=self.get_current_workspace(),
+            process_context=self,
+            version=self.version,
+            source=source,
+            read_only=not may_change,
+        )
+
+
+class _NoMutations:
+    """ASGI: refuses the mutations of those who may not change anything, as some of Dagster's check no permission."""
+
+    def __init__(self, app: ASGIApp, prefix: str, may_change: MayChange) -> None:
         self._app = app
-        self._hosts = hosts
-        self._may_be_proxied = may_be_proxied
+        self._graphql = f"{prefix}/graphql"
+        self._may_change = may_change
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        elif (refusal := self._refusal(scope)) is None:
-            await self._app(scope, receive, _unframed(send))
-        elif scope["type"] == "websocket":
-            await WebSocket(scope, receive, send).send_denial_response(refusal)
-        else:
-            await refusal(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
-        headers = Headers(scope=scope)
-        if len(headers.getlist("host")) != 1 or headers["host"] not in self._hosts:
-            return _refuse(HTTPStatus.MISDIRECTED_REQUEST, f"ask for one of {', '.join(sorted(self._hosts))}")
-        if not self._may_be_proxied and any(header in headers for header in _PROXY_HEADERS):
-            return _refuse(HTTPStatus.FORBIDDEN, "behind a proxy: set STATS_UI_URL to the address that people use")
-        is_page = scope["type"] == "http" and not scope["path"].startswith(_NO_PAGES)
-        is_visit = (
-            is_page
-            and scope["method"] == "GET"
-            and headers.get("sec-fetch-mode") == "navigate"
-            and headers.get("sec-fetch-dest") == "document"
-        )
-        if self._is_foreign(headers) and not is_visit:
-            return _refuse(HTTPStatus.FORBIDDEN, "another site's page may not do this")
-        if (
-            scope["type"] == "http"
-            and (scope["path"], scope["method"]) == ("/graphql", "GET")
-            and scope["query_string"]
-        ):
-            return _refuse(HTTPStatus.METHOD_NOT_ALLOWED, "send a query with POST")  # a link could be a mutation
-        return None
-
-    def _is_foreign(self, headers: Headers) -> bool:
-        """Whether, by its headers, a page of another site or port has sent it."""
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc not in self._hosts:
-            return True
-        return headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+        if scope["type"] == "http" and scope["path"] == self._graphql and not self._may_change(scope):
+            body = bytearray()
+            async for chunk in Request(scope, receive).stream():
+                body += chunk
+                if len(body) > _MAX_QUERY:
+                    return await _refuse(413, "the query is too long")(scope, receive, send)
+            try:
+                is_mutation = _has_mutation(bytes(body))
+            except RecursionError:
+                return await _refuse(400, "the query is too deep")(scope, receive, send)
+            if is_mutation:
+                return await _refuse(403, "who may only look may change nothing")(scope, receive, send)
+            receive = _replaying(bytes(body), receive)
+        return await self._app(scope, receive, send)
 
 
-def _refuse(status: HTTPStatus, reason: str) -> PlainTextResponse:
-    return PlainTextResponse(f"{status.phrase}: {reason}\n", status)
+def _has_mutation(body: bytes) -> bool:
+    """Whether a mutation could be executed; what cannot be read is answered by Dagster."""
+    try:
+        query = json.loads(body)["query"]
+        operations = [node for node in parse(query).definitions if isinstance(node, OperationDefinitionNode)]
+    except (ValueError, TypeError, KeyError, GraphQLError):
+        return False
+    return any(operation.operation is OperationType.MUTATION for operation in operations)
 
 
-def _unframed(send: Send) -> Send:
-    """Adds the headers that forbid other sites to show an answer in a frame."""
+def _replaying(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body}]
 
-    async def guarded(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers["X-Frame-Options"] = "DENY"
-            headers.append("Content-Security-Policy", "frame-ancestors 'none'")
-        await send(message)
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return guarded
+    return replay
+
+
+def _refuse(status: int, reason: str) -> JSONResponse:
+    return JSONResponse({"errors": [{"message": reason}]}, status)
 
 
 @contextmanager
-def _dagster_app(workspace: str) -> Iterator[ASGIApp]:
-    with (
-        dg.DagsterInstance.get() as instance,
-        WorkspaceProcessContext(
-            instance, version=dg.__version__, workspace_load_target=WorkspaceFileTarget([workspace])
-        ) as context,
-    ):
-        yield create_app_from_workspace_process_context(context)
+def dagster_app(workspace: Path, *, prefix: str, may_change: MayChange) -> Iterator[ASGIApp]:
+    """The UI of the instance in `DAGSTER_HOME`, for the length of the block.
 
-
-def main() -> None:
-    """Serve until SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m stats_pipeline.runtime.webserver", description=__doc__)
-    parser.add_argument("workspace", help="workspace file")
-    parser.add_argument("--host", required=True, help="address to listen on")
-    parser.add_argument("--port", required=True, type=int)
-    parser.add_argument("--proxied-as", metavar="HOST:PORT", help="what people call a reverse proxy in front")
-    given = parser.parse_args()
-    # The hosts under which a browser may reach this server; a foreign name that resolves to this machine is not one.
-    hosts = {f"{name}:{given.port}" for name in ("127.0.0.1", "localhost", "[::1]")} | {given.proxied_as} - {None}
-    with _dagster_app(given.workspace) as app:
-        uvicorn.run(
-            OwnPagesOnly(app, hosts, may_be_proxied=given.proxied_as is not None),
-            host=given.host,
-            port=given.port,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,
-            http="h11",  # the only one of uvicorn's parsers with a limit
-            h11_max_incomplete_event_size=_MAX_HEADERS,
-            timeout_graceful_shutdown=_GRACE,
-        )
-
-
-if __name__ == "__main__":
-    main()
+    It is served below `prefix`, with the prefix in the path. `may_change` is asked with the ASGI scope of each request.
+    Blocks while a code server hangs. The app calls blocking code on its event loop.
+    """
+    with dg.DagsterInstance.get() as instance, _Roles(instance, workspace, may_change) as context:
+        app = create_app_from_workspace_process_context(context, path_prefix=prefix)
+        yield _NoMutations(app, prefix, may_change)

@@ -3,7 +3,9 @@
 The access to each is declared beside the routes in `app.py`; errors are turned into answers there too.
 """
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -17,10 +19,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from stats_pipeline.errors import InvalidJob
 from stats_pipeline.jobs import queue
-from stats_pipeline.jobs.models import Job, Payload
-from stats_pipeline.web.auth import Caller
-from stats_pipeline.web.context import answer, read_json, web_of
+from stats_pipeline.jobs.models import Enqueued, Job, Payload
+from stats_pipeline.web.audit import address_of, record_job
+from stats_pipeline.web.context import Web, answer, read_json, web_of
 from stats_pipeline.web.schemas import CronAnswer, Problem, TenantJob
+from stats_pipeline.web.sessions import Caller
 
 MAX_LIMIT = 100
 ENQUEUE = "/api/admin/enqueue-stats-job"
@@ -32,9 +35,16 @@ async def enqueue(request: Request, caller: Caller) -> Response:
     web = web_of(request)
     web.writable()
     payload = await read_json(request)
-    context = _loggable(payload) | {"caller": caller.name}
+    context = _loggable(payload) | {"caller": caller.name, "address": address_of(request)}
+
+    def enqueue_and_record(connection: Connection[Any]) -> Enqueued:
+        job = queue.enqueue(connection, payload)
+        user = f" for user {context['userId']}" if "userId" in context else ""
+        record_job(connection, request, caller, "launch", job, about=user)
+        return job
+
     try:
-        job = await web.call(lambda connection: queue.enqueue(connection, payload))
+        job = await web.call(enqueue_and_record)
     except InvalidJob as error:
         structlog.get_logger().warning("stats job refused", **context, reason=str(error)[:_LOGGED_TEXT])
         raise
@@ -59,6 +69,7 @@ async def cron(request: Request, caller: Caller) -> Response:
             )
             for enqueued in queue.enqueue_each(connection, [payload]):
                 jobs.append(TenantJob(**enqueued.model_dump(), tenant_id=tenant))
+        record_job(connection, request, caller, "launch", *jobs)
         return jobs
 
     jobs = await web.call(enqueue_all)
@@ -67,7 +78,11 @@ async def cron(request: Request, caller: Caller) -> Response:
             HTTPStatus.SERVICE_UNAVAILABLE, "no job could be enqueued; what was set aside is tried again"
         )
     structlog.get_logger().info(
-        "cron jobs enqueued", caller=caller.name, day=str(today), job_ids=[str(job.job_id) for job in jobs]
+        "cron jobs enqueued",
+        caller=caller.name,
+        address=address_of(request),
+        day=str(today),
+        job_ids=[str(job.job_id) for job in jobs],
     )
     return answer(CronAnswer(**jobs[0].model_dump(exclude={"tenant_id"}), jobs=jobs), HTTPStatus.ACCEPTED)
 
@@ -99,25 +114,43 @@ async def retry(request: Request, caller: Caller) -> Response:
     web.writable()
     failed: UUID = request.path_params["job_id"]
 
-    def find_and_retry(connection: Connection[Any]) -> Any:
+    def find_and_retry(connection: Connection[Any]) -> Enqueued:
         _find(connection, failed)
         try:
-            return queue.retry(connection, failed)
+            job = queue.retry(connection, failed)
         except InvalidJob as error:
             raise HTTPException(HTTPStatus.CONFLICT, str(error)) from None
+        record_job(connection, request, caller, "retry", job, about=f", a retry of {failed}")
+        return job
 
     job = await web.call(find_and_retry)
-    structlog.get_logger().info("stats job retried", caller=caller.name, retry_of=str(failed), job_id=str(job.job_id))
+    structlog.get_logger().info(
+        "stats job retried",
+        caller=caller.name,
+        address=address_of(request),
+        retry_of=str(failed),
+        job_id=str(job.job_id),
+    )
     return answer(job, HTTPStatus.ACCEPTED)
 
 
 async def stream(request: Request, caller: Caller) -> Response:
     """One event per change of a job, until the client goes away or logs out."""
-    events = web_of(request).changes.events(caller.session)
+    web = web_of(request)
+    events = web.changes.events(caller.session)
     if events is None:
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams are open", {"Retry-After": "10"})
     # A proxy that buffers the answer would hold back every event.
-    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    return StreamingResponse(
+        _until_over(events, web, caller), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+    )
+
+
+async def _until_over(events: AsyncIterator[str], web: Web, caller: Caller) -> AsyncIterator[str]:
+    """End the stream with its session."""
+    with web.guard.sessions.watching(caller, partial(web.changes.end, {caller.session or ""})):
+        async for lines in events:
+            yield lines
 
 
 def _find(connection: Connection[Any], job_id: UUID) -> Job:

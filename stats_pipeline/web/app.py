@@ -26,11 +26,16 @@ from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
 from stats_pipeline.jobs.models import Enqueued, Job
 from stats_pipeline.settings import Settings
 from stats_pipeline.web import api, health, metrics, openapi, page
-from stats_pipeline.web.auth import Guard
+from stats_pipeline.web.address import DAGSTER
+from stats_pipeline.web.audit import Audit
+from stats_pipeline.web.auth import Guard, require_admin
 from stats_pipeline.web.context import Web, answer, web_of
+from stats_pipeline.web.dagster_ui import DagsterUI
+from stats_pipeline.web.door import Door
 from stats_pipeline.web.headers import SecurityHeaders
 from stats_pipeline.web.openapi import Access, Operation
 from stats_pipeline.web.schemas import Alive, CronAnswer, EnqueueRequest, Health, Problem
+from stats_pipeline.web.sessions import Caller
 from stats_pipeline.web.stream import JobChanges
 from stats_pipeline.web.trial import Trial
 
@@ -50,12 +55,12 @@ OPERATIONS = (
         "GET",
         _JOBS,
         api.list_jobs,
-        Access.ADMIN,
+        Access.VIEWER,
         {OK: list[Job]},
         query={"limit": {"type": "integer", "minimum": 1, "maximum": api.MAX_LIMIT, "default": 10}},
     ),
-    Operation("GET", f"{_JOBS}/stream", api.stream, Access.ADMIN, {OK: "text/event-stream"}),
-    Operation("GET", f"{_JOBS}/{openapi.JOB_ID}", api.get_job, Access.ADMIN, {OK: Job}),
+    Operation("GET", f"{_JOBS}/stream", api.stream, Access.VIEWER, {OK: "text/event-stream"}),
+    Operation("GET", f"{_JOBS}/{openapi.JOB_ID}", api.get_job, Access.VIEWER, {OK: Job}),
     Operation(
         "POST",
         f"{_JOBS}/{openapi.JOB_ID}/retry",
@@ -64,12 +69,16 @@ OPERATIONS = (
         {ACCEPTED: Enqueued, HTTPStatus.CONFLICT: Problem},
     ),
     Operation("GET", "/health", health.health, Access.OPEN, {OK: Health, HTTPStatus.SERVICE_UNAVAILABLE: Health}),
-    Operation("GET", "/metrics", metrics.metrics, Access.ADMIN, {OK: "text/plain"}),
+    Operation("GET", "/metrics", metrics.metrics, Access.VIEWER, {OK: "text/plain"}),
 )
 
 
-def build_app(settings: Settings, database_url: str) -> Starlette:
-    """The ASGI app. It opens its connections at startup, and needs a migrated database."""
+def build_app(settings: Settings, database_url: str, *, start_key: bytes, ui: DagsterUI | None = None) -> Starlette:
+    """The ASGI app, with the Dagster UI if there is one. It opens its connections at startup, and needs a migrated
+    database.
+
+    Without passwords, logins and sessions are those of the `start_key`, a secret.
+    """
     slots = budget.slots(settings)
     database = Database(
         database_url,
@@ -83,11 +92,13 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
     web = Web(
         settings=settings,
         database=database,
-        guard=Guard(settings, database),
+        guard=Guard(settings, database, start_key),
+        audit=Audit(database),
         changes=JobChanges(database, slots),
         trial=Trial(database),
         templates=page.templates(),
         document=openapi.document(OPERATIONS),
+        dagster_url=DAGSTER if ui is not None else None,
     )
 
     @asynccontextmanager
@@ -95,6 +106,9 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
         with database:
             async with web.changes:
                 yield
+            if ui is not None:
+                # Here, as the server ends the process with the signal that it was told to stop by.
+                await run_in_threadpool(ui.close)
 
     out_of_reach = _unavailable("the database is out of reach", retry_after=5)
     app = Starlette(
@@ -104,7 +118,10 @@ def build_app(settings: Settings, database_url: str) -> Starlette:
             Route("/openapi.json", _openapi),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],
-        middleware=[Middleware(SecurityHeaders, app_url=settings.app_url)],
+        middleware=[
+            Middleware(Door, settings=settings, guard=web.guard, ui=ui),
+            Middleware(SecurityHeaders, app_url=settings.app_url),
+        ],
         exception_handlers={
             HTTPException: _refused,
             InvalidJob: _invalid,
@@ -133,12 +150,9 @@ def _route(path: str, operations: Sequence[Operation]) -> Route:
 
     async def dispatch(request: Request) -> Response:
         operation = by_method["GET" if request.method == "HEAD" else request.method]
-        guard = web_of(request).guard
         arguments: list[object] = [request]
-        if operation.access is Access.CRON:
-            arguments.append(guard.server(request))
-        elif operation.access is Access.ADMIN:
-            arguments.append(await guard.server_or_admin(request))
+        if operation.access is not Access.OPEN:
+            arguments.append(await _let_in(request, operation.access))
         if inspect.iscoroutinefunction(operation.endpoint):
             response: Response = await operation.endpoint(*arguments)
             return response
@@ -148,6 +162,22 @@ def _route(path: str, operations: Sequence[Operation]) -> Route:
     if route.methods is not None and any(operation.access is Access.CRON for operation in operations):
         route.methods.discard("HEAD")  # that GET changes something, so HEAD is rejected
     return route
+
+
+async def _let_in(request: Request, access: Access) -> Caller:
+    """The caller, if this access allows it. A refused key is recorded; raises what the guard raises."""
+    web = web_of(request)
+    try:
+        caller = web.guard.server(request) if access is Access.CRON else await web.guard.server_or_person(request)
+    except HTTPException as error:
+        is_of_key = error.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS)
+        if is_of_key and "authorization" in request.headers:
+            about = f"{error.detail}, {request.method} {request.url.path}"
+            await web.audit.note(request, "key", None, outcome="refused", about=about)
+        raise
+    if access is Access.ADMIN:
+        require_admin(caller)
+    return caller
 
 
 def _openapi(request: Request) -> Response:

@@ -21,6 +21,7 @@ from starlette.templating import Jinja2Templates
 
 from stats_pipeline.database import Database
 from stats_pipeline.settings import Settings
+from stats_pipeline.web.audit import Audit
 from stats_pipeline.web.auth import Guard
 from stats_pipeline.web.stream import JobChanges
 from stats_pipeline.web.trial import Trial
@@ -36,10 +37,12 @@ class Web:
     settings: Settings
     database: Database
     guard: Guard
+    audit: Audit
     changes: JobChanges
     trial: Trial
     templates: Jinja2Templates
     document: dict[str, Any]  # OpenAPI
+    dagster_url: str | None  # of the UI, as our own pages link to it
 
     def writable(self) -> None:
         """Raises 403 in read-only mode."""

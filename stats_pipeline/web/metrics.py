@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stats_pipeline.database import Database
-from stats_pipeline.web.auth import Caller
 from stats_pipeline.web.context import web_of
+from stats_pipeline.web.sessions import Caller
 
 
 def metrics(request: Request, _: Caller) -> Response:

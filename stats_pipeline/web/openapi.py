@@ -24,6 +24,7 @@ class Access(StrEnum):
 
     OPEN = "anyone"
     CRON = "CRON_SECRET"
+    VIEWER = "INTERNAL_API_KEY, or a session"
     ADMIN = "INTERNAL_API_KEY, or the admin's session"
 
 
@@ -49,7 +50,7 @@ class Operation:
         if self.access is not Access.OPEN:
             found |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}
         if self.access is not Access.OPEN and (self.method == "POST" or self.access is Access.CRON):
-            found.add(HTTPStatus.FORBIDDEN)  # read-only mode, or another site's page
+            found.add(HTTPStatus.FORBIDDEN)  # a viewer, read-only mode, or another site's page
         if self.body is not None:
             found |= {
                 HTTPStatus.BAD_REQUEST,
@@ -91,7 +92,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         }
         if operation.access is Access.CRON:
             described["security"] = [{"cronSecret": []}]
-        elif operation.access is Access.ADMIN:
+        elif operation.access is not Access.OPEN:
             described["security"] = [{"apiKey": []}, {"session": []}]
         parameters = [
             {"name": name, "in": "query", "required": False, "schema": schema}
@@ -130,7 +131,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
                     "type": "apiKey",
                     "in": "cookie",
                     "name": COOKIE,
-                    "description": "An admin session, begun at /login.",
+                    "description": "A session, begun at /login. A viewer's may only read; anything else is 403.",
                 },
             },
         },

@@ -3,6 +3,8 @@
 Every form works without JavaScript; with it, the page calls the JSON API and updates automatically (`static/info.js`).
 """
 
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -12,6 +14,7 @@ from uuid import UUID, uuid4
 import psycopg
 import structlog
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from psycopg import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,16 +24,17 @@ from starlette.templating import Jinja2Templates
 
 from stats_pipeline.database import run, run_one
 from stats_pipeline.errors import DatabaseUnavailable, InvalidJob, one_line
-from stats_pipeline.jobs import queue
-from stats_pipeline.jobs.models import Payload
-from stats_pipeline.settings import Settings
+from stats_pipeline.jobs import audit, queue
+from stats_pipeline.jobs.models import Enqueued, Payload
 from stats_pipeline.web import view
-from stats_pipeline.web.address import local_url
-from stats_pipeline.web.auth import COOKIE, Caller
+from stats_pipeline.web.address import DAGSTER, INFO, LOGIN
+from stats_pipeline.web.audit import address_of, record_job
+from stats_pipeline.web.auth import COOKIE, require_admin
 from stats_pipeline.web.context import Web, read_form, web_of
+from stats_pipeline.web.sessions import Caller, Role
 
-INFO = "/admin/info"
 _SHOWN_JOBS = 10
+_SHOWN_ACTIVITY = 20
 _SHOWN_ERROR = "the database is out of reach"
 
 
@@ -60,25 +64,26 @@ def problem(request: Request, status: HTTPStatus, reason: str) -> Response:
 async def info(request: Request) -> Response:
     """The whole page. If the database is out of reach it says so, and recovers when the database does."""
     guard = web_of(request).guard
-    to_login = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+    to_login = RedirectResponse(LOGIN, HTTPStatus.SEE_OTHER)
     caller = guard.signed(request)
     if caller is None:
         return to_login
     status = HTTPStatus.OK
     try:
-        if await guard.is_logged_out(caller):
+        if await guard.sessions.is_over(caller):
             return to_login
         content = await run_in_threadpool(_content, request, caller) | {"error": None}
+        content["activity"] = await run_in_threadpool(_activity, request, caller)
     except (DatabaseUnavailable, psycopg.OperationalError) as error:
         structlog.get_logger().debug(_SHOWN_ERROR, path=request.url.path, reason=one_line(error))
-        content = _frame(request, caller) | {"error": _SHOWN_ERROR, "jobs": []}
+        content = _frame(request, caller) | {"error": _SHOWN_ERROR, "jobs": [], "activity": None}
         status = HTTPStatus.SERVICE_UNAVAILABLE
     return await run_in_threadpool(_render, request, "info.html", **content, status_code=status)
 
 
 async def jobs(request: Request) -> Response:
     """Only the live part of the page."""
-    caller = await web_of(request).guard.admin(request)
+    caller = await web_of(request).guard.person(request)
     if caller is None:
         raise HTTPException(HTTPStatus.UNAUTHORIZED, "the session is over: log in again")
     content = await run_in_threadpool(_content, request, caller)
@@ -88,14 +93,14 @@ async def jobs(request: Request) -> Response:
 def _frame(request: Request, caller: Caller) -> dict[str, Any]:
     web = web_of(request)
     return {
-        "token": web.guard.form_token(caller),
-        "read_only": web.settings.read_only,
+        "token": web.guard.sessions.form_token(caller),
+        "role": caller.role.value,
+        "read_only": web.settings.read_only or caller.role is not Role.ADMIN,
         "tenants": web.settings.tenants,
-        "has_login": web.guard.password is not None,
         "request_id": uuid4(),
         "pressed": request.query_params.get("job"),  # the job that the button was last pressed for
         "pressed_status": None,
-        "dagster_url": dagster_url(web.settings),
+        "dagster_url": web.dagster_url,
     }
 
 
@@ -107,11 +112,12 @@ def _content(request: Request, caller: Caller) -> dict[str, Any]:
         durations = run(connection, "list_durations")
         set_aside = queue.list_set_aside(connection)
     now = datetime.now(UTC)
-    url = dagster_url(web.settings)
     frame = _frame(request, caller)
     return frame | {
         "pressed_status": next((job.status for job in found if str(job.id) == frame["pressed"]), None),
-        "jobs": [view.job_row(job, web.settings.functions, usual, now=now, dagster_url=url) for job in found],
+        "jobs": [
+            view.job_row(job, web.settings.functions, usual, now=now, dagster_url=web.dagster_url) for job in found
+        ],
         "overview": usual,
         "set_aside": set_aside,
         "strip": view.strip(durations),
@@ -119,83 +125,137 @@ def _content(request: Request, caller: Caller) -> dict[str, Any]:
     }
 
 
-def dagster_url(settings: Settings) -> str:
-    """The URL of Dagster's UI for the admin's browser."""
-    if settings.ui_url is not None:
-        return str(settings.ui_url).rstrip("/")
-    return local_url(settings.loopback_host, settings.ui_port)
+def _activity(request: Request, caller: Caller) -> list[audit.Entry] | None:
+    """The last rows of the audit, for an admin only: they name people and addresses."""
+    if caller.role is not Role.ADMIN:
+        return None
+    with web_of(request).database.connection() as connection:
+        return audit.latest(connection, _SHOWN_ACTIVITY)
 
 
 async def enqueue(request: Request) -> Response:
     """The button, without JavaScript. A form that is sent twice creates only one job."""
-    web, form = await _admin_form(request)
+    web, caller, form = await _admin_form(request)
     payload = Payload(
         triggered_by="admin",
         request_id=form.get("requestId", ""),
         user_id="admin",
         tenant_id=form.get("tenantId") or None,
     ).as_json()
-    job = await web.call(lambda connection: queue.enqueue(connection, payload))
-    structlog.get_logger().info("stats job enqueued", caller="admin", triggeredBy="admin", job_id=str(job.job_id))
+
+    def enqueue_and_record(connection: Connection[Any]) -> Enqueued:
+        job = queue.enqueue(connection, payload)
+        record_job(connection, request, caller, "launch", job)
+        return job
+
+    job = await web.call(enqueue_and_record)
+    structlog.get_logger().info(
+        "stats job enqueued",
+        caller=caller.name,
+        address=address_of(request),
+        triggeredBy="admin",
+        job_id=str(job.job_id),
+    )
     return RedirectResponse(f"{INFO}?job={job.job_id}", HTTPStatus.SEE_OTHER)
 
 
 async def retry(request: Request) -> Response:
     """Retry, without JavaScript."""
-    web, form = await _admin_form(request)
+    web, caller, form = await _admin_form(request)
     try:
         failed = UUID(form.get("job", ""))
     except ValueError:
         raise InvalidJob("job must be the id of a failed job") from None
-    job = await web.call(lambda connection: queue.retry(connection, failed))
-    structlog.get_logger().info("stats job retried", caller="admin", retry_of=str(failed), job_id=str(job.job_id))
+
+    def retry_and_record(connection: Connection[Any]) -> Enqueued:
+        job = queue.retry(connection, failed)
+        record_job(connection, request, caller, "retry", job, about=f", a retry of {failed}")
+        return job
+
+    job = await web.call(retry_and_record)
+    structlog.get_logger().info(
+        "stats job retried",
+        caller=caller.name,
+        address=address_of(request),
+        retry_of=str(failed),
+        job_id=str(job.job_id),
+    )
     return RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
 
 
-async def _admin_form(request: Request) -> tuple[Web, dict[str, str]]:
+async def _admin_form(request: Request) -> tuple[Web, Caller, dict[str, str]]:
     web = web_of(request)
-    caller = await web.guard.admin(request)
+    caller = await web.guard.person(request)
     if caller is None:
         raise HTTPException(HTTPStatus.UNAUTHORIZED, "the session is over: log in again")
     form = await read_form(request)
     web.guard.check_form(request, caller, form.get("token", ""))
+    require_admin(caller)
     web.writable()
-    return web, form
+    return web, caller, form
 
 
 async def login_page(request: Request) -> Response:
-    """The login page; redirects to the admin's page if no login is needed."""
-    guard = web_of(request).guard
-    if await guard.admin(request) is not None:
-        return RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
-    return _render(request, "login.html", is_wrong=False, has_login=guard.password is not None)
+    """The login page; redirects to the page that was asked for if no login is needed.
+
+    A login link only leads here: a program that looks at the link does not use it up.
+    """
+    if await web_of(request).guard.person(request) is not None:
+        return RedirectResponse(_next(request.query_params), HTTPStatus.SEE_OTHER)
+    return await _login_form(request, request.query_params, HTTPStatus.OK)
 
 
 async def login(request: Request) -> Response:
-    """Check the password."""
-    guard = web_of(request).guard
-    guard.same_origin(request)
+    """Check the password, or the key of the login link."""
+    web = web_of(request)
+    web.guard.same_origin(request)
     form = await read_form(request)
-    response: Response = RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
-    if guard.log_in(request, response, form.get("password", "")):
+    response: Response = RedirectResponse(_next(form), HTTPStatus.SEE_OTHER)
+    key = form.get("key", "")
+    try:
+        role = await web.guard.log_in(request, response, password=form.get("password", ""), key=key)
+    except HTTPException as error:
+        await web.audit.note(request, "login", None, outcome="refused", about=error.detail)
+        raise
+    if role is not None:
+        await web.audit.note(request, "login", Caller(role.value, role, None))
         return response
-    structlog.get_logger().warning("wrong password", client=request.client.host if request.client else None)
-    wrong = HTTPStatus.UNAUTHORIZED
-    has_login = guard.password is not None
-    return _render(request, "login.html", is_wrong=has_login, has_login=has_login, status_code=wrong)
+    about = "wrong or used login link" if key else "wrong password"
+    await web.audit.note(request, "login", None, outcome="refused", about=about)
+    return await _login_form(request, form, HTTPStatus.UNAUTHORIZED)
+
+
+async def _login_form(request: Request, given: Mapping[str, str], status: HTTPStatus) -> Response:
+    guard = web_of(request).guard
+    content = {
+        "is_wrong": status is HTTPStatus.UNAUTHORIZED,
+        "has_password": guard.has_password,
+        "is_link_used": await guard.is_link_used(),
+        "key": given.get("key", ""),
+        "next": _next(given),
+    }
+    return _render(request, "login.html", **content, status_code=status)
+
+
+def _next(given: Mapping[str, str]) -> str:
+    """Where to go after the login: a page of the Dagster UI that was asked for, or ours. Never to another site."""
+    wanted = given.get("next", "")
+    is_dagster = re.fullmatch(rf"{DAGSTER}([/?][!-\[\]-~]*)?", wanted)  # printable, without a backslash
+    return wanted if is_dagster else INFO
 
 
 async def logout(request: Request) -> Response:
-    """End the session, for every browser that has its cookie, and its event streams."""
+    """End the session, for every browser that has its cookie, with its event streams and WebSockets."""
     web = web_of(request)
-    caller = await web.guard.admin(request)
+    caller = await web.guard.person(request)
     if caller is not None:
         web.guard.check_form(request, caller, (await read_form(request)).get("token", ""))
-        if caller.session is not None and web.guard.password is not None:
-            await web.guard.log_out(caller.session)
-            web.changes.end({caller.session})
-    response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+        if caller.session is not None:
+            await web.guard.sessions.end(caller.session)
+            await web.audit.note(request, "logout", caller)
+    response = RedirectResponse(LOGIN, HTTPStatus.SEE_OTHER)
     response.delete_cookie(COOKIE)
+    response.headers["Clear-Site-Data"] = '"cache", "storage"'  # the Dagster UI keeps what it has shown
     return response
 
 
@@ -216,8 +276,8 @@ def _render(request: Request, name: str, *, status_code: int = HTTPStatus.OK, **
 
 ROUTES = [
     Route("/", to_info),
-    Route("/login", login_page, methods=["GET"]),
-    Route("/login", login, methods=["POST"]),
+    Route(LOGIN, login_page, methods=["GET"]),
+    Route(LOGIN, login, methods=["POST"]),
     Route("/logout", logout, methods=["POST"]),
     Route(INFO, info),
     Route(f"{INFO}/jobs", jobs),

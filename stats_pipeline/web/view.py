@@ -86,7 +86,7 @@ def overview(row: Mapping[str, Any]) -> Overview:
 
 
 def job_row(
-    job: Job, functions: Sequence[StatsFunction], usual: Overview, *, now: datetime, dagster_url: str
+    job: Job, functions: Sequence[StatsFunction], usual: Overview, *, now: datetime, dagster_url: str | None
 ) -> JobRow:
     """One job. Any program may write `results`, so its shape is not relied on."""
     results = job.results or {}
@@ -104,7 +104,7 @@ def job_row(
         pending=_texts(cache.get("pending")),
         coalesced_with=_texts(coalesced.get("first")),
         coalesced=_whole(coalesced.get("count")) or 0,
-        run_url=f"{dagster_url}/runs/{job.run_id}" if job.run_id else None,
+        run_url=f"{dagster_url}/runs/{job.run_id}" if job.run_id and dagster_url else None,
     )
 
 

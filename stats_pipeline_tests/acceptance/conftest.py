@@ -13,11 +13,11 @@ import pytest
 from stats_pipeline.demo import league
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import KEY, App, take_all
-from stats_pipeline_tests.acceptance.processes import Pipeline
+from stats_pipeline_tests.acceptance.processes import PASSWORD, Pipeline
 from stats_pipeline_tests.ports import free_port
 
 COMMAND = str(Path(sys.executable).with_name("stats-pipeline"))
-COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "run-direct", "doctor", "job", "retry")
+COMMANDS = ("up", "demo", "migrate", "enqueue", "jobs", "activity", "run-direct", "doctor", "job", "retry")
 NO_JOB = "00000000-0000-4000-8000-000000000000"
 Result = subprocess.CompletedProcess[str]
 Cli = Callable[..., Result]
@@ -34,14 +34,9 @@ def app() -> Iterator[App]:
 
 
 @pytest.fixture(scope="module")
-def ui_port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory, app: App, ui_port: int) -> Iterator[Pipeline]:
+def pipeline(tmp_path_factory: pytest.TempPathFactory, app: App) -> Iterator[Pipeline]:
     """`stats-pipeline up`, and the demo's league in its database."""
-    started = Pipeline(tmp_path_factory.mktemp("up"), app, {"STATS_UI_PORT": str(ui_port)})
+    started = Pipeline(tmp_path_factory.mktemp("up"), app, {})
     app.version = dict
     started.start()
     try:
@@ -59,8 +54,8 @@ def environment(home: Path, **settings: str) -> dict[str, str]:
     return {
         **os.environ,
         "STATS_HOME": str(home),
-        "STATS_UI_PORT": str(free_port()),
-        "STATS_WEB_PORT": str(free_port()),
+        "STATS_PORT": str(free_port()),
+        "ADMIN_PASSWORD": PASSWORD,
         **settings,
     }
 

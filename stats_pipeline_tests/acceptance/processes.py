@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import httpx
 import psutil
 import psycopg
 from psycopg import Connection
@@ -31,7 +33,8 @@ from stats_pipeline_tests.ports import free_port
 
 RPCS = sorted(function.rpc for function in STATS_FUNCTIONS)
 RPC_OF_TAG = {tag: function.rpc for function in STATS_FUNCTIONS for tag in function.cache_tags}
-DAEMON = "stats_pipeline.runtime.daemon"
+DAEMON, CODE_SERVER, FORK_SERVER, DOOR = "daemon", "code server", "fork server", "door"  # the children of `up`
+PASSWORD = "the password of the admin"
 PATIENCE = 90  # seconds; only a broken pipeline ever needs them
 
 # As from a terminal, also where the tests themselves run under nohup, which children inherit.
@@ -131,8 +134,8 @@ class Pipeline:
         self._environment = {
             **os.environ,
             "STATS_HOME": str(home),
-            "STATS_UI_PORT": str(free_port()),
-            "STATS_WEB_PORT": str(free_port()),
+            "STATS_PORT": str(free_port()),
+            "ADMIN_PASSWORD": PASSWORD,
             "NEXT_PUBLIC_APP_URL": app.url,
             "INTERNAL_API_KEY": KEY,
             **settings,
@@ -187,6 +190,30 @@ class Pipeline:
         (row,) = self.query(statement, *parameters)
         (value,) = row.values()
         return value
+
+    # The door.
+
+    @property
+    def door(self) -> str:
+        """The address of page, API and the Dagster UI."""
+        return f"http://127.0.0.1:{self._environment['STATS_PORT']}"
+
+    @contextmanager
+    def log_in(self) -> Iterator[httpx.Client]:
+        """The admin's browser."""
+        with httpx.Client(base_url=self.door, timeout=30, trust_env=False) as client:
+            answer = client.post("/login", data={"password": self._environment["ADMIN_PASSWORD"]})
+            assert answer.status_code == 303, answer.text
+            yield client
+
+    def ask_dagster(self, query: str, **variables: Any) -> Any:
+        """Ask what the Dagster UI asks, once it is there."""
+        body = {"query": query, "variables": variables}
+        with self.log_in() as client:
+            until(lambda: client.get("/dagster/server_info").status_code == HTTPStatus.OK, "the Dagster UI")
+            answer = client.post("/dagster/graphql", json=body).json()
+        assert "errors" not in answer, answer
+        return answer["data"]
 
     def install_witness(self) -> None:
         """Log every call of a stats function, and put the gates in place."""
@@ -268,11 +295,11 @@ class Pipeline:
         assert self._process is not None
         return psutil.Process(self._process.pid).children()
 
-    def child_pid(self, module: str) -> int | None:
-        """The process of `up` that runs this module, for example `DAEMON`."""
+    def child_pid(self, name: str) -> int | None:
+        """The child of `up` with this name, for example `DAEMON`."""
         for child in self.children():
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if module in child.cmdline():
+                if " ".join(child.cmdline()).strip() == f"stats-pipeline: {name}":
                     return child.pid
         return None
 
@@ -287,10 +314,11 @@ class Pipeline:
             between.append(ancestor.pid)
         return []
 
-    def kill_daemon(self) -> int:
-        """Kill the daemon once it is there; `up` starts another one."""
-        killed = until(lambda: self.child_pid(DAEMON), "a daemon")
+    def kill_child(self, name: str) -> int:
+        """Kill a child of `up` once it is there, and wait for the one that `up` starts in its place; the old pid."""
+        killed = until(lambda: self.child_pid(name), f"a {name}")
         kill(killed)
+        until(lambda: self.child_pid(name) not in (None, killed), f"another {name}")
         return killed
 
     def control_server(self, *arguments: str) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import Connection
 
+from stats_pipeline.jobs import audit
 from stats_pipeline_tests.acceptance.conftest import COMMANDS, NO_JOB, Cli, refusal, run
 from stats_pipeline_tests.acceptance.processes import Pipeline
 
@@ -23,8 +25,8 @@ def test_a_second_up_beside_the_first_says_so(cli: Cli, pipeline: Pipeline) -> N
 def test_a_port_in_use_is_named(tmp_path: Path, command: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        message = refusal(run(tmp_path, *command, STATS_UI_PORT=port))
-    assert message.startswith(f"STATS_UI_PORT: port {port} on 127.0.0.1 cannot be used")
+        message = refusal(run(tmp_path, *command, STATS_PORT=port))
+    assert message.startswith(f"STATS_PORT: port {port} on 127.0.0.1 cannot be used")
     assert not (tmp_path / "postgres").exists()
 
 
@@ -53,7 +55,7 @@ def test_a_database_url_that_is_none_is_named_without_its_password(tmp_path: Pat
 
 def test_a_database_that_is_not_migrated_is_told_to_be(tmp_path: Path, create_database: Callable[..., str]) -> None:
     url = create_database()
-    for command in (("jobs",), ("enqueue",), ("retry", NO_JOB), ("reconcile",)):
+    for command in (("jobs",), ("activity",), ("enqueue",), ("retry", NO_JOB), ("reconcile",)):
         assert "stats-pipeline migrate" in refusal(run(tmp_path, *command, STATS_DATABASE_URL=url))
 
 
@@ -105,6 +107,27 @@ def test_waiting_for_a_job_that_nobody_works_on_ends(tmp_path: Path, database_ur
 def test_an_empty_list_of_jobs_says_so(tmp_path: Path, database_url: str) -> None:
     assert run(tmp_path, "jobs", STATS_DATABASE_URL=database_url).stdout == "No background jobs found\n"
     assert json.loads(run(tmp_path, "jobs", "--json", STATS_DATABASE_URL=database_url).stdout) == []
+
+
+def test_activity_lists_who_did_what(tmp_path: Path, database_url: str, connection: Connection[Any]) -> None:
+    assert run(tmp_path, "activity", STATS_DATABASE_URL=database_url).stdout == "Nothing yet\n"
+    for number in range(3):
+        audit.record(connection, action="launch", who="server", role="admin", address="::1", about=f"job {number}")
+    for _ in range(12):
+        audit.record(connection, action="login", outcome="refused", who="unknown", role="unknown", address="192.0.2.1")
+    shown = run(tmp_path, "activity", STATS_DATABASE_URL=database_url).stdout.splitlines()
+    assert shown[0].split() == ["Time", "Who", "What", "From"]
+    assert [line.split()[2:] for line in shown[1:3]] == [
+        ["unknown", "login", "refused,", "2", "times", "192.0.2.1"],
+        ["unknown", "login", "refused", "192.0.2.1"],
+    ]
+    assert shown[-1].split()[2:] == ["server", "(admin)", "launch:", "job", "0", "::1"]
+    entries = json.loads(run(tmp_path, "activity", "--limit", "12", "--json", STATS_DATABASE_URL=database_url).stdout)
+    assert len(entries) == 12
+    assert {**entries[-1], "at": ""} == {
+        **{"at": "", "action": "launch", "outcome": "done", "who": "server", "role": "admin", "address": "::1"},
+        **{"about": "job 2", "times": 1},
+    }
 
 
 def test_reconcile_says_each_repair_in_a_sentence(tmp_path: Path, database_url: str, query: Callable[..., Any]) -> None:

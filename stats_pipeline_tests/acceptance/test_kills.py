@@ -12,7 +12,18 @@ from uuid import UUID, uuid4
 import pytest
 
 from stats_pipeline_tests.acceptance.app_server import Call, Hold
-from stats_pipeline_tests.acceptance.processes import RPCS, Pipeline, is_gone, kill, running, until
+from stats_pipeline_tests.acceptance.processes import (
+    CODE_SERVER,
+    DAEMON,
+    DOOR,
+    FORK_SERVER,
+    RPCS,
+    Pipeline,
+    is_gone,
+    kill,
+    running,
+    until,
+)
 from stats_pipeline_tests.acceptance.soundness import assert_sound
 
 
@@ -194,7 +205,7 @@ def test_the_daemon_is_killed_between_the_queue_and_the_launch(pipeline: Pipelin
     with pipeline.locked("dagster.runs"):  # the daemon looks there before it launches
         job = pipeline.enqueue(tenant)
         until(lambda: pipeline.value(leased, tenant), "the lease")
-        pipeline.kill_daemon()
+        pipeline.kill_child(DAEMON)
     (row,) = assert_sound(pipeline, [job])
     assert row["attempts"] == 1
     assert calls(pipeline, tenant) == RPCS
@@ -204,8 +215,26 @@ def test_the_daemon_is_killed_while_a_run_is_in_flight(pipeline: Pipeline, tenan
     with pipeline.gate("functions"):
         job = pipeline.enqueue(tenant)
         the_waiting_run(pipeline)
-        killed = pipeline.kill_daemon()
-        until(lambda: pipeline.child_pid("stats_pipeline.runtime.daemon") not in (None, killed), "another daemon")
+        pipeline.kill_child(DAEMON)
     (row,) = assert_sound(pipeline, [job])
     assert row["attempts"] == 1  # the run outlived the daemon
     assert calls(pipeline, tenant) == RPCS
+
+
+@pytest.mark.parametrize("name", [CODE_SERVER, FORK_SERVER, DOOR])
+def test_a_process_is_killed_while_a_run_is_in_flight(name: str, pipeline: Pipeline, tenant: UUID) -> None:
+    """The run goes on, and the next job finds a new process."""
+    with pipeline.gate("functions"):
+        job = pipeline.enqueue(tenant)
+        the_waiting_run(pipeline)
+        pipeline.kill_child(name)
+    (row,) = assert_sound(pipeline, [job])
+    assert row["attempts"] == 1
+    assert_sound(pipeline, [pipeline.enqueue(tenant)])
+    assert calls(pipeline, tenant) == sorted(RPCS * 2)
+
+
+def test_the_fork_server_is_killed_before_the_launch(pipeline: Pipeline, tenant: UUID) -> None:
+    kill(until(lambda: pipeline.child_pid(FORK_SERVER), "a fork server"))
+    (row,) = assert_sound(pipeline, [pipeline.enqueue(tenant)])
+    assert row["attempts"] == 1

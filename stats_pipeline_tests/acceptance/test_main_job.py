@@ -1,6 +1,5 @@
 """The main job with real processes: enqueued in each way, up to the filled tables and the app, and its failures."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -8,7 +7,6 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -254,17 +252,9 @@ mutation Launch($params: ExecutionParams!) {
 
 
 @pytest.fixture
-def ask(pipeline: Pipeline, ui_port: int) -> Callable[..., Any]:
+def ask(pipeline: Pipeline) -> Callable[..., Any]:
     """Ask the web server what the UI asks it."""
-
-    def call(query: str, **variables: Any) -> Any:
-        url = f"http://127.0.0.1:{ui_port}/graphql"
-        response = httpx.post(url, json={"query": query, "variables": variables}, timeout=30, trust_env=False)
-        answer = response.json()
-        assert "errors" not in answer, json.dumps(answer)
-        return answer["data"]
-
-    return call
+    return pipeline.ask_dagster
 
 
 def launched(

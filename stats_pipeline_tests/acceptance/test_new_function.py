@@ -97,8 +97,8 @@ def test_what_was_forgotten_is_said(copy: Path) -> None:
 
 
 def test_the_demo_runs_it(copy: Path) -> None:
-    ports = {"STATS_UI_PORT": str(free_port()), "STATS_WEB_PORT": str(free_port())}
-    finished = run(copy, "stats_pipeline", "demo", "--exit", "--json", STATS_HOME=str(copy / "h"), **ports)
+    port = {"STATS_PORT": str(free_port())}
+    finished = run(copy, "stats_pipeline", "demo", "--exit", "--json", STATS_HOME=str(copy / "h"), **port)
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
     assert len(result["functions"]) == len(STATS_FUNCTIONS) + 1

@@ -104,8 +104,8 @@ def test_an_index_would_take_it(wheel: Path) -> None:
 
 def test_the_demo_and_migrate_work_in_an_empty_folder(installed: Installed) -> None:
     before = files(installed.site_packages)
-    ports = {"STATS_UI_PORT": str(free_port()), "STATS_WEB_PORT": str(free_port())}
-    result = json.loads(installed.run("stats-pipeline", "demo", "--exit", "--json", **ports))
+    port = {"STATS_PORT": str(free_port())}
+    result = json.loads(installed.run("stats-pipeline", "demo", "--exit", "--json", **port))
     assert result["status"] == "completed"
     assert {function.rpc for function in STATS_FUNCTIONS} == set(result["functions"])
     assert [path.name for path in installed.folder.iterdir()] == [".stats-pipeline"]

@@ -3,7 +3,6 @@ environment, other pages in the browser, and a database that dies.
 """
 
 import json
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
-from websockets.typing import Origin, Subprotocol
 
 from stats_pipeline import database
 from stats_pipeline.database import embedded, migrate
@@ -82,11 +78,6 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         app.stop()
 
 
-@pytest.fixture(scope="module")
-def ui(pipeline: Pipeline) -> str:
-    return f"127.0.0.1:{pipeline._environment['STATS_UI_PORT']}"
-
-
 def do_a_job(pipeline: Pipeline) -> dict[str, Any]:
     job_id = pipeline.enqueue()
     return until(lambda: (job := pipeline.job(job_id))["completed_at"] and job, "the end of the job")
@@ -99,104 +90,11 @@ def test_a_job_is_done_and_its_tags_reach_the_app(pipeline: Pipeline) -> None:
     assert "PGPORT is PostgreSQL's and has no effect" in pipeline.log.read_text()
 
 
-def test_no_process_has_a_variable_that_it_does_not_need(pipeline: Pipeline) -> None:
-    with pipeline.gate("functions"):
-        pipeline.enqueue()
-        runs = until(pipeline.run_pids, "a run")
-        found = {process.pid: process.environ() for process in [*pipeline.children(), *_processes(runs)]}
-    page = pipeline.child_pid("stats_pipeline.web")
-    for pid, environment in found.items():
-        assert not environment.keys() & HOSTILE_ENVIRONMENT.keys() - {"DAGSTER_HOME", "LC_ALL"}
-        values = " ".join(environment.values())
-        assert (PASSWORD in values, SECRET in values, BYPASS in values) == ((pid == page,) * 2 + (pid != page,))
-    assert len(found) >= 5
-
-
-def _processes(pids: list[int]) -> list[psutil.Process]:
-    return [psutil.Process(pid) for pid in pids]
-
-
-def test_dagsters_ui_listens_on_loopback_only(pipeline: Pipeline, ui: str) -> None:
-    server = psutil.Process(pipeline.child_pid("stats_pipeline.runtime.webserver"))
-    listening = [c.laddr for c in server.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN]
-    assert [f"{address.ip}:{address.port}" for address in listening] == [ui]
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "headers", "status"),
-    [
-        ("GET", "/runs", {}, 200),
-        ("GET", "/runs", {"Host": "evil.example"}, 421),
-        ("GET", "/runs", {"Host": "127.0.0.1:1"}, 421),
-        ("GET", "/runs", {"X-Forwarded-For": "192.0.2.1"}, 403),
-        # A link on another site leads to a page, and to nothing else.
-        (
-            "GET",
-            "/runs",
-            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
-            200,
-        ),
-        (
-            "GET",
-            "/runs",
-            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
-            403,
-        ),
-        ("GET", "/runs", {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}, 403),
-        (
-            "GET",
-            "/download_debug/1",
-            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
-            403,
-        ),
-        ("GET", "/graphql?query={version}", {}, 405),
-        ("POST", "/graphql", {}, 200),
-        ("POST", "/graphql", {"Origin": "http://{ui}"}, 200),
-        ("POST", "/graphql", {"Origin": "http://evil.example"}, 403),
-        ("POST", "/graphql", {"Origin": "http://127.0.0.1:8080"}, 403),
-        ("POST", "/graphql", {"Origin": "null"}, 403),
-        ("POST", "/graphql", {"Sec-Fetch-Site": "cross-site"}, 403),
-        ("POST", "/graphql", {"Host": "evil.example"}, 421),
-        ("POST", "/report_asset_materialization/stats", {"Origin": "http://evil.example"}, 403),
-    ],
-)
-def test_dagsters_ui_is_for_its_own_pages(
-    ui: str, method: str, path: str, headers: dict[str, str], status: int
-) -> None:
-    headers = {name: value.replace("{ui}", ui) for name, value in headers.items()}
-    body = {"query": "{version}"} if method == "POST" else None
-    answer = httpx.request(method, f"http://{ui}{path}", headers=headers, timeout=20, json=body)
-    assert answer.status_code == status, answer.text[:300]
-    if status == 200:
-        assert answer.headers["x-frame-options"] == "DENY"
-        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
-
-
-def test_a_request_of_megabytes_is_cut_off(ui: str) -> None:
-    with socket.create_connection(("127.0.0.1", int(ui.partition(":")[2])), timeout=20) as connection:
-        connection.sendall(f"GET /runs HTTP/1.1\r\nHost: {ui}\r\nX-Long: ".encode())
-        with pytest.raises(OSError, match=r"reset|Broken pipe"):
-            connection.sendall(b"x" * 20_000_000)
-
-
-def test_so_is_its_web_socket(ui: str) -> None:
-    address = f"ws://{ui}/graphql"
-    with connect(address, subprotocols=[Subprotocol("graphql-ws")], origin=Origin(f"http://{ui}")) as own:
-        own.send(json.dumps({"type": "connection_init"}))
-        assert json.loads(own.recv(timeout=10))["type"] == "connection_ack"
-    with pytest.raises(InvalidStatus) as refused:
-        connect(address, subprotocols=[Subprotocol("graphql-ws")], origin=Origin("http://evil.example"))
-    assert refused.value.response.status_code == 403
-
-
-def test_a_stopped_sensor_is_named_and_the_next_start_starts_it(pipeline: Pipeline, ui: str) -> None:
-    port = pipeline._environment["STATS_WEB_PORT"]
-    [relay] = [sensor for sensor in _sensors(ui) if sensor["name"] == "stats_relay"]
-    _ask(ui, "mutation($id: String!) { stopSensor(id: $id) { __typename } }", id=relay["id"])
+def test_a_stopped_sensor_is_named_and_the_next_start_starts_it(pipeline: Pipeline) -> None:
+    [relay] = [sensor for sensor in _sensors(pipeline) if sensor["name"] == "stats_relay"]
+    pipeline.ask_dagster("mutation($id: String!) { stopSensor(id: $id) { __typename } }", id=relay["id"])
     health = until(
-        lambda: (
-            (found := httpx.get(f"http://127.0.0.1:{port}/health", timeout=20).json())["sensor"]["silent"] and found
-        ),
+        lambda: (found := httpx.get(f"{pipeline.door}/health", timeout=20).json())["sensor"]["silent"] and found,
         "the silence of a sensor",
     )
     assert (health["status"], health["sensor"]["status"]) == ("degraded", "late")
@@ -212,18 +110,11 @@ def test_a_stopped_sensor_is_named_and_the_next_start_starts_it(pipeline: Pipeli
     assert do_a_job(pipeline)["status"] == "completed"
 
 
-def _sensors(ui: str) -> Any:
-    return _ask(
-        ui,
+def _sensors(pipeline: Pipeline) -> Any:
+    return pipeline.ask_dagster(
         '{ sensorsOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: '
         '"stats_pipeline"}) { ... on Sensors { results { name id } } } }',
     )["sensorsOrError"]["results"]
-
-
-def _ask(ui: str, query: str, **variables: str) -> Any:
-    answer = httpx.post(f"http://{ui}/graphql", json={"query": query, "variables": variables}, timeout=20).json()
-    assert "errors" not in answer, answer
-    return answer["data"]
 
 
 def test_what_it_says_is_short(pipeline: Pipeline) -> None:
@@ -267,14 +158,14 @@ def theirs(tmp_path: Path) -> Iterator[Pipeline]:
 
 def test_what_its_sessions_inherit_has_no_effect(theirs: Pipeline) -> None:
     assert do_a_job(theirs)["status"] == "completed"
-    health = httpx.get(f"http://127.0.0.1:{theirs._environment['STATS_WEB_PORT']}/health", timeout=20).json()
+    health = httpx.get(f"{theirs.door}/health", timeout=20).json()
     assert health["status"] == "ok", health
     assert theirs.stop() in (0, 130)
 
 
 def test_a_database_that_goes_is_a_line_for_each_process_and_one_when_it_is_back(theirs: Pipeline) -> None:
     embedded.control(theirs.home / "theirs", "stop", "-m", "immediate")
-    health = f"http://127.0.0.1:{theirs._environment['STATS_WEB_PORT']}/health"
+    health = f"{theirs.door}/health"
     began = time.monotonic()
     while time.monotonic() - began < 15:  # an outage of some length
         assert httpx.get(health, timeout=20).status_code == 503

@@ -13,7 +13,7 @@ import pytest
 
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import KEY
-from stats_pipeline_tests.acceptance.processes import Pipeline, running, until
+from stats_pipeline_tests.acceptance.processes import PASSWORD, Pipeline, running, until
 from stats_pipeline_tests.ports import free_port
 
 # Processes of its own, as on another machine: a process id of the one says nothing to the other.
@@ -35,8 +35,8 @@ def another_host(home: Path, pipeline: Pipeline) -> Iterator[None]:
         **os.environ,
         "STATS_HOME": str(home),
         "STATS_DATABASE_URL": pipeline.url,
-        "STATS_UI_PORT": str(free_port()),
-        "STATS_WEB_PORT": str(free_port()),
+        "STATS_PORT": str(free_port()),
+        "ADMIN_PASSWORD": PASSWORD,
         "NEXT_PUBLIC_APP_URL": pipeline.app.url,
         "INTERNAL_API_KEY": KEY,
     }

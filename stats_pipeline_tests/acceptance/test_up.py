@@ -119,7 +119,7 @@ def test_the_embedded_database_stops_with_the_last_command(tmp_path: Path) -> No
         embedded.running_url(tmp_path)
 
 
-@pytest.mark.parametrize("command", [("jobs",), ("reconcile", "--dry-run"), ("retry", NO_JOB)])
+@pytest.mark.parametrize("command", [("jobs",), ("activity",), ("reconcile", "--dry-run"), ("retry", NO_JOB)])
 def test_a_command_that_reads_makes_no_database(tmp_path: Path, command: tuple[str, ...]) -> None:
     home = tmp_path / "mistyped"
     assert refusal(run(home, *command)).startswith(f"there is no database in {home} yet: check STATS_HOME")

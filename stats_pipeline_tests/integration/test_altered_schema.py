@@ -81,6 +81,14 @@ REPAIRED = {
     ],
     "alter table stats_pipeline.job_request set unlogged": ["the table stats_pipeline.job_request"],
     "drop table stats_pipeline.outbox": ["the table stats_pipeline.outbox"],
+    "drop table stats_pipeline.audit": ["the table stats_pipeline.audit"],
+    "drop index stats_pipeline.audit_refused; alter table stats_pipeline.audit disable row level security": [
+        "the index stats_pipeline.audit_refused",
+        "row security of stats_pipeline.audit",
+    ],
+    "grant execute on function stats_pipeline.record_audit(text, text, text, text, text, text, text) to anon": [
+        "stats_pipeline.record_audit(text, text, text, text, text, text, text)"
+    ],
     "drop table stats_pipeline.lease cascade": [
         "the table stats_pipeline.lease",
         "stats_pipeline.claim_lease(uuid, text, text[], uuid, jsonb, text)",

@@ -1,15 +1,15 @@
 """The forkserver launcher with real processes and real signals: every run ends, whichever process dies.
 
 A run is held inside its op by `toy_jobs.reporting`, which connects to the test and waits. The launching process is the
-test's own, unless it has to die.
+test's own, unless it has to die; the fork server is a process of its own, which the test keeps running.
 """
 
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +23,8 @@ import pytest
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
-from stats_pipeline.runtime.launcher import ForkserverRunLauncher, Worker, _servers
+from stats_pipeline.runtime import launcher
+from stats_pipeline.runtime.launcher import Worker
 from stats_pipeline_tests.integration import toy_jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -31,28 +32,49 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 PATIENCE = 30  # seconds until something that should happen at once counts as never happening
 
 
-def launcher_config(*preload: str) -> dict[str, object]:
-    return {
-        "module": "stats_pipeline.runtime.launcher",
-        "class": "ForkserverRunLauncher",
-        "config": {"preload": list(preload)},
-    }
+class ForkServer:
+    """A process that serves launches at a socket, with the toy jobs imported."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.config = {
+            "module": "stats_pipeline.runtime.launcher",
+            "class": "ForkserverRunLauncher",
+            "config": {"socket": str(folder / "launch.sock")},
+        }
 
-@pytest.fixture(scope="module", autouse=True)
-def no_server_is_left() -> Iterator[None]:
-    """The fork servers belong to this process, and end with the module rather than with it."""
-    yield
-    for server in _servers.values():
-        server.retire()
-        server._process.wait(PATIENCE)
-    _servers.clear()
+    def start(self, *preload: str) -> None:
+        prepare = f"lambda run_id: open({str(self._folder / 'prepared')!r}, 'a').write(run_id + chr(10))"
+        program = (
+            "from pathlib import Path; from stats_pipeline.runtime.launcher import serve; "
+            f"serve(Path({self.config['config']['socket']!r}), preload={preload!r}, before_run={prepare})"  # type: ignore[index]
+        )
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        self._process = subprocess.Popen([sys.executable, "-c", program], env=environment)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def prepared(self) -> list[str]:
+        return (self._folder / "prepared").read_text().split()
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    overrides = {"run_launcher": launcher_config(toy_jobs.__name__)}
-    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=overrides) as instance:
+def server(tmp_path: Path) -> Iterator[ForkServer]:
+    server = ForkServer(tmp_path)
+    server.start(toy_jobs.__name__)
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def instance(tmp_path: Path, server: ForkServer) -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"run_launcher": server.config}) as instance:
         yield instance
 
 
@@ -136,9 +158,12 @@ def other() -> Iterator[OtherLauncher]:
     other.kill()
 
 
-def test_run_is_forked_from_preloaded_code(instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:
+def test_run_is_forked_from_preloaded_code(
+    instance: dg.DagsterInstance, hold: Callable[..., Held], server: ForkServer
+) -> None:
     held = hold()
-    assert held.loaded_by == held.server.pid != held.worker.pid
+    assert held.loaded_by == held.server.pid == server.pid != held.worker.pid
+    assert server.prepared() == [held.run_id]
     assert held.session == held.worker.pid
     assert held.server.num_threads() == 1
     held.release()
@@ -148,8 +173,10 @@ def test_run_is_forked_from_preloaded_code(instance: dg.DagsterInstance, hold: C
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "postgres"])
-def test_asset_job_in_its_own_process(storage: str, tmp_path: Path, create_database: Callable[..., str]) -> None:
-    overrides: dict[str, object] = {"run_launcher": launcher_config(toy_jobs.__name__)}
+def test_asset_job_in_its_own_process(
+    storage: str, tmp_path: Path, server: ForkServer, create_database: Callable[..., str]
+) -> None:
+    overrides: dict[str, object] = {"run_launcher": server.config}
     if storage == "postgres":
         url = create_database().replace("postgresql://", "postgresql+psycopg2://")
         overrides["storage"] = {"postgres": {"postgres_url": url}}
@@ -207,7 +234,6 @@ def test_run_survives_its_launcher(
     assert health.status == WorkerStatus.RUNNING
     held.release()
     assert final_status(instance, held.run_id) == dg.DagsterRunStatus.SUCCESS
-    held.server.wait(PATIENCE)  # it has nobody left to work for
 
 
 def test_death_after_the_launchers_is_reported_too(
@@ -217,7 +243,6 @@ def test_death_after_the_launchers_is_reported_too(
     other.kill()
     held.worker.kill()
     assert final_status(instance, held.run_id) == dg.DagsterRunStatus.FAILURE
-    held.server.wait(PATIENCE)
 
 
 def test_death_of_everybody_is_found_by_run_monitoring(
@@ -315,21 +340,61 @@ def test_a_worker_that_nobody_has_buried_is_dead(
         held.server.resume()
 
 
-def test_dead_server_is_replaced(instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:
+def test_run_survives_its_server(instance: dg.DagsterInstance, hold: Callable[..., Held], server: ForkServer) -> None:
+    held = hold()
+    server.end()
+    held.release()
+    assert final_status(instance, held.run_id) == dg.DagsterRunStatus.SUCCESS
+
+
+def test_a_launch_waits_for_a_server_that_is_started_again(
+    instance: dg.DagsterInstance, hold: Callable[..., Held], server: ForkServer
+) -> None:
+    """Also while a worker of the old one lives, which must not answer in its place."""
     first = hold()
-    first.release()
-    assert final_status(instance, first.run_id) == dg.DagsterRunStatus.SUCCESS
-    first.server.kill()
-    gone(first.server)
+    server.end()
+    starting = threading.Timer(0.2, server.start, [toy_jobs.__name__])
+    starting.start()
     second = hold()
-    assert second.server != first.server
-    second.release()
-    assert final_status(instance, second.run_id) == dg.DagsterRunStatus.SUCCESS
+    starting.join()
+    assert second.server.pid == server.pid != first.server.pid
+    for held in (first, second):
+        held.release()
+        assert final_status(instance, held.run_id) == dg.DagsterRunStatus.SUCCESS
 
 
-def gone(process: psutil.Process) -> None:
-    """Wait for the end of a child of ours without reaping it, which is its `Popen`'s affair."""
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+def test_a_launch_without_a_server_fails_its_run(
+    instance: dg.DagsterInstance, server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.end()
+    monkeypatch.setattr(launcher, "ANSWER_TIMEOUT", 0.2)
+    run_id = create_run(instance, toy_jobs.steady_and_flaky)
+    with pytest.raises(RuntimeError, match=r"The fork server at .*launch\.sock is not there"):
+        instance.launch_run(run_id, None)  # type: ignore[arg-type]
+    assert final_status(instance, run_id) == dg.DagsterRunStatus.FAILURE
+    assert "The fork server at" in messages(instance, run_id)
+
+
+def test_nobody_else_can_connect(server: ForkServer, instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:
+    hold().release()  # it is there
+    address = Path(server.config["config"]["socket"])  # type: ignore[index]
+    assert address.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("said", [b"", b"no request", b"[1]", b'["a", "b", "c"]'])
+def test_what_is_no_request_stops_no_other(
+    said: bytes, server: ForkServer, instance: dg.DagsterInstance, hold: Callable[..., Held]
+) -> None:
+    first = hold()
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(server.config["config"]["socket"])  # type: ignore[index]
+        stranger.sendall(said)
+        stranger.shutdown(socket.SHUT_WR)
+        assert stranger.recv(10) == b""
+    second = hold()
+    assert first.server == second.server
+    for held in (first, second):
+        held.release()
 
 
 def test_server_keeps_nothing_of_the_runs_it_served(instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:
@@ -354,64 +419,16 @@ def test_concurrent_launches_share_one_server(instance: dg.DagsterInstance) -> N
     assert {final_status(instance, run_id) for run_id in run_ids} == {dg.DagsterRunStatus.SUCCESS}
 
 
-def test_changed_source_is_loaded_while_old_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "reloaded"
-    package.mkdir()
-    (package / "__init__.py").touch()
-
-    def write(version: str) -> None:
-        (package / "jobs.py").write_text(
-            textwrap.dedent(f"""
-                import dagster as dg
-                from stats_pipeline.runtime.executor import thread_executor
-
-                @dg.op
-                def tell(context: dg.OpExecutionContext) -> None:
-                    with open(context.run.tags["pipe"]) as pipe:
-                        pipe.read()
-                    context.log.info("this is the {version} version")
-
-                @dg.job(executor_def=thread_executor)
-                def told():
-                    tell()
-                """)
-        )
-
-    write("first")
-    monkeypatch.syspath_prepend(tmp_path)
-    from reloaded.jobs import told  # type: ignore[import-not-found]  # noqa: PLC0415
-
-    overrides = {"run_launcher": launcher_config("reloaded.jobs")}
-    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=overrides) as instance:
-        run_ids = []
-        for version in ("first", "second"):
-            write(version)
-            pipe = tmp_path / version
-            os.mkfifo(pipe)
-            run_ids.append(create_run(instance, told, {"pipe": str(pipe)}))
-            instance.launch_run(run_ids[-1], None)  # type: ignore[arg-type]
-        for version, run_id in zip(("first", "second"), run_ids, strict=True):
-            (tmp_path / version).open("w").close()
-            assert final_status(instance, run_id) == dg.DagsterRunStatus.SUCCESS
-            assert f"this is the {version} version" in messages(instance, run_id)
-
-
 def test_module_that_cannot_be_preloaded_stops_no_other(tmp_path: Path) -> None:
-    overrides = {"run_launcher": launcher_config("no_such_module", toy_jobs.__name__)}
-    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=overrides) as instance:
-        run_id = create_run(instance, toy_jobs.steady_and_flaky)
-        instance.launch_run(run_id, None)  # type: ignore[arg-type]
-        assert final_status(instance, run_id) == dg.DagsterRunStatus.SUCCESS
-
-
-def test_warm_server_is_the_one_that_is_used(instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:
-    assert isinstance(instance.run_launcher, ForkserverRunLauncher)
-    instance.run_launcher.warm()
-    children = psutil.Process().children()
-    held = hold()
-    assert held.server in children
-    held.release()
-    assert final_status(instance, held.run_id) == dg.DagsterRunStatus.SUCCESS
+    server = ForkServer(tmp_path)
+    server.start("no_such_module", toy_jobs.__name__)
+    try:
+        with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"run_launcher": server.config}) as instance:
+            run_id = create_run(instance, toy_jobs.steady_and_flaky)
+            instance.launch_run(run_id, None)  # type: ignore[arg-type]
+            assert final_status(instance, run_id) == dg.DagsterRunStatus.SUCCESS
+    finally:
+        server.end()
 
 
 def test_stop_signal_to_every_process_of_the_service(instance: dg.DagsterInstance, hold: Callable[..., Held]) -> None:

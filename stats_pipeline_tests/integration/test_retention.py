@@ -12,7 +12,7 @@ from psycopg import Connection
 from stats_pipeline.database import Database
 from stats_pipeline.definitions import build_defs
 from stats_pipeline.defs.jobs import build_prune_job, prune_dagster_runs
-from stats_pipeline.jobs import retention
+from stats_pipeline.jobs import audit, retention
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.integration.steps import enqueue, finish, lease_of, start
 
@@ -24,6 +24,7 @@ update public.background_job_status set completed_at = completed_at - %(age)s wh
 update stats_pipeline.lease set ended_at = ended_at - %(age)s where ended_at is not null;
 update stats_pipeline.outbox set due_at = due_at - %(age)s;
 update pgmq.a_stats_update set archived_at = archived_at - %(age)s;
+update stats_pipeline.audit set at = at - %(age)s;
 """
 
 
@@ -52,6 +53,10 @@ def deliver_everything(query: Query) -> None:
     query("update stats_pipeline.outbox set delivered_at = now()")
 
 
+def log_in(connection: Connection[Any], who: str) -> None:
+    audit.record(connection, action="login", who=who, role="admin", address="192.0.2.1")
+
+
 def ids(query: Query, table: str, column: str) -> set[Any]:
     return {row[column] for row in query(f"select {column} from {table}")}
 
@@ -65,17 +70,20 @@ def test_what_is_old_is_deleted_and_nothing_else(
 ) -> None:
     complete("old")
     deliver_everything(query)
+    log_in(connection, "old")
     age(31)
     fresh = complete("fresh")
     waiting = enqueue(connection)
-    assert retention.prune(opened, days=30) == {"jobs": 1, "leases": 1, "tags": 2, "messages": 1}
+    log_in(connection, "fresh")
+    assert retention.prune(opened, days=30) == {"jobs": 1, "leases": 1, "tags": 2, "messages": 1, "audit": 1}
+    assert ids(query, "stats_pipeline.audit", "who") == {"fresh"}
     assert ids(query, "public.background_job_status", "id") == {fresh, waiting}
     assert ids(query, "stats_pipeline.job_request", "job_id") == {fresh, waiting}
     assert ids(query, "stats_pipeline.attempt", "job_id") == {fresh}
     for table in ("lease", "function_result", "outbox"):
         column = "id" if table == "lease" else "lease_id"
         assert ids(query, f"stats_pipeline.{table}", column) == {lease_of(opened, "fresh")}
-    assert retention.prune(opened, days=30) == {"jobs": 0, "leases": 0, "tags": 0, "messages": 0}
+    assert retention.prune(opened, days=30) == {"jobs": 0, "leases": 0, "tags": 0, "messages": 0, "audit": 0}
 
 
 def test_what_is_not_ours_or_not_over_is_kept_however_old(
@@ -118,15 +126,21 @@ def test_a_due_tag_is_kept_however_old_but_only_once(
 
 
 def test_nothing_younger_is_deleted(
-    opened: Database, complete: Callable[[str], UUID], age: Callable[[int], None], query: Query
+    connection: Connection[Any],
+    opened: Database,
+    complete: Callable[[str], UUID],
+    age: Callable[[int], None],
+    query: Query,
 ) -> None:
     complete("young")
     deliver_everything(query)
+    log_in(connection, "young")
     age(29)
     assert set(retention.prune(opened, days=30).values()) == {0}
 
 
 def test_everything_goes_in_however_many_batches(
+    connection: Connection[Any],
     opened: Database,
     complete: Callable[[str], UUID],
     age: Callable[[int], None],
@@ -136,9 +150,10 @@ def test_everything_goes_in_however_many_batches(
     monkeypatch.setattr(retention, "BATCH", 2)
     for number in range(5):
         complete(f"run-{number}")
+        log_in(connection, f"admin {number}")
     deliver_everything(query)
     age(31)
-    assert retention.prune(opened, days=30) == {"jobs": 5, "leases": 5, "tags": 10, "messages": 5}
+    assert retention.prune(opened, days=30) == {"jobs": 5, "leases": 5, "tags": 10, "messages": 5, "audit": 5}
 
 
 def add_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> str:

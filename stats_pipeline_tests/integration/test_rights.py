@@ -60,6 +60,8 @@ def test_visitors_read_the_jobs(connection: Connected, query: Query, role: str) 
         """select public.enqueue_stats_job('{"triggeredBy": "admin", "requestId": "1"}')""",
         "select public.retry_stats_job('00000000-0000-4000-8000-000000000000')",
         "select * from stats_pipeline.lease",
+        "select * from stats_pipeline.audit",
+        "select stats_pipeline.record_audit('login', 'done', 'admin', 'admin', '192.0.2.1', '192.0.2.1/32', null)",
         "select stats_pipeline.acquire_leases(30, 4)",
         "select * from pgmq.q_stats_update",
         "select pgmq.send('stats_update', '{}')",

@@ -134,13 +134,14 @@ def test_idle_cost_is_per_minute_and_growth_per_job() -> None:
     before = {"daemon": idle.Usage(1.0, 100 * idle.MEBIBYTE)}
     after = {"daemon": idle.Usage(1.5, 101 * idle.MEBIBYTE), "new": idle.Usage(0.25, idle.MEBIBYTE)}
 
-    assert idle.part_of(before, after, seconds=30, jobs=0)["daemon"] == {"cpu_s_per_minute": 1.0, "rss_mib": 101.0}
+    assert idle.part_of(before, after, seconds=30, jobs=0)["daemon"] == {"cpu_s_per_minute": 1.0, "pss_mib": 101.0}
     assert idle.part_of(before, after, seconds=30, jobs=10)["daemon"]["cpu_s_per_job"] == 0.05
     assert idle.growth_of(before, after, 10) == {"daemon": 102.4}
+    assert idle.pss_in_all({**after, "postgres": idle.Usage(0, 50 * idle.MEBIBYTE)}) == 102.0
 
 
 def test_what_idling_costs_us_is_without_the_database() -> None:
-    costs = {"daemon": {"cpu_s_per_minute": 1.25}, "web page": {"cpu_s_per_minute": 0.5}}
+    costs = {"daemon": {"cpu_s_per_minute": 1.25}, "door": {"cpu_s_per_minute": 0.5}}
     assert idle.without_postgres({**costs, "postgres": {"cpu_s_per_minute": 9.0}}) == 1.75
 
 

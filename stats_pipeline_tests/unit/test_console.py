@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
 from stats_pipeline.cli import console
+from stats_pipeline.jobs.audit import Entry
 from stats_pipeline.jobs.models import Job, SetAside
 
 NASTY = "bad [/red] [bold]row[/bold] \x1b[2J\x1b]0;title\x07 end"
@@ -37,10 +38,11 @@ def job() -> Job:
     [
         console.jobs_table([job()]),
         console.function_table(job(), STATS_FUNCTIONS),
+        console.activity_table([Entry(NOW, "key", "refused", NASTY, NASTY, NASTY, NASTY, 2)]),
         console.set_aside_table([SetAside(what="job", key=NASTY, reason=NASTY, since=NOW, tries=1, next_try_at=NOW)]),
         console.rows_table("Rows", [{"name": NASTY}]),
     ],
-    ids=["jobs", "functions", "set aside", "rows"],
+    ids=["jobs", "functions", "activity", "set aside", "rows"],
 )
 def test_what_others_wrote_is_neither_markup_nor_control(table: RenderableType) -> None:
     terminal = Console(force_terminal=True, color_system=None, width=400)

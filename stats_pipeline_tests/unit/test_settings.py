@@ -69,13 +69,17 @@ def test_an_example_value_is_empty_only_where_the_default_is_none_or_depends_on_
         ("STATS_LEASE_SECONDS", "4", "from 5 to 3600"),
         ("STATS_DEAD_AFTER_SECONDS", "nan", "must be a number from 2 to 600"),
         ("STATS_RETENTION_DAYS", "-1", "from 0 to 3650"),
-        ("STATS_UI_URL", "localhost:3000", "must be a URL such as"),
-        ("STATS_WEB_PORT", "0", "from 1 to 65535"),
+        ("STATS_PUBLIC_URL", "localhost:3000", "must be a URL such as"),
+        ("PORT", "0", "must be a whole number from 1 to 65535"),
         ("ADMIN_PASSWORD", "short", "must have 8 characters or more"),
         ("STATS_SESSION_HOURS", "0", "from 1 to 720"),
-        ("STATS_UI_PORT", "65536", "must be a whole number from 1 to 65535"),
-        ("STATS_UI_PORT", "http", "must be a whole number from 1 to 65535"),
-        ("STATS_UI_URL", "dagster.example.com", "must be a URL such as"),
+        ("STATS_PORT", "65536", "must be a whole number from 1 to 65535"),
+        ("STATS_PORT", "http", "must be a whole number from 1 to 65535"),
+        ("STATS_PUBLIC_URL", "https://stats.example.com/club", "must have only scheme, host and port"),
+        ("STATS_PUBLIC_URL", "https://me:hush@stats.example.com", "must have only scheme, host and port"),
+        ("STATS_PUBLIC_URL", "https://stats.example.com?", "must have only scheme, host and port"),
+        ("VIEWER_PASSWORD", "short", "must have 8 characters or more"),
+        ("VIEWER_PASSWORD", "pass\nword", "cannot be typed"),
         ("CRON_SECRET", "fifteen letters", "must have 16 characters or more"),
         ("STATS_CRON", "0 2 30 2 *", "a day that never comes"),
         ("STATS_CRON", "0 2 31 4,6,9,11 *", "a day that never comes"),
@@ -159,10 +163,45 @@ def test_every_variable_that_can_be_wrong_has_a_case_above() -> None:
 
 
 def test_several_bad_values_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STATS_UI_PORT", "0")
+    monkeypatch.setenv("STATS_PORT", "0")
+    monkeypatch.setenv("STATS_WEB_PORT", "8080")
     monkeypatch.setenv("STATS_CRON", "never")
-    with pytest.raises(SettingsError, match=r"STATS_CRON .*; STATS_UI_PORT "):
+    with pytest.raises(SettingsError, match=r"^STATS_WEB_PORT is gone.*; STATS_CRON .*; STATS_PORT "):
         settings.load()
+
+
+@pytest.mark.parametrize(
+    ("variable", "instead"),
+    [("STATS_UI_PORT", "STATS_PORT"), ("STATS_WEB_PORT", "STATS_PORT"), ("STATS_UI_URL", "STATS_PUBLIC_URL")],
+)
+def test_a_variable_that_is_gone_is_refused_with_what_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch, variable: str, instead: str
+) -> None:
+    monkeypatch.setenv(variable, "")
+    settings.load()
+    monkeypatch.setenv(variable, "3000")
+    with pytest.raises(SettingsError, match=rf"^{variable} is gone: there is one \w+, {instead}$"):
+        settings.load()
+
+
+def test_the_port_is_ours_or_else_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load().port == 8080
+    monkeypatch.setenv("PORT", "10000")
+    assert settings.load().port == 10_000
+    monkeypatch.setenv("STATS_PORT", "9000")
+    assert settings.load().port == 9000
+
+
+def test_a_viewer_has_a_password_of_its_own_beside_the_admins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWER_PASSWORD", "only to look at")
+    with pytest.raises(SettingsError, match=r"^ADMIN_PASSWORD must be set when VIEWER_PASSWORD is"):
+        settings.load()
+    monkeypatch.setenv("ADMIN_PASSWORD", " only to look at ")
+    with pytest.raises(SettingsError, match=r"^VIEWER_PASSWORD must differ from ADMIN_PASSWORD") as caught:
+        settings.load()
+    assert "look at" not in str(caught.value)
+    monkeypatch.setenv("ADMIN_PASSWORD", "to do everything")
+    assert settings.load().viewer_password == SecretStr("only to look at")
 
 
 def test_an_app_without_a_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,12 +246,6 @@ def test_white_space_around_a_secret_is_no_part_of_it(monkeypatch: pytest.Monkey
     assert {loaded.internal_api_key, loaded.cron_secret, loaded.admin_password} - {None} == {
         SecretStr("sixteen letters!")
     }
-
-
-def test_two_servers_do_not_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STATS_UI_PORT", "8080")
-    with pytest.raises(SettingsError, match=r"^STATS_UI_PORT and STATS_WEB_PORT must differ"):
-        settings.load()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,12 @@
-"""The supervisor with real child processes: each writes a line when it starts, and lives or dies as told."""
+"""The supervisor with real child processes: each writes a line when it starts, and lives or dies as told.
+
+The children are forks that execute another program at once: the tests' own process has threads. What a fork without one
+needs is in `test_forking.py`.
+"""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from stats_pipeline.deployment import forking
 from stats_pipeline.deployment import supervisor as module
 from stats_pipeline.deployment.supervisor import Child, Supervisor, end_leftovers
 from stats_pipeline.errors import StatsPipelineError
@@ -19,6 +26,11 @@ from stats_pipeline.errors import StatsPipelineError
 PATIENCE = 30  # seconds until something that must happen counts as not happening
 SLEEP = "import time; time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
+
+
+@pytest.fixture(autouse=True)
+def _may_have_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forking, "_check_single_thread", lambda: None)
 
 
 @pytest.fixture
@@ -35,8 +47,16 @@ def supervisor(tmp_path: Path, said: list[str]) -> Iterator[Supervisor]:
 
 def child(tmp_path: Path, code: str, name: str = "worker") -> Child:
     """A process that notes its pid, one line each time it starts, and then runs the code."""
+    return Child(name, program(tmp_path, code, name), {}, tmp_path, tmp_path / f"{name}.log")
+
+
+def program(tmp_path: Path, code: str, name: str) -> Callable[[], None]:
+    return lambda: os.execv(sys.executable, command(tmp_path, code, name))
+
+
+def command(tmp_path: Path, code: str, name: str) -> list[str]:
     noted = f"import os; open({str(tmp_path / name)!r}, 'a').write(f'{{os.getpid()}}\\n'); "
-    return Child(name, [sys.executable, "-c", noted + code], {}, tmp_path, tmp_path / f"{name}.log")
+    return [sys.executable, "-c", noted + code]
 
 
 def pids(tmp_path: Path, name: str = "worker") -> list[int]:
@@ -104,7 +124,7 @@ def test_the_others_keep_running(tmp_path: Path, supervisor: Supervisor) -> None
 
 
 def test_stop_ends_children_and_grandchildren(tmp_path: Path, supervisor: Supervisor) -> None:
-    grandchild = child(tmp_path, SLEEP, "grandchild").command
+    grandchild = command(tmp_path, SLEEP, "grandchild")
     supervisor.start(child(tmp_path, f"import subprocess; subprocess.run({grandchild!r})"))
     supervisor.watch(until=within(lambda: pids(tmp_path, "grandchild")))
 
@@ -133,10 +153,11 @@ def test_stop_without_children_and_twice(supervisor: Supervisor) -> None:
 def test_the_next_supervisor_ends_what_a_killed_one_left(tmp_path: Path) -> None:
     """The first supervisor is a process of its own, killed without a chance to clean up."""
     code = (
-        "from pathlib import Path; from stats_pipeline.deployment.supervisor import Child, Supervisor\n"
+        "import os, sys; from pathlib import Path; from stats_pipeline.deployment.supervisor import Child, Supervisor\n"
         f"supervisor = Supervisor(Path({str(tmp_path / 'children.json')!r}), print)\n"
-        f"folder = Path({str(tmp_path)!r})\n"
-        f"supervisor.start(Child('worker', {child(tmp_path, SLEEP).command!r}, {{}}, folder, folder / 'worker.log'))\n"
+        f"folder, command = Path({str(tmp_path)!r}), {command(tmp_path, SLEEP, 'worker')!r}\n"
+        "work = lambda: os.execv(sys.executable, command)\n"
+        "supervisor.start(Child('worker', work, {}, folder, folder / 'worker.log'))\n"
         "supervisor.watch()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as killed:
@@ -172,10 +193,16 @@ def test_the_pid_file_is_whole_at_every_moment(tmp_path: Path, supervisor: Super
 
 def test_a_child_gets_only_the_environment_it_is_given(tmp_path: Path, supervisor: Supervisor) -> None:
     out = tmp_path / "environment"
-    command = [sys.executable, "-c", f"import os; open({str(out)!r}, 'w').write(os.environ['GIVEN']); {SLEEP}"]
-    supervisor.start(Child("worker", command, {"GIVEN": "value"}, tmp_path, tmp_path / "worker.log"))
+    body = program(tmp_path, f"open({str(out)!r}, 'w').write(' '.join(sorted(os.environ))); {SLEEP}", "worker")
+    supervisor.start(Child("worker", body, {"GIVEN": "value"}, tmp_path, tmp_path / "worker.log"))
     supervisor.watch(until=within(lambda: out.exists() and out.read_text()))
-    assert out.read_text() == "value"
+    assert set(out.read_text().split()) <= {
+        "GIVEN",
+        "STATS_LOG_FD",
+        "LC_CTYPE",
+        "LINES",
+        "COLUMNS",
+    }  # C libraries set the last ones
 
 
 def test_what_a_child_prints_goes_to_its_file_and_its_lines_to_ours(
@@ -222,6 +249,39 @@ def test_a_chore_that_fails_is_said_once_and_done_again(
 
     supervisor.watch(until=within(lambda: done == 4), chore=chore)
     assert said == ["the kettle is cold"]
+
+
+def test_a_task_runs_while_the_children_are_watched(tmp_path: Path, supervisor: Supervisor) -> None:
+    """It ends by itself, once a child that was killed meanwhile is there again."""
+    supervisor.start(child(tmp_path, SLEEP))
+    supervisor.watch(until=within(lambda: pids(tmp_path)))
+    noted, pid = tmp_path / "worker", pids(tmp_path)[0]
+    code = f"import os, time; os.kill({pid}, 9)\nwhile len(open({str(noted)!r}).readlines()) < 2: time.sleep(0.02)"
+    task = [sys.executable, "-c", f"{code}\nraise SystemExit(7)"]
+    assert supervisor.carry_out(lambda: os.execv(sys.executable, task)) == 7
+
+
+def test_a_child_that_has_grown_is_started_anew_once_nothing_is_at_work(
+    tmp_path: Path, supervisor: Supervisor, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WEIGH_SECONDS", 0)
+    grown = child(tmp_path, f"held = bytearray(60_000_000); {SLEEP}", "grown")
+    slim = child(tmp_path, SLEEP, "slim")
+    grown.most_mib = slim.most_mib = 50
+    supervisor.start(grown)
+    supervisor.start(slim)
+    looks = 0
+
+    def is_idle() -> bool:
+        nonlocal looks
+        looks += 1
+        assert looks > 20 or said == []
+        return looks > 20
+
+    supervisor.watch(until=within(lambda: len(pids(tmp_path, "grown")) == 2), is_idle=is_idle)
+    assert re.match(r"The grown holds \d\d MiB of memory, more than 50: ending it", said[0])
+    assert said[1].startswith("The grown ended with exit code -15: restarting in 0.5 s")
+    assert len(pids(tmp_path, "slim")) == 1
 
 
 def _wait(condition: Callable[[], bool]) -> None:

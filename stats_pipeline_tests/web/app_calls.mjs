@@ -1,15 +1,15 @@
 // What the app does, as its pages and routes do it: enqueue after a match, by the button, by cron; list; retry.
-// Run by test_app_calls.py: `node app_calls.mjs URL [KEY]`; prints what the app would show, as JSON.
+// Run by test_app_calls.py: `node app_calls.mjs URL HEADERS`; prints what the app would show, as JSON.
 
-const [base, key] = process.argv.slice(2);
+const [base, access] = process.argv.slice(2);
 process.env.NEXT_PUBLIC_APP_URL = base;
 
-// A browser resolves a relative address against its page. A server of the app's shows the key.
+// A browser resolves a relative address against its page and sends its session. A server of the app's shows the key.
 const plainFetch = globalThis.fetch;
 const fetch = (address, options = {}) =>
   plainFetch(new URL(address, base), {
     ...options,
-    headers: { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) },
+    headers: { ...options.headers, ...JSON.parse(access) },
   });
 
 const toasts = [];

@@ -17,11 +17,16 @@ from starlette.applications import Starlette
 
 from stats_pipeline.settings import Settings
 from stats_pipeline.web.app import build_app
+from stats_pipeline.web.auth import COOKIE
+from stats_pipeline.web.dagster_ui import DagsterUI
 from stats_pipeline.web.server import configuration
+from stats_pipeline.web.sessions import Role
 
 API_KEY = "the-key-of-the-app-0123456789"
 CRON_SECRET = "the-secret-of-the-cron-0123456789"
 PASSWORD = "correct horse battery"
+VIEWER_PASSWORD = "only to look at"
+START_KEY = bytes(32)
 KEY = {"Authorization": f"Bearer {API_KEY}"}
 JOBS = "/api/admin/background-jobs"
 ENQUEUE = "/api/admin/enqueue-stats-job"
@@ -46,6 +51,10 @@ class Served:
         """Host and port, as a browser would say them."""
         return self.url.removeprefix("http://")
 
+    def session(self, role: Role = Role.ADMIN) -> dict[str, str]:
+        """The headers of a browser that has logged in."""
+        return {"Cookie": f"{COOKIE}={self.app.state.web.guard.sessions.issue(role)}"}
+
 
 def settings(**variables: Any) -> Settings:
     """Settings with these variables, and nothing from a `.env` of the developer's own."""
@@ -53,12 +62,12 @@ def settings(**variables: Any) -> Settings:
 
 
 @contextmanager
-def serving(chosen: Settings, database_url: str) -> Iterator[Served]:
+def serving(chosen: Settings, database_url: str, ui: DagsterUI | None = None) -> Iterator[Served]:
     """Serve for the length of the block; a stop that hangs is an error."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()  # who comes before the app has started waits for it
-        app = build_app(chosen, database_url)
+        app = build_app(chosen, database_url, start_key=START_KEY, ui=ui)
         server = uvicorn.Server(configuration(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -90,7 +99,7 @@ def database_url(shared_database: str) -> Iterator[str]:
             "stats_pipeline.attempt, stats_pipeline.function_result, stats_pipeline.outbox, stats_pipeline.endpoint, "
             "stats_pipeline.set_aside, stats_pipeline.measurement, stats_pipeline.counter, "
             "stats_pipeline.repeated_request, "
-            "stats_pipeline.ended_session, stats_pipeline.sensor_beat"
+            "stats_pipeline.ended_session, stats_pipeline.sensor_beat, stats_pipeline.audit"
         )
         connection.execute("select pgmq.purge_queue('stats_update')")
 
@@ -108,7 +117,7 @@ def serve(database_url: str) -> Iterator[Callable[..., Served]]:
 
 @pytest.fixture(scope="module")
 def local(shared_database: str) -> Iterator[Served]:
-    """The app as `demo` runs it: no password, no keys."""
+    """The app as it is without any setting: no password, no keys."""
     with serving(settings(), shared_database) as served:
         yield served
 
@@ -175,13 +184,17 @@ def browser(chromium: str, playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a page in a browser context of its own; whatever it complains about on its console fails the test."""
+    """Open a page in a browser context of its own, perhaps with a `session`; its complaints fail the test."""
     complaints: list[str] = []
     with ExitStack() as stack:
 
         def open_at(url: str, **context: Any) -> Page:
+            session = context.pop("session", None)
             opened = browser.new_context(**context)
             stack.callback(opened.close)
+            if session is not None:
+                name, _, value = session["Cookie"].partition("=")
+                opened.add_cookies([{"name": name, "value": value, "domain": "127.0.0.1", "path": "/"}])
             page = opened.new_page()
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.on("console", lambda said: complaints.extend([said.text] if said.type == "error" else []))

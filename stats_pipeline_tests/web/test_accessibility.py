@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 from psycopg import Connection
 
 from stats_pipeline.database import Database
+from stats_pipeline.jobs import audit
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import Served
 
@@ -43,16 +44,20 @@ def jobs_in_every_state(connection: Connection[Any], database_url: str) -> None:
         steps.compute(database, steps.start(connection, "run-3"), steps.TWO[0])
         steps.settle(connection, "run-3", app=True)
     steps.enqueue(connection)
+    audit.record(connection, action="launch", who="server", role="server", address="2001:db8::1", about="job 1")
+    audit.record(connection, action="login", who="unknown", role="unknown", address="192.0.2.1", outcome="refused")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("jobs_in_every_state")
 def test_the_page_with_everything_open(open_page: Open, local: Served, scheme: str, size: str, tmp_path: Path) -> None:
-    page = open_page(f"{local.url}/admin/info", viewport=SIZES[size], color_scheme=scheme)
+    page = open_page(f"{local.url}/admin/info", session=local.session(), viewport=SIZES[size], color_scheme=scheme)
     expect(page.locator("#live")).to_have_text("Live")
     for toggle in page.locator(".toggle").all():
         toggle.click()
+    page.locator(".activity summary").click()
+    expect(page.locator(".activity tbody tr")).to_have_count(2)
     page.get_by_role("button", name="Retry").first.click()
     expect(page.locator(".toast")).to_be_visible()
     page.screenshot(path=tmp_path / f"{size}-{scheme}.png", full_page=True)
@@ -62,7 +67,7 @@ def test_the_page_with_everything_open(open_page: Open, local: Served, scheme: s
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", ["/admin/info", "/docs", "/nowhere"])
 def test_the_other_pages(open_page: Open, local: Served, database_url: str, path: str, scheme: str) -> None:
-    assert problems(open_page(local.url + path, color_scheme=scheme)) == []
+    assert problems(open_page(local.url + path, session=local.session(), color_scheme=scheme)) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

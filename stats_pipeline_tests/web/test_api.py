@@ -204,7 +204,8 @@ def test_the_enqueue_endpoint_says_whether_it_is_well(anyone: httpx.Client) -> N
 
 
 def test_read_only_mode_shows_and_changes_nothing(serve: Callable[..., Served], query: Query) -> None:
-    url = serve(STATS_READ_ONLY="true", INTERNAL_API_KEY=API_KEY, CRON_SECRET=CRON_SECRET).url
+    served = serve(STATS_READ_ONLY="true", INTERNAL_API_KEY=API_KEY, CRON_SECRET=CRON_SECRET)
+    url = served.url
     assert httpx.get(url + JOBS, headers=KEY).status_code == 200
     refused = [
         httpx.post(url + ENQUEUE, headers=KEY, json={"triggeredBy": "admin", "requestId": "1"}),
@@ -212,7 +213,7 @@ def test_read_only_mode_shows_and_changes_nothing(serve: Callable[..., Served], 
         httpx.get(url + CRON, headers=CRON_KEY),
     ]
     assert [response.status_code for response in refused] == [403] * 3
-    page = httpx.get(url + "/admin/info").text
+    page = httpx.get(url + "/admin/info", headers=served.session()).text
     assert "read-only" in page
     assert "Enqueue Stats Job" not in page
     assert counts(query) == (0, 0)
@@ -228,14 +229,15 @@ def test_without_a_database_the_answer_is_503_and_says_nothing_of_where_it_was(
     serve: Callable[..., Served], postgres: str
 ) -> None:
     gone = postgres.replace("/postgres?", "/no_such_database?", 1)
-    url = serve(gone, INTERNAL_API_KEY=API_KEY).url
+    served = serve(gone, INTERNAL_API_KEY=API_KEY)
+    url = served.url
     requests = [
         ("POST", ENQUEUE, KEY, {"triggeredBy": "admin", "requestId": "1"}),
         ("GET", ENQUEUE, {}, None),
         ("GET", JOBS, KEY, None),
         ("GET", "/metrics", KEY, None),
         ("GET", "/health", {}, None),
-        ("GET", "/admin/info", {"Accept": "text/html"}, None),
+        ("GET", "/admin/info", {"Accept": "text/html"} | served.session(), None),
     ]
 
     def send(request: tuple[str, str, dict[str, str], Any]) -> httpx.Response:

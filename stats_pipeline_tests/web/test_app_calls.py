@@ -12,7 +12,7 @@ from psycopg import Connection
 
 from stats_pipeline.database import Database
 from stats_pipeline_tests.integration import steps
-from stats_pipeline_tests.web.conftest import API_KEY, Served
+from stats_pipeline_tests.web.conftest import KEY, Served
 
 SCRIPT = Path(__file__).with_name("app_calls.mjs")
 NODE = shutil.which("node")
@@ -31,7 +31,7 @@ def test_the_app_needs_no_other_code_than_its_own(
     failed = steps.enqueue(connection, triggeredBy="post-match", matchId=99)
     with Database(database_url) as database:
         steps.fail(connection, database)
-    arguments = [guarded.url, API_KEY] if with_key else [local.url]
+    arguments = [guarded.url, json.dumps(KEY)] if with_key else [local.url, json.dumps(local.session())]
     finished = subprocess.run(
         [str(NODE), str(SCRIPT), *arguments], capture_output=True, text=True, timeout=60, check=False
     )

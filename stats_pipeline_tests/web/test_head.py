@@ -11,7 +11,7 @@ from stats_pipeline.web.server import MAX_HEAD
 from stats_pipeline_tests.web.conftest import Served
 
 LONG = 20_000_000  # bytes
-REQUEST = b"GET /login HTTP/1.1\r\nHost: stats.example\r\n"
+REQUEST = b"GET /login HTTP/1.1\r\nHost: localhost\r\n"
 UNTIL_REFUSED = 0.5  # seconds that another request may take meanwhile
 
 
@@ -29,7 +29,7 @@ def send(served: Served, head: bytes) -> bytes:
         REQUEST + b"X: " + b"x" * LONG,
         REQUEST + b"X: x\r\n" * (LONG // 6),
         b"GET /login?" + b"x" * LONG,
-        b"POST /login HTTP/1.1\r\nHost: stats.example\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        b"POST /login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
         + b"X: x\r\n" * (LONG // 6),
     ],
     ids=["one header", "many headers", "the URL", "trailers"],
@@ -40,7 +40,7 @@ def test_a_long_head_is_cut_off_and_keeps_nobody_waiting(local: Served, head: by
         waits: list[float] = []
         while not (waits and sending.done()):
             started = time.monotonic()
-            assert other.get("/login").status_code == 303
+            assert other.get("/login").status_code == 200
             waits.append(time.monotonic() - started)
         with pytest.raises(ConnectionError):
             sending.result()

@@ -132,7 +132,7 @@ def test_a_missing_queue_is_down(local: Served, query: Query, database_url: str)
 
 def samples(served: Served) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """All samples by name and labels."""
-    response = httpx.get(f"{served.url}/metrics")
+    response = httpx.get(f"{served.url}/metrics", headers=served.session())
     assert response.headers["content-type"].startswith("text/plain")
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -236,7 +236,7 @@ def test_a_database_that_can_only_be_read_is_down_until_it_takes_jobs_again(
         status, found = health(local)
         assert (status, found["status"], found["database"]["status"]) == (503, "down", "refusing")
         assert "read-only" in found["database"]["problem"]
-        refused = httpx.post(f"{local.url}/api/admin/enqueue-stats-job", json=steps.payload())
+        refused = httpx.post(f"{local.url}/api/admin/enqueue-stats-job", json=steps.payload(), headers=local.session())
         assert (refused.status_code, refused.json()["error"]) == (503, "the database is read-only")
     finally:
         set_read_only("off")

@@ -10,8 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from stats_pipeline.catalog import STATS_FUNCTIONS
-from stats_pipeline_tests.acceptance.processes import Pipeline, running
-from stats_pipeline_tests.ports import free_port
+from stats_pipeline_tests.acceptance.processes import PASSWORD, Pipeline, running
 
 pytestmark = pytest.mark.slow
 
@@ -21,20 +20,17 @@ TAGS = {tag for function in STATS_FUNCTIONS for tag in function.cache_tags}
 
 
 @pytest.fixture(scope="module")
-def web_port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory, web_port: int) -> Iterator[Pipeline]:
-    with running(tmp_path_factory.mktemp("up"), STATS_WEB_PORT=str(web_port)) as started:
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    with running(tmp_path_factory.mktemp("up")) as started:
         yield started
     assert "Traceback" not in started.log.read_text()
 
 
 @pytest.fixture
-def page(pipeline: Pipeline, web_port: int, open_page: Callable[..., Page]) -> Page:
-    page = open_page(f"http://127.0.0.1:{web_port}/admin/info")
+def page(pipeline: Pipeline, open_page: Callable[..., Page]) -> Page:
+    page = open_page(f"{pipeline.door}/admin/info")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
     expect(page.locator("#live")).to_have_text("Live")
     page.evaluate("window.isSamePage = true")
     return page
@@ -59,7 +55,7 @@ def test_press_and_watch_it_complete(pipeline: Pipeline, page: Page) -> None:
     expect(button).to_have_text("Completed")
     expect(details.locator(".mark.success")).to_have_count(len(STATS_FUNCTIONS))
     expect(details.locator(".tag.delivered")).to_have_count(len(TAGS))
-    expect(details.get_by_role("link")).to_have_attribute("href", re.compile(r":\d+/runs/[0-9a-f-]{36}$"))
+    expect(details.get_by_role("link")).to_have_attribute("href", re.compile(r"^/dagster/runs/[0-9a-f-]{36}$"))
     assert page.evaluate("window.isSamePage")
     assert page.request.get(page.url.replace("/admin/info", "/health")).json()["status"] == "ok"
 

@@ -45,7 +45,9 @@ def test_an_odd_row_keeps_none_of_the_others_from_being_shown(
     odd = str(steps.enqueue(connection))
     query(f"update public.background_job_status set {ODD} where id = %s", odd)
 
-    listed = {job["id"]: job for job in httpx.get(f"{local.url}/api/admin/background-jobs").json()}
+    listed = {
+        job["id"]: job for job in httpx.get(f"{local.url}/api/admin/background-jobs", headers=local.session()).json()
+    }
     assert listed.keys() == {odd, *others}
     assert listed[odd]["created_at"] is None
     assert listed[odd]["oddities"] == [
@@ -54,9 +56,9 @@ def test_an_odd_row_keeps_none_of_the_others_from_being_shown(
         "results is no object",
         "attempts is negative",
     ]
-    assert httpx.get(f"{local.url}/api/admin/background-jobs/{odd}").json()["attempts"] == -1
+    assert httpx.get(f"{local.url}/api/admin/background-jobs/{odd}", headers=local.session()).json()["attempts"] == -1
 
-    page = open_page(f"{local.url}/admin/info?open={odd}")
+    page = open_page(f"{local.url}/admin/info?open={odd}", session=local.session())
     expect(page.locator("tr[data-job]")).to_have_count(3)
     expect(page.locator(f"tr[data-job='{odd}'] .odd")).to_have_text("odd")
     expect(page.locator(f"tr[data-job='{odd}']")).to_contain_text("0.0s")
@@ -72,12 +74,12 @@ def test_what_was_set_aside_is_shown_until_it_is_done(
 ) -> None:
     health = httpx.get(f"{local.url}/health").json()
     assert (health["status"], health["set_aside"]) == ("degraded", 1)
-    page = open_page(f"{local.url}/admin/info")
+    page = open_page(f"{local.url}/admin/info", session=local.session())
     expect(page.locator(".set-aside li")).to_contain_text(f"job {refused}: not in <b>my</b> app")
     with console.out.capture() as shown:
         console.out.print(console.set_aside_table(queue.list_set_aside(connection)))
     assert f"job {refused}" in shown.get()
-    assert "stats_pipeline_set_aside 1.0" in httpx.get(f"{local.url}/metrics").text
+    assert "stats_pipeline_set_aside 1.0" in httpx.get(f"{local.url}/metrics", headers=local.session()).text
 
     query("update stats_pipeline.set_aside set next_try_at = now()")
     with Database(database_url) as opened:

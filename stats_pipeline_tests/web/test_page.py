@@ -33,7 +33,7 @@ def page(open_page: Open, local: Served, database_url: str) -> Page:
 
 
 def opened(open_page: Open, served: Served, **context: Any) -> Page:
-    page = open_page(f"{served.url}/admin/info", **context)
+    page = open_page(f"{served.url}/admin/info", session=served.session(), **context)
     expect(page.locator("#live")).to_have_text("Live")
     page.evaluate("window.isSamePage = true")
     return page
@@ -126,7 +126,7 @@ def test_a_job_that_fails_is_said_on_the_button(page: Page, connection: Connecti
     expect(page.locator("#press")).to_have_text("Enqueue Stats Job", timeout=10_000)
 
 
-def test_a_row_opens_to_its_ten_functions_its_tags_and_its_run(
+def test_a_row_opens_to_its_ten_functions_and_its_tags(
     open_page: Open, local: Served, connection: Connection[Any], database_url: str
 ) -> None:
     job = steps.enqueue(connection)
@@ -141,7 +141,7 @@ def test_a_row_opens_to_its_ten_functions_its_tags_and_its_run(
         expect(details.get_by_role("row", name=function.rpc)).to_have_count(1)
     expect(details.locator(".bar rect")).to_have_count(2)
     expect(details.locator(".tag.pending")).to_have_text(["all_time_stats pending", "hall_of_fame pending"])
-    expect(details.get_by_role("link")).to_have_attribute("href", "http://127.0.0.1:3000/runs/0123456789abcdef")
+    expect(details.get_by_role("link")).to_have_count(0)  # there is no Dagster UI here
 
 
 def test_experience_replaces_the_guess_and_fills_the_strip(open_page: Open, local: Served, query: Query) -> None:
@@ -206,7 +206,7 @@ def test_without_the_stream_the_page_asks_every_half_minute_while_jobs_are_activ
     open_page: Open, local: Served, connection: Connection[Any], database_url: str
 ) -> None:
     job = steps.enqueue(connection)
-    page = open_page("about:blank")
+    page = open_page("about:blank", session=local.session())
     page.add_init_script("delete window.SharedWorker")
     page.route("**/stream", lambda route: route.abort())
     page.clock.install()
@@ -238,7 +238,7 @@ def test_everything_can_be_done_by_keyboard_and_focus_survives_an_update(
 
 
 def test_without_javascript_the_page_works_by_its_forms(open_page: Open, local: Served, query: Query) -> None:
-    page = open_page(f"{local.url}/admin/info", java_script_enabled=False)
+    page = open_page(f"{local.url}/admin/info", session=local.session(), java_script_enabled=False)
     page.get_by_role("button", name="Enqueue Stats Job").click()
     expect(page.locator("#press")).to_have_text("Job Queued...")
     job = newest(query)

@@ -2,7 +2,9 @@
 
 import http.client
 import re
+import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from ipaddress import ip_network
 from typing import Any
@@ -11,7 +13,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from stats_pipeline.web.address import login_key
 from stats_pipeline.web.auth import COOKIE, MAX_FAILURES
+from stats_pipeline.web.sessions import Role
 from stats_pipeline_tests.web.conftest import (
     API_KEY,
     CRON,
@@ -20,7 +24,11 @@ from stats_pipeline_tests.web.conftest import (
     JOBS,
     KEY,
     PASSWORD,
+    START_KEY,
+    VIEWER_PASSWORD,
     Served,
+    serving,
+    settings,
 )
 
 Query = Callable[..., list[dict[str, Any]]]
@@ -256,35 +264,163 @@ def raw(served: Served, method: str, path: str, headers: dict[str, str]) -> int:
             return response.status
 
 
-@pytest.mark.usefixtures("enqueues")
-def test_without_a_password_this_machine_is_the_admin(local: Served) -> None:
-    assert httpx.post(local.url + ENQUEUE, json=PAYLOAD).status_code == 202
-    assert "Background Job Status" in httpx.get(local.url + "/admin/info").text
+def test_without_a_password_this_machine_is_nobody(local: Served) -> None:
+    for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": f"Bearer {API_KEY}"}):
+        refused = httpx.post(local.url + ENQUEUE, json=PAYLOAD, headers=headers)
+        assert refused.status_code == 401
+        assert ("INTERNAL_API_KEY is not set: this API takes no server's call" in refused.text) == bool(headers)
+    assert httpx.get(local.url + JOBS).status_code == 401
+    assert httpx.get(local.url + "/admin/info").headers["location"] == "/login"
+    assert "Open the login link" in httpx.get(local.url + "/login").text
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Host": "evil.example"},
-        {"Host": "localhost.evil.example"},
-        {"Host": "[::1"},
-        {"Host": ""},
-        {"Host": "127.0.0.1", "X-Forwarded-For": "192.0.2.1"},
-        {"Host": "127.0.0.1", "Via": "1.1 proxy"},
-    ],
-)
-def test_without_a_password_a_name_of_somebody_elses_or_a_proxy_is_not_this_machine(
-    local: Served, headers: dict[str, str]
+@pytest.mark.parametrize("given", [{}, {"password": ""}, {"key": ""}, {"key": "0" * 64}, {"password": "None"}])
+def test_without_a_password_nothing_but_the_link_lets_in(serve: Callable[..., Served], given: dict[str, str]) -> None:
+    refused = httpx.post(f"{serve().url}/login", data=given or {"other": "1"})
+    assert refused.status_code == 401
+    assert COOKIE not in refused.cookies
+
+
+def test_the_login_link_works_once_also_at_the_door_that_is_started_next(
+    database_url: str, query: Query, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    json = {"Content-Type": "application/json"}
-    assert raw(local, "POST", ENQUEUE, json | headers) in (400, 401)
-    assert raw(local, "GET", JOBS, headers) in (400, 401)
-    assert raw(local, "GET", "/admin/info", headers) in (303, 400)
+    link = {"key": login_key(START_KEY)}
+    with serving(settings(), database_url) as served:
+        first = httpx.post(f"{served.url}/login", data=link)
+        assert first.status_code == 303
+        session = {"Cookie": f"{COOKIE}={first.cookies[COOKIE]}"}
+        again = httpx.post(f"{served.url}/login", data=link)
+        assert again.status_code == 401
+        assert "restart" in again.text
+    with serving(settings(), database_url) as served:  # the same start
+        assert httpx.get(served.url + JOBS, headers=session).status_code == 200
+        assert httpx.post(f"{served.url}/login", data=link).status_code == 401
+        assert "ADMIN_PASSWORD" in httpx.get(f"{served.url}/login", params=link).text
+    (row,) = query("select session, expires_at > now() + interval '5 years' as long from stats_pipeline.ended_session")
+    assert row["long"]
+    assert link["key"] not in row["session"] + "".join(capfd.readouterr())
+
+
+def test_of_many_who_use_the_link_at_once_one_gets_in(serve: Callable[..., Served]) -> None:
+    servers = [serve(), serve()]
+
+    def use(number: int) -> int:
+        return httpx.post(f"{servers[number % 2].url}/login", data={"key": login_key(START_KEY)}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(use, range(8)))
+    assert answers.count(303) == 1
+    assert set(answers) <= {303, 401, 429}
+
+
+def test_a_link_of_another_start_lets_nobody_in_and_its_sessions_are_over(serve: Callable[..., Served]) -> None:
+    served = serve()
+    assert httpx.post(f"{served.url}/login", data={"key": login_key(bytes(31) + b"1")}).status_code == 401
+    with_password = serve(ADMIN_PASSWORD=PASSWORD)
+    assert httpx.post(f"{with_password.url}/login", data={"key": login_key(START_KEY)}).status_code == 401
+    assert httpx.get(with_password.url + JOBS, headers=served.session()).status_code == 401
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
-def test_without_a_password_another_sites_page_is_still_refused(local: Served, headers: dict[str, str]) -> None:
-    assert httpx.post(local.url + ENQUEUE, json=PAYLOAD, headers=headers).status_code == 403
+def test_another_sites_page_cannot_use_the_link(serve: Callable[..., Served], headers: dict[str, str]) -> None:
+    served = serve()
+    form = {"key": login_key(START_KEY)}
+    assert httpx.post(f"{served.url}/login", data=form, headers=headers).status_code == 403
+    assert httpx.post(f"{served.url}/login", data=form).status_code == 303
+
+
+# The viewer.
+
+
+def test_a_viewer_sees_everything_and_changes_nothing(serve: Callable[..., Served], connection: Any) -> None:
+    served = serve(ADMIN_PASSWORD=PASSWORD, VIEWER_PASSWORD=VIEWER_PASSWORD, INTERNAL_API_KEY=API_KEY)
+    with httpx.Client(base_url=served.url, timeout=20) as viewer:
+        assert log_in(viewer, VIEWER_PASSWORD).status_code == 303
+        page = viewer.get("/admin/info")
+        assert "Logged in as viewer" in page.text
+        assert "Log out" in page.text
+        assert re.findall(r'action="([^"]+)"', page.text) == ["/logout"]
+        for path in (JOBS, "/admin/info/jobs", "/metrics", "/docs"):
+            assert viewer.get(path).status_code == 200
+        with viewer.stream("GET", f"{JOBS}/stream") as stream:
+            assert stream.status_code == 200
+        form = {"token": token(viewer), "requestId": "1", "job": str(uuid4())}
+        for refused in (
+            viewer.post(ENQUEUE, json=PAYLOAD),
+            viewer.post(f"{JOBS}/{uuid4()}/retry"),
+            viewer.post("/admin/info/enqueue", data=form),
+            viewer.post("/admin/info/retry", data=form),
+        ):
+            assert refused.status_code == 403
+            assert "a viewer may look at everything here, and change nothing" in refused.text
+        assert viewer.post("/logout", data=form).status_code == 303
+        assert viewer.get(JOBS).status_code == 401
+
+
+def test_each_password_proves_its_own_role_and_ends_only_its_own_sessions(serve: Callable[..., Served]) -> None:
+    before = serve(ADMIN_PASSWORD=PASSWORD, VIEWER_PASSWORD=VIEWER_PASSWORD)
+    after = serve(ADMIN_PASSWORD=PASSWORD, VIEWER_PASSWORD=VIEWER_PASSWORD + "!")
+    swapped = serve(ADMIN_PASSWORD=VIEWER_PASSWORD, VIEWER_PASSWORD=PASSWORD)
+    admin, viewer = before.session(Role.ADMIN), before.session(Role.VIEWER)
+    assert [httpx.get(after.url + JOBS, headers=session).status_code for session in (admin, viewer)] == [200, 401]
+    assert [httpx.get(swapped.url + JOBS, headers=session).status_code for session in (admin, viewer)] == [401, 401]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("/dagster/runs/1?selection=a%20b&x=1", "/dagster/runs/1?selection=a%20b&x=1"),
+        ("/dagster", "/dagster"),
+        ("/dagsterx", "/admin/info"),
+        ("//evil.example", "/admin/info"),
+        ("https://evil.example/dagster/", "/admin/info"),
+        ("/dagster/\\evil.example", "/admin/info"),
+        ("/dagster/\r\nSet-Cookie: a=b", "/admin/info"),
+    ],
+)
+def test_after_the_login_comes_the_page_that_was_asked_for(anyone: httpx.Client, wanted: str, expected: str) -> None:
+    answer = anyone.post("/login", data={"password": PASSWORD, "next": wanted})
+    assert (answer.status_code, answer.headers["location"]) == (303, expected)
+    assert len(answer.headers.get_list("set-cookie")) == 1
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("192.0.2.7:8080", 200),
+        ("[::1]:8080", 200),
+        ("localhost", 200),
+        ("LocalHost:9", 200),
+        (socket.gethostname(), 200),
+        ("stats.example.com", 200),
+        ("door.internal:8080", 200),
+        ("stats.example.com.evil.example", 421),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("localhost@evil.example", 421),
+        ("[localhost]", 421),
+        ("[::1", 421),
+        ("", 421),
+    ],
+)
+def test_only_names_of_ours_are_answered(serve: Callable[..., Served], host: str, status: int) -> None:
+    served = serve(STATS_PUBLIC_URL="https://stats.example.com", STATS_HOST="door.internal", ADMIN_PASSWORD=PASSWORD)
+    assert raw(served, "GET", "/static/icon.svg", {"Host": host}) == status
+
+
+def test_a_cookie_is_secure_where_people_use_https(serve: Callable[..., Served]) -> None:
+    served = serve(STATS_PUBLIC_URL="https://stats.example.com", ADMIN_PASSWORD=PASSWORD)
+    form = {"password": PASSWORD}
+    public = httpx.post(f"{served.url}/login", data=form, headers={"Host": "stats.example.com"})
+    assert "Secure" in public.headers["set-cookie"]
+    assert "Secure" not in httpx.post(f"{served.url}/login", data=form).headers["set-cookie"]
+    for origin, status in (("https://stats.example.com", 303), ("http://stats.example.com", 403)):
+        headers = {"Host": "stats.example.com", "Origin": origin}
+        assert httpx.post(f"{served.url}/login", data=form, headers=headers).status_code == status
 
 
 # Every answer.

@@ -70,7 +70,7 @@ class Reader:
 @contextmanager
 def reading(served: Served, headers: Mapping[str, str] | None = None) -> Iterator[Reader]:
     with (
-        httpx.Client(timeout=httpx.Timeout(PATIENCE, read=None), headers=headers) as client,
+        httpx.Client(timeout=httpx.Timeout(PATIENCE, read=None), headers=headers or served.session()) as client,
         client.stream("GET", f"{served.url}{JOBS}/stream") as response,
     ):
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -243,7 +243,7 @@ def test_a_reader_that_falls_behind_is_sent_away_and_the_others_are_not(
 def test_streams_are_limited(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     with reading(served), reading(served):
         monkeypatch.setattr(stream, "MAX_STREAMS", 2)
-        refused = httpx.get(f"{served.url}{JOBS}/stream")
+        refused = httpx.get(f"{served.url}{JOBS}/stream", headers=served.session())
         assert refused.status_code == 503
         assert "retry-after" in refused.headers
 
@@ -256,7 +256,7 @@ def test_of_many_streams_at_once_no_more_than_the_limit_are_taken(served: Served
 
     async def open_all(number: int) -> list[int]:
         limits = httpx.Limits(max_connections=number, max_keepalive_connections=0)
-        async with httpx.AsyncClient(limits=limits) as client:
+        async with httpx.AsyncClient(limits=limits, headers=served.session()) as client:
             decided = asyncio.Barrier(number)
             return await asyncio.gather(*(open_one(client, decided) for _ in range(number)))
 

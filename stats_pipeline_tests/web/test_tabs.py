@@ -52,6 +52,8 @@ def tabs(chromium: str, playwright: Playwright, tmp_path: Path) -> Iterator[Brow
 
 
 def open_tab(context: BrowserContext, served: Served) -> Page:
+    name, _, value = served.session()["Cookie"].partition("=")
+    context.add_cookies([{"name": name, "value": value, "url": served.url}])
     tab = context.new_page()
     tab.goto(f"{served.url}/admin/info")
     expect(tab.locator("#live")).to_have_text("Live")
@@ -65,7 +67,7 @@ def wait_for_streams(served: Served, number: int) -> None:
 def test_seven_visible_tabs_share_one_stream_and_the_button_of_the_first_works(
     open_page: Callable[..., Page], served: Served
 ) -> None:
-    first = open_page(f"{served.url}/admin/info")
+    first = open_page(f"{served.url}/admin/info", session=served.session())
     tabs = [first, *(open_tab(first.context, served) for _ in range(TABS - 1))]
     assert served.streams == 1
     first.locator("#press").click()
@@ -99,7 +101,7 @@ def test_when_one_visible_tab_goes_the_other_stays_live(
     connection: Connection[Any],
     leave: Callable[[Page], object],
 ) -> None:
-    other = open_page(f"{served.url}/admin/info")
+    other = open_page(f"{served.url}/admin/info", session=served.session())
     first = open_tab(other.context, served)
     leave(first)
     steps.enqueue(connection)

@@ -103,11 +103,17 @@ def test_results_that_another_program_wrote_are_shown_as_far_as_they_go(results:
         STATS_FUNCTIONS,
         USUAL,
         now=NOW,
-        dagster_url="http://dagster",
+        dagster_url="/dagster",
     )
     assert row.trigger == "unknown"
     assert len(row.functions) >= 10
     assert row.delivered == ()
+
+
+@pytest.mark.parametrize(("dagster_url", "expected"), [("/dagster", "/dagster/runs/1-2"), (None, None)])
+def test_a_row_links_to_its_run_where_there_is_a_dagster_ui(dagster_url: str | None, expected: str | None) -> None:
+    row = view.job_row(job(run_id="1-2"), STATS_FUNCTIONS, USUAL, now=NOW, dagster_url=dagster_url)
+    assert row.run_url == expected
 
 
 @pytest.mark.parametrize(
