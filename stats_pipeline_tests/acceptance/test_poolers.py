@@ -82,7 +82,7 @@ def post(pipeline: Pipeline, tenant: UUID) -> UUID:
 
 
 def web(pipeline: Pipeline) -> str:
-    return f"http://127.0.0.1:{pipeline._environment['STATS_WEB_PORT']}"
+    return f"http://127.0.0.1:{pipeline._environment['STATS_PORT']}"
 
 
 def test_the_main_job_from_the_apps_call_to_the_apps_cache(pipeline: Pooled) -> None:
