@@ -269,7 +269,7 @@ def web(log_level: LogLevelOption = None) -> None:
         address.require_a_key(loaded, is_terminal=console.err.is_terminal)
         start_key = secrets.token_bytes(32)
         console.say(f"{_door(loaded, start_key)} · Ctrl-C stops")
-        server.serve(loaded, opened.url, workspace=None, start_key=start_key)
+        server.serve(loaded, opened.url, start_key=start_key)
 
 
 def _door(loaded: settings.Settings, start_key: bytes) -> str:
