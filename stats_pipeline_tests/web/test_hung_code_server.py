@@ -97,6 +97,17 @@ def test_at_the_start_it_keeps_the_dagster_ui_waiting_only(door: RealDoor, open_
     expect(page.get_by_text("No runs found")).to_be_visible(timeout=90_000)
 
 
+SERVE = """
+import sys
+from pathlib import Path
+from stats_pipeline import settings
+from stats_pipeline.deployment.up import dagster_ui
+from stats_pipeline.web.server import serve
+loaded = settings.load()
+serve(loaded, sys.argv[1], start_key=b"a start", ui=dagster_ui(Path(sys.argv[2]), loaded))
+"""
+
+
 def test_it_does_not_keep_the_process_from_ending(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> None:
     home = tmp_path_factory.mktemp("door")
     port = str(free_port())
@@ -108,7 +119,7 @@ def test_it_does_not_keep_the_process_from_ending(tmp_path_factory: pytest.TempP
         "DAGSTER_HOME": str(home),
     }
     with code_server(home) as (process, workspace):
-        command = [sys.executable, "-m", "stats_pipeline.web", str(workspace)]
+        command = [sys.executable, "-c", SERVE, database_url, str(workspace)]
         started = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT)
         try:
             transport = httpx.HTTPTransport(retries=12)
