@@ -198,17 +198,18 @@ class Pipeline:
         """The address of page, API and the Dagster UI."""
         return f"http://127.0.0.1:{self._environment['STATS_PORT']}"
 
-    def log_in(self) -> httpx.Client:
+    @contextmanager
+    def logged_in(self) -> Iterator[httpx.Client]:
         """The admin's browser."""
-        client = httpx.Client(base_url=self.door, timeout=30, trust_env=False)
-        answer = client.post("/login", data={"password": self._environment["ADMIN_PASSWORD"]})
-        assert answer.status_code == 303, answer.text
-        return client
+        with httpx.Client(base_url=self.door, timeout=30, trust_env=False) as client:
+            answer = client.post("/login", data={"password": self._environment["ADMIN_PASSWORD"]})
+            assert answer.status_code == HTTPStatus.SEE_OTHER, answer.text
+            yield client
 
     def ask_dagster(self, query: str, **variables: Any) -> Any:
         """Ask what the Dagster UI asks, once it is there."""
         body = {"query": query, "variables": variables}
-        with self.log_in() as client:
+        with self.logged_in() as client:
             until(lambda: client.get("/dagster/server_info").status_code == HTTPStatus.OK, "the Dagster UI")
             answer = client.post("/dagster/graphql", json=body).json()
         assert "errors" not in answer, answer
