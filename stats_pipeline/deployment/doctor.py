@@ -128,12 +128,14 @@ def _examine_connections(url: str, settings: Settings) -> Finding:
         beside = "beside those of the running deployment" if is_up else "at the same time"
         count = allowed.count + (0 if is_up else 1)
         return Finding("connections", "ok", f"{count} can be opened {beside}, of STATS_MAX_CONNECTIONS={most}")
-    missing = free - allowed.count
+    there_are = most - free + allowed.count
+    is_enough = there_are >= LEAST_CONNECTIONS
+    fewer = f", or set STATS_MAX_CONNECTIONS to {there_are}" if is_enough else ""
     return Finding(
         "connections",
-        "warning" if most - missing >= LEAST_CONNECTIONS else "problem",
-        f"{missing} of STATS_MAX_CONNECTIONS={most} cannot be opened ({allowed.reason}): another deployment may hold "
-        f"them; otherwise let the pooler have more, or set STATS_MAX_CONNECTIONS to {most - missing}",
+        "warning" if is_enough else "problem",
+        f"only {there_are} of STATS_MAX_CONNECTIONS={most} can be opened ({allowed.reason}): another deployment may "
+        f"hold the others; otherwise let the pooler have more{fewer}",
     )
 
 

@@ -30,9 +30,12 @@ def test_a_pipeline_that_is_up_is_well(pipeline: Pipeline, app: App) -> None:
     found = findings(run(pipeline.home, "doctor", "--json", **settings))
     assert {subject: state for subject, (state, _) in found.items()} == {
         **dict.fromkeys(("settings", "database", "functions", "schema", "jobs", "Dagster", "app"), "ok"),
-        **dict.fromkeys(("queue", "nightly refresh"), "ok"),
+        **dict.fromkeys(("queue", "nightly refresh", "connections"), "ok"),
         "visitors": "warning",
     }
+    assert re.fullmatch(
+        r"\d can be opened beside those of the running deployment, of STATS_MAX_CONNECTIONS=12", found["connections"][1]
+    )
     shown = run(pipeline.home, "doctor", **settings)
     assert shown.returncode == 0
     assert "sensors are running" in shown.stdout

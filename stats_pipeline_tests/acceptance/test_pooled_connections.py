@@ -1,5 +1,6 @@
 """Our connections and Dagster's through PgBouncer: what is set for them holds, and what is refused is waited for."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import structlog
 
 from stats_pipeline import database
 from stats_pipeline.database import Database, allowance, connect, migrate
+from stats_pipeline.deployment import doctor
 from stats_pipeline.errors import DatabaseUnavailable, NoConnectionFree
 from stats_pipeline.runtime.storage import PooledPostgresStorage
 from stats_pipeline.settings import Settings
@@ -152,6 +154,37 @@ def test_what_a_pooler_allows_is_found_out_by_trying(
     allowed = allowance.count_allowed(url, 5)
     assert allowed.count == 3
     assert reason in allowed.reason
+
+
+@pytest.mark.parametrize(
+    ("allows", "state", "said"),
+    [
+        (12, "ok", "12 can be opened at the same time, of STATS_MAX_CONNECTIONS=12"),
+        (11, "warning", "only 11 of STATS_MAX_CONNECTIONS=12 can be opened (.*max_client_conn.*), or set .* to 11"),
+        (
+            6,
+            "problem",
+            "only 6 of STATS_MAX_CONNECTIONS=12 can be opened (.*max_client_conn.*) let the pooler have more",
+        ),
+    ],
+)
+def test_doctor_says_what_the_pooler_allows(
+    pooled: Callable[..., str], tmp_path: Path, allows: int, state: str, said: str
+) -> None:
+    url = pooled("session", max_client_conn=allows)
+    settings = Settings.model_validate({"STATS_DATABASE_URL": url, "STATS_HOME": str(tmp_path)})
+    [found] = [finding for finding in doctor.examine(settings) if finding.subject == "connections"]
+    assert found.state == state
+    assert re.fullmatch(said, found.said), found.said
+
+
+def test_doctor_counts_nothing_behind_a_transaction_pooler(pooled: Callable[..., str], tmp_path: Path) -> None:
+    url = pooled("transaction", size=2)
+    settings = Settings.model_validate({"STATS_DATABASE_URL": url, "STATS_HOME": str(tmp_path)})
+    found = {finding.subject: finding for finding in doctor.examine(settings)}
+    assert found["connections"].state == "ok"
+    assert found["connections"].said.startswith("a transaction pooler: ")
+    assert found["jobs"].state == "ok"
 
 
 def test_a_pooler_that_closes_all_connections_and_comes_back_is_one_outage(folder: Path, server: int) -> None:

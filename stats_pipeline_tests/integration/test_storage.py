@@ -7,11 +7,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy
 from dagster_postgres import DagsterPostgresStorage
 
 from stats_pipeline import database
 from stats_pipeline.database import migrate
-from stats_pipeline.runtime.storage import PooledPostgresStorage
+from stats_pipeline.runtime.storage import PooledPostgresStorage, _without_session
 
 NAME = "dagster-under-test"
 
@@ -125,3 +126,92 @@ def test_connections_that_the_server_has_closed_are_replaced(
     assert query("select pg_terminate_backend(pid) from pg_stat_activity where application_name = %s", NAME)
     assert dg.materialize([made, derived], instance=instance).success
     assert connections() > 0
+
+
+def test_all_instances_of_a_process_share_the_connection_and_the_last_one_closes_it(
+    open_instance: Callable[..., dg.DagsterInstance], connections: Callable[[], int]
+) -> None:
+    first, second = open_instance(), open_instance()
+    for instance in (first, second):
+        assert instance.get_runs() == []
+    assert connections() == 1
+    first.dispose()
+    assert second.get_runs() == []
+    assert connections() == 1
+    second.dispose()
+    assert connections() == 0
+
+
+def test_the_web_servers_own_settings_leave_the_pool_as_it_is(
+    open_instance: Callable[..., dg.DagsterInstance], connections: Callable[[], int]
+) -> None:
+    instance = open_instance()
+    instance.optimize_for_webserver(statement_timeout=15_000, pool_recycle=300, max_overflow=20)
+    assert dg.materialize([made, derived], instance=instance).success
+    assert connections() == 1
+
+
+def planned(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """The tables that a run is going to fill, as this instance reads them."""
+    entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+    return [entry.get_dagster_event().asset_key.to_user_string() for entry in entries if entry.dagster_event]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("then", ["an event", "a read", "the end"])
+def test_what_a_run_plans_is_stored_together_before_anything_else_is(
+    open_instance: Callable[..., dg.DagsterInstance], query: Query, then: str
+) -> None:
+    pooled, stock = open_instance(), open_instance(DagsterPostgresStorage)
+    assets = [made, derived]
+    job = dg.Definitions(assets, jobs=[dg.define_asset_job("both", assets)]).resolve_job_def("both")
+    run = pooled.create_run_for_job(job, asset_selection=frozenset(asset.key for asset in assets))
+    assert planned(stock, run.run_id) == []
+    if then == "an event":
+        pooled.report_engine_event("next", run)
+    elif then == "a read":
+        assert sorted(planned(pooled, run.run_id)) == ["derived", "made"]
+    else:
+        pooled.dispose()
+    assert sorted(planned(stock, run.run_id)) == ["derived", "made"]
+    assert {record.asset_entry.last_run_id for record in stock.get_asset_records([made.key, derived.key])} == {
+        run.run_id
+    }
+    of_planned = (
+        "select count(distinct xmin::text) as writes from dagster.event_logs where dagster_event_type ~ 'PLANNED'"
+    )
+    assert query(of_planned) == [{"writes": 1}]
+
+
+def test_what_is_planned_survives_an_outage(open_instance: Callable[..., dg.DagsterInstance], query: Query) -> None:
+    pooled = open_instance()
+    job = dg.Definitions([made], jobs=[dg.define_asset_job("one", [made])]).resolve_job_def("one")
+    run = pooled.create_run_for_job(job, asset_selection=frozenset([made.key]))
+    query("alter table dagster.asset_keys rename to away")
+    with pytest.raises(sqlalchemy.exc.ProgrammingError):
+        pooled.report_engine_event("lost", run)
+    query("alter table dagster.away rename to asset_keys")
+    assert planned(pooled, run.run_id) == ["made"]
+
+
+@pytest.mark.parametrize(
+    ("options", "left", "session"),
+    [
+        ("", None, {}),
+        ("-csearch_path=dagster", None, {"search_path": "dagster"}),
+        (
+            r"-c lock_timeout=1s --work_mem=4MB -cDateStyle=ISO,\ MDY",
+            None,
+            {"lock_timeout": "1s", "work_mem": "4MB", "DateStyle": "ISO, MDY"},
+        ),
+        ("-e -cstats_pipeline.x=a=b", "-e", {"stats_pipeline.x": "a=b"}),
+    ],
+)
+def test_what_a_url_sets_for_a_session_is_taken_out_of_it(
+    options: str, left: str | None, session: dict[str, str]
+) -> None:
+    url = sqlalchemy.make_url("postgresql+psycopg2://me:p%40ss@/app?host=%2Ftmp")
+    given = url.update_query_dict({"options": options}) if options else url
+    without, found = _without_session(given.render_as_string(hide_password=False))
+    assert sqlalchemy.make_url(without).query.get("options") == left
+    assert sqlalchemy.make_url(without).password == "p@ss"
+    assert found == session
