@@ -41,6 +41,7 @@ COMPUTING_RUN, DELIVERING_RUN = "a run that computes", "a run that delivers"
 ROUTE = "https://app.example.com/api/internal/cache/invalidate"
 FOR_LONG = 86_400  # seconds
 AIM_RATIO = 1.5
+_KEY = "the key of the benchmark"
 
 # The jobs of 400 to 500 days ago, then those of the last year without the last day, oldest first.
 _PAST = """
@@ -270,7 +271,7 @@ def work_on(url: str) -> Iterator[Work]:
         connection.execute(
             "update stats_pipeline.outbox set due_at = due_at - interval '1 minute' where delivered_at is null"
         )
-        settings = Settings(_env_file=None)
+        settings = Settings(_env_file=None, INTERNAL_API_KEY=_KEY)
         app = build_app(settings, url, start_key=bytes(32))
         in_transaction = _InTransaction(url, connection)
         app.state.web = replace(app.state.web, database=in_transaction)
@@ -361,7 +362,8 @@ def _record_delivery(work: Work) -> None:
 def _metrics(work: Work) -> None:
     async def get() -> httpx.Response:
         transport = httpx.ASGITransport(work.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        headers = {"Authorization": f"Bearer {_KEY}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
             return await client.get("/metrics")
 
     work.loop.run(get()).raise_for_status()

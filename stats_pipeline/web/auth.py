@@ -122,7 +122,7 @@ class Guard:
         self._wrong_passwords.forget(request)
         response.set_cookie(
             COOKIE,
-            self.sessions.issue(role),
+            self.sessions.begin(role),
             max_age=self._lifetime,
             httponly=True,
             samesite="lax",

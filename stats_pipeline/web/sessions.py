@@ -44,7 +44,7 @@ class Caller:
 
 
 class Sessions:
-    """Issues, reads and ends sessions. One per process; a secret per role says which role a cookie proves."""
+    """Begins, reads and ends sessions. One per process; a secret per role says which role a cookie proves."""
 
     def __init__(self, database: Database, secret_of: Mapping[Role, bytes], lifetime: int) -> None:
         self._database = database
@@ -60,7 +60,7 @@ class Sessions:
         self._watchers: dict[object, tuple[Caller, Callable[[], None]]] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    def issue(self, role: Role) -> str:
+    def begin(self, role: Role) -> str:
         """The cookie of a new session."""
         return str(self._cookies[role].dumps(secrets.token_urlsafe(16)))
 
@@ -68,8 +68,8 @@ class Sessions:
         """Whose cookie this is, perhaps logged out; None if it is forged or too old."""
         for role, serializer in self._cookies.items():
             with suppress(BadSignature):
-                session, issued = serializer.loads(cookie, max_age=self._lifetime, return_timestamp=True)
-                return Caller(role.value, role, str(session), issued.timestamp() + self._lifetime)
+                session, begun = serializer.loads(cookie, max_age=self._lifetime, return_timestamp=True)
+                return Caller(role.value, role, str(session), begun.timestamp() + self._lifetime)
         return None
 
     def form_token(self, caller: Caller) -> str:

@@ -53,7 +53,7 @@ class Served:
 
     def session(self, role: Role = Role.ADMIN) -> dict[str, str]:
         """The headers of a browser that has logged in."""
-        return {"Cookie": f"{COOKIE}={self.app.state.web.guard.sessions.issue(role)}"}
+        return {"Cookie": f"{COOKIE}={self.app.state.web.guard.sessions.begin(role)}"}
 
 
 def settings(**variables: Any) -> Settings:
