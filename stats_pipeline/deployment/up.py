@@ -316,7 +316,12 @@ def dagster_ui(workspace: Path, settings: Settings) -> "DagsterUI":
             budget.take_room_for_dagsters_ui(settings)
         return webserver.dagster_app(workspace, prefix=address.DAGSTER, may_change=may_change)
 
-    return DagsterUI(open_app, addresses=webserver.ADDRESSES, root_files=webserver.FILES_AT_THE_ROOT)
+    return DagsterUI(
+        open_app,
+        addresses=webserver.ADDRESSES,
+        root_files=webserver.FILES_AT_THE_ROOT,
+        mutations_of=webserver.mutations_of,
+    )
 
 
 def _launch_socket(settings: Settings) -> Path:

@@ -12,7 +12,7 @@ from psycopg import Connection
 
 from stats_pipeline.database import call, run
 
-Action = Literal["login", "logout", "key", "launch", "retry", "cancel"]
+Action = Literal["login", "logout", "key", "launch", "retry", "cancel", "change"]
 Outcome = Literal["done", "refused"]
 MAX_TEXT = 200  # characters
 

@@ -16,10 +16,8 @@ from dagster._core.workspace.context import (  # what the UI shows, for the proc
 )
 from dagster._core.workspace.load_target import WorkspaceFileTarget  # the workspace file
 from dagster_webserver.app import create_app_from_workspace_process_context  # the UI, to put a guard in front of it
-from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from graphql import FieldNode, GraphQLError, OperationDefinitionNode, OperationType, parse
+from starlette.types import ASGIApp
 
 Kind = Literal["graphql", "log", "dump", "notebook", "report", "about"]
 MayChange = Callable[[MutableMapping[str, Any]], bool]
@@ -38,7 +36,6 @@ ADDRESSES: Mapping[str, Kind] = {
     "/server_info": "about",
     "/dagit_info": "about",
 }
-_MAX_QUERY = 1_000_000  # bytes, of who may only look
 # Files that the UI asks for without the prefix.
 FILES_AT_THE_ROOT = frozenset({"/favicon-run-pending.svg", "/favicon-run-success.svg", "/favicon-run-failed.svg"})
 
@@ -64,52 +61,19 @@ class _Roles(WorkspaceProcessContext):
         )
 
 
-class _NoMutations:
-    """ASGI: refuses the mutations of those who may not change anything, as some of Dagster's check no permission."""
+def mutations_of(body: bytes) -> list[str]:
+    """The names of the mutations that the body of a request to `/graphql` could execute.
 
-    def __init__(self, app: ASGIApp, prefix: str, may_change: MayChange) -> None:
-        self._app = app
-        self._graphql = f"{prefix}/graphql"
-        self._may_change = may_change
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == self._graphql and not self._may_change(scope):
-            body = bytearray()
-            async for chunk in Request(scope, receive).stream():
-                body += chunk
-                if len(body) > _MAX_QUERY:
-                    return await _refuse(413, "the query is too long")(scope, receive, send)
-            try:
-                is_mutation = _has_mutation(bytes(body))
-            except RecursionError:
-                return await _refuse(400, "the query is too deep")(scope, receive, send)
-            if is_mutation:
-                return await _refuse(403, "who may only look may change nothing")(scope, receive, send)
-            receive = _replaying(bytes(body), receive)
-        return await self._app(scope, receive, send)
-
-
-def _has_mutation(body: bytes) -> bool:
-    """Whether a mutation could be executed; what cannot be read is answered by Dagster."""
+    None if it cannot be read: Dagster answers that itself. Raises `RecursionError` if it is nested too deeply.
+    """
     try:
         query = json.loads(body)["query"]
         operations = [node for node in parse(query).definitions if isinstance(node, OperationDefinitionNode)]
     except (ValueError, TypeError, KeyError, GraphQLError):
-        return False
-    return any(operation.operation is OperationType.MUTATION for operation in operations)
-
-
-def _replaying(body: bytes, receive: Receive) -> Receive:
-    messages: list[Message] = [{"type": "http.request", "body": body}]
-
-    async def replay() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return replay
-
-
-def _refuse(status: int, reason: str) -> JSONResponse:
-    return JSONResponse({"errors": [{"message": reason}]}, status)
+        return []
+    found = [operation for operation in operations if operation.operation is OperationType.MUTATION]
+    chosen = [chosen for operation in found for chosen in operation.selection_set.selections]
+    return [each.name.value if isinstance(each, FieldNode) else "a fragment" for each in chosen]
 
 
 @contextmanager
@@ -120,5 +84,4 @@ def dagster_app(workspace: Path, *, prefix: str, may_change: MayChange) -> Itera
     Blocks while a code server hangs. The app calls blocking code on its event loop.
     """
     with dg.DagsterInstance.get() as instance, _Roles(instance, workspace, may_change) as context:
-        app = create_app_from_workspace_process_context(context, path_prefix=prefix)
-        yield _NoMutations(app, prefix, may_change)
+        yield create_app_from_workspace_process_context(context, path_prefix=prefix)

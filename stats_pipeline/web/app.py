@@ -119,7 +119,7 @@ def build_app(settings: Settings, database_url: str, *, start_key: bytes, ui: Da
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],
         middleware=[
-            Middleware(Door, settings=settings, guard=web.guard, ui=ui),
+            Middleware(Door, settings=settings, guard=web.guard, audit=web.audit, ui=ui),
             Middleware(SecurityHeaders, app_url=settings.app_url),
         ],
         exception_handlers={

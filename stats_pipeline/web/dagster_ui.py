@@ -25,7 +25,7 @@ class DagsterUI:
     """An ASGI app that is opened when it is first needed. One per process.
 
     `addresses` are those that are not pages, with their kind; `root_files` are files that its pages ask for without the
-    prefix.
+    prefix; `mutations_of` names what the body of a GraphQL request could change.
     """
 
     def __init__(
@@ -34,8 +34,10 @@ class DagsterUI:
         *,
         addresses: Mapping[str, str],
         root_files: frozenset[str],
+        mutations_of: Callable[[bytes], list[str]],
     ) -> None:
         self.root_files = root_files
+        self.mutations_of = mutations_of
         self._open_app = open_app
         self._addresses = addresses
         self._thread: threading.Thread | None = None

@@ -15,14 +15,16 @@ from urllib.parse import quote
 import psycopg
 import structlog
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.jobs.audit import Action
 from stats_pipeline.settings import Settings
 from stats_pipeline.web.address import DAGSTER, LOGIN
+from stats_pipeline.web.audit import Audit
 from stats_pipeline.web.auth import Guard
 from stats_pipeline.web.dagster_ui import DagsterUI
 from stats_pipeline.web.origin import Site, is_visit
@@ -39,6 +41,8 @@ class _Rule:
     changes: bool = False
 
 
+_MAX_QUERY = 1_000_000  # bytes
+_NO_CHANGES = frozenset({"logTelemetry", "setNuxSeen"})  # what the UI's pages send by themselves
 _READ = frozenset({"GET", "HEAD"})
 _RULES: Mapping[str, _Rule] = {
     "page": _Rule(_READ),
@@ -82,8 +86,9 @@ class Refused(Exception):
 class Door:
     """ASGI, in front of our app. `ui` is None where there is no Dagster UI."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, guard: Guard, ui: DagsterUI | None) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, guard: Guard, audit: Audit, ui: DagsterUI | None) -> None:
         self._ours = app
+        self._audit = audit
         self._site = Site(settings)
         self._guard = guard
         self._ui = ui
@@ -146,6 +151,8 @@ class Door:
                 query = scope["query_string"].decode("latin-1")
                 raise Refused(RedirectResponse(f"{DAGSTER}/{'?' if query else ''}{query}", HTTPStatus.SEE_OTHER))
             self._check_is_open(ui, connection)
+            if scope["method"] == "POST":
+                receive = await self._judge_changes(ui, kind, scope, receive, caller)
             await ui(self._scope(scope, caller), receive, _with_headers(send))
         finally:
             ui.end_turn()
@@ -156,8 +163,27 @@ class Door:
         if rule.changes and self._is_read_only:
             raise _refusal(HTTPStatus.FORBIDDEN, "read-only mode: nothing can be changed here")
 
+    async def _judge_changes(self, ui: DagsterUI, kind: str, scope: Scope, receive: Receive, caller: Caller) -> Receive:
+        """Refuse what may not be changed, and record what will be asked for; what then receives the same body."""
+        if kind != "graphql":
+            await self._audit.note(scope, "change", caller, about=f"{scope['path']} in the Dagster UI")
+            return receive
+        body = await _read(scope, receive)
+        try:
+            changes = ui.mutations_of(body)
+        except RecursionError:
+            raise _refusal(HTTPStatus.BAD_REQUEST, "the query is too deep") from None
+        if changes and not self._may_change(caller):
+            raise _refusal(HTTPStatus.FORBIDDEN, "who may only look may change nothing")
+        if noted := [name for name in changes if name not in _NO_CHANGES]:
+            await self._audit.note(scope, _action_of(noted[0]), caller, about=f"{', '.join(noted)} in the Dagster UI")
+        return _replaying(body, receive)
+
+    def _may_change(self, caller: Caller) -> bool:
+        return caller.role is Role.ADMIN and not self._is_read_only
+
     def _scope(self, scope: Scope, caller: Caller) -> Scope:
-        return {**scope, _MAY_CHANGE: caller.role is Role.ADMIN and not self._is_read_only}
+        return {**scope, _MAY_CHANGE: self._may_change(caller)}
 
     async def _caller(self, connection: HTTPConnection, kind: str) -> Caller:
         try:
@@ -196,6 +222,31 @@ class Door:
 
         with self._guard.sessions.watching(caller, is_over.set):
             await ui(scope, receive_until_over, send_until_over)
+
+
+async def _read(scope: Scope, receive: Receive) -> bytes:
+    body = bytearray()
+    async for chunk in Request(scope, receive).stream():
+        body += chunk
+        if len(body) > _MAX_QUERY:
+            raise _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the query is too long")
+    return bytes(body)
+
+
+def _replaying(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+def _action_of(mutation: str) -> Action:
+    """In the words of the audit. By their names, as Dagster has a dozen of each kind."""
+    if mutation.startswith(("launch", "reexecute")):
+        return "launch"
+    return "cancel" if mutation.startswith(("terminate", "cancel")) else "change"
 
 
 def may_change(scope: Mapping[str, object]) -> bool:

@@ -19,6 +19,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
+from stats_pipeline import database
+from stats_pipeline.jobs import audit
 from stats_pipeline.runtime import webserver
 from stats_pipeline.web.door import SESSION_OVER
 from stats_pipeline.web.sessions import Role
@@ -451,3 +453,21 @@ def test_the_addresses_of_dagsters_app_are_those_that_the_door_knows() -> None:
     found = {route.path.partition("{")[0] for route in app.build_routes() if route.path not in files}
     assert found - {"/"} == set(webserver.ADDRESSES)
     assert {file for file in files if file.startswith("/favicon-run-")} == webserver.FILES_AT_THE_ROOT
+
+
+def test_what_an_admin_changes_in_the_dagster_ui_is_recorded(door: RealDoor, shared_database: str) -> None:
+    """Looking at something is not; and what a viewer tries is refused, so it changes nothing."""
+    with database.connect(shared_database, autocommit=True) as connection:
+        connection.execute("truncate stats_pipeline.audit")
+        gate = door.home / "recorded"
+        run = door.launch(gate)
+        door.wait_for(run, "STARTED")
+        door.ask("mutation($id: String!) { terminateRun(runId: $id) { __typename } }", id=run)
+        door.wait_for(run, "CANCELED")
+        door.ask("mutation($id: String!) { deletePipelineRun(runId: $id) { __typename } }", id=run)
+        door.ask("mutation { setNuxSeen }")
+        assert [(row.action, row.outcome, row.who, row.role, row.about) for row in audit.latest(connection, 9)] == [
+            ("change", "done", "admin", "admin", "deletePipelineRun in the Dagster UI"),
+            ("cancel", "done", "admin", "admin", "terminateRun in the Dagster UI"),
+            ("launch", "done", "admin", "admin", "launchRun in the Dagster UI"),
+        ]
