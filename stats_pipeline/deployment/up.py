@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fasteners  # type: ignore[import-untyped]
 import psutil
@@ -34,6 +34,13 @@ from stats_pipeline.errors import AlreadyRunning, SettingsError
 from stats_pipeline.jobs import health
 from stats_pipeline.settings import IMPORT_PATH, IS_INSTALLED, PROJECT_ROOT, Settings
 from stats_pipeline.web import address
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from starlette.types import ASGIApp
+
+    from stats_pipeline.web.dagster_ui import DagsterUI
 
 LOCATION = "stats_pipeline"
 _DRAIN_SECONDS = 10
@@ -269,7 +276,8 @@ class Deployment:
     def _open_door(self) -> None:
         from stats_pipeline.web import server  # noqa: PLC0415
 
-        server.serve(settings_module.load(), self.database_url, workspace=self._workspace, start_key=self.start_key)
+        ui = dagster_ui(self._workspace, self.settings)
+        server.serve(settings_module.load(), self.database_url, start_key=self.start_key, ui=ui)
 
     def _all_sensors_beat(self, connection: Connection[Any], since: float) -> bool:
         """Whether each sensor has been evaluated here since that moment (monotonic): from now on jobs are picked up."""
@@ -295,6 +303,20 @@ class Deployment:
                 self.say(f"{runs} runs are still running: they are stopped now, and resumed at the next start")
                 return
             time.sleep(0.1)
+
+
+def dagster_ui(workspace: Path, settings: Settings) -> "DagsterUI":
+    """The Dagster UI of a workspace file and the instance in `DAGSTER_HOME`, still closed. Imports Dagster."""
+    from stats_pipeline.runtime import webserver  # noqa: PLC0415
+    from stats_pipeline.web.dagster_ui import DagsterUI  # noqa: PLC0415
+    from stats_pipeline.web.door import may_change  # noqa: PLC0415
+
+    def open_app() -> "AbstractContextManager[ASGIApp]":
+        if not budget.has_room():  # an earlier try may have failed
+            budget.take_room_for_dagsters_ui(settings)
+        return webserver.dagster_app(workspace, prefix=address.DAGSTER, may_change=may_change)
+
+    return DagsterUI(open_app, addresses=webserver.ADDRESSES, root_files=webserver.FILES_AT_THE_ROOT)
 
 
 def _launch_socket(settings: Settings) -> Path:

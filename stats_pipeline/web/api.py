@@ -137,7 +137,7 @@ async def retry(request: Request, caller: Caller) -> Response:
 async def stream(request: Request, caller: Caller) -> Response:
     """One event per change of a job, until the client goes away or logs out."""
     web = web_of(request)
-    events = web.changes.events(caller.session)
+    events = await web.changes.events(caller.session)
     if events is None:
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams are open", {"Retry-After": "10"})
     # A proxy that buffers the answer would hold back every event.

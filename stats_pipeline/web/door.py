@@ -66,6 +66,7 @@ _WAITING_PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>Dagster · stats-pipeline</title>
+<link rel="stylesheet" href="/static/page.css">
 <p role="status">{reason} This page tries again by itself. <a href="/admin/info">Back to the jobs</a></p>
 </html>
 """

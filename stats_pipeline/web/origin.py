@@ -75,7 +75,7 @@ class Site:
         return True
 
     def _is_our_origin(self, origin: str, host: str) -> bool:
-        if host == self._public_host:
+        if origin == self._public_origin or host == self._public_host:
             return origin == self._public_origin
         scheme, _, netloc = origin.partition("://")
         return scheme in ("http", "https") and netloc == host

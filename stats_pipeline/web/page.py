@@ -247,6 +247,7 @@ def _next(given: Mapping[str, str]) -> str:
 async def logout(request: Request) -> Response:
     """End the session, for every browser that has its cookie, with its event streams and WebSockets."""
     web = web_of(request)
+    web.guard.same_origin(request)  # the answer forgets the cookie also of who has sent none
     caller = await web.guard.person(request)
     if caller is not None:
         web.guard.check_form(request, caller, (await read_form(request)).get("token", ""))

@@ -4,55 +4,33 @@ The app is in `app.py`, its address in `address.py`.
 """
 
 import logging
-from contextlib import AbstractContextManager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import structlog
 import uvicorn
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
 
 from stats_pipeline import log
-from stats_pipeline.database import budget
 from stats_pipeline.settings import Settings
-from stats_pipeline.web.address import DAGSTER, access_note, address
+from stats_pipeline.web.address import access_note, address
 from stats_pipeline.web.app import build_app
 from stats_pipeline.web.dagster_ui import DagsterUI
-from stats_pipeline.web.door import may_change
 
 MAX_HEAD = 32_768  # bytes of a request's URL and headers together
 _GRACE = 3  # seconds for unfinished answers when the process is told to stop
 
 
-def serve(settings: Settings, database_url: str, *, workspace: Path | None, start_key: bytes) -> None:
-    """Serve until SIGTERM or Ctrl-C, with the Dagster UI of a workspace file and the instance in `DAGSTER_HOME`.
+def serve(settings: Settings, database_url: str, *, start_key: bytes, ui: DagsterUI | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C, with the Dagster UI if there is one.
 
     `start_key` are random bytes, the same for a server that takes the place of one that died.
     """
     log.configure(settings.log_level)
     if note := access_note(settings):
         structlog.get_logger().warning(note)
-    ui = None if workspace is None else dagster_ui(workspace, settings)
     app = build_app(settings, database_url, start_key=start_key, ui=ui)
     _Server(configuration(app, host=address(settings), port=settings.port, server_header=False)).run()
-
-
-def dagster_ui(workspace: Path, settings: Settings) -> DagsterUI:
-    """The Dagster UI, closed. Imports Dagster."""
-    from stats_pipeline.runtime import webserver  # noqa: PLC0415  # 80 MB that the page alone does not need
-
-    def open_app() -> AbstractContextManager[ASGIApp]:
-        if not budget.has_room():  # an earlier try may have failed
-            budget.take_room_for_dagsters_ui(settings)
-        return webserver.dagster_app(workspace, prefix=DAGSTER, may_change=may_change)
-
-    return DagsterUI(
-        open_app,
-        addresses=webserver.ADDRESSES,
-        root_files=webserver.FILES_AT_THE_ROOT,
-    )
 
 
 def configuration(app: Starlette, **options: Any) -> uvicorn.Config:

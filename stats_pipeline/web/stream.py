@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import psycopg
@@ -31,7 +31,7 @@ HEARTBEAT_SECONDS = 15  # so that a proxy does not close an idle stream
 MAX_STREAMS = 200
 _BACKLOG = 500  # events a reader may be behind; then its stream ends, and it reconnects and reads everything again
 _REMEMBERED = 1000  # jobs; more than the poll reads
-_PRIMING_SECONDS = 1  # after which a stream begins, whether or not the database has answered
+_PRIMING_SECONDS = 5  # that a stream waits for the present state
 _STOP_SECONDS = 0.2  # how long the listening thread takes to notice a stop
 
 
@@ -82,22 +82,26 @@ class JobChanges:
         """The number of open streams."""
         return len(self._readers)
 
-    def events(self, session: str | None) -> AsyncIterator[str] | None:
+    async def events(self, session: str | None) -> AsyncIterator[str] | None:
         """The lines of one stream, until the reader disconnects, falls behind, logs out, or the process stops.
 
-        None if too many streams are open. A stream counts from this call on.
+        None if too many streams are open. A stream counts from this call on. Every change after its return is in one of
+        the lines: who reads the jobs then misses nothing. Raises `DatabaseUnavailable`.
         """
         if self.streams >= MAX_STREAMS:
             return None
         reader: Reader = asyncio.Queue(maxsize=_BACKLOG)
         self._readers[reader] = session
         self._wanted.set()
+        try:
+            await asyncio.wait_for(self._primed.wait(), _PRIMING_SECONDS)
+        except TimeoutError:
+            self._readers.pop(reader, None)
+            raise DatabaseUnavailable("the database does not say which jobs there are") from None
         return self._lines(reader)
 
     async def _lines(self, reader: Reader) -> AsyncIterator[str]:
         try:
-            with suppress(TimeoutError):  # who reads the jobs on this line misses nothing
-                await asyncio.wait_for(self._primed.wait(), _PRIMING_SECONDS)
             yield "retry: 2000\n: connected\n\n"
             while not self._stopping.is_set():
                 try:
@@ -129,10 +133,14 @@ class JobChanges:
         """Waits for a stream if none is open; False once the process stops."""
         if not self._readers:
             self._wanted.clear()
-            self._loop.call_soon_threadsafe(self._primed.clear)
+            self._loop.call_soon_threadsafe(self._forget)
             if not self._readers and not self._stopping.is_set():
                 self._wanted.wait()
         return not self._stopping.is_set()
+
+    def _forget(self) -> None:
+        if not self._readers:
+            self._primed.clear()
 
     def _slot(self) -> "budget.Held | nullcontext[None] | None":
         return nullcontext() if self._slots is None else self._slots.try_to_take("other")

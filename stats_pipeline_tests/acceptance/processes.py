@@ -199,17 +199,17 @@ class Pipeline:
         return f"http://127.0.0.1:{self._environment['STATS_PORT']}"
 
     @contextmanager
-    def log_in(self) -> Iterator[httpx.Client]:
+    def logged_in(self) -> Iterator[httpx.Client]:
         """The admin's browser."""
         with httpx.Client(base_url=self.door, timeout=30, trust_env=False) as client:
             answer = client.post("/login", data={"password": self._environment["ADMIN_PASSWORD"]})
-            assert answer.status_code == 303, answer.text
+            assert answer.status_code == HTTPStatus.SEE_OTHER, answer.text
             yield client
 
     def ask_dagster(self, query: str, **variables: Any) -> Any:
         """Ask what the Dagster UI asks, once it is there."""
         body = {"query": query, "variables": variables}
-        with self.log_in() as client:
+        with self.logged_in() as client:
             until(lambda: client.get("/dagster/server_info").status_code == HTTPStatus.OK, "the Dagster UI")
             answer = client.post("/dagster/graphql", json=body).json()
         assert "errors" not in answer, answer

@@ -3,6 +3,7 @@
 SIGSTOP is the worst of its failures: its socket takes connections and answers none.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -12,10 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from stats_pipeline.deployment.supervisor import STOP_SECONDS
 from stats_pipeline.settings import PROJECT_ROOT
@@ -97,8 +102,58 @@ def test_at_the_start_it_keeps_the_dagster_ui_waiting_only(door: RealDoor, open_
     expect(page.get_by_text("No runs found")).to_be_visible(timeout=90_000)
 
 
+SERVE = """
+import sys
+from pathlib import Path
+from stats_pipeline import settings
+from stats_pipeline.deployment.up import dagster_ui
+from stats_pipeline.web.server import serve
+loaded = settings.load()
+serve(loaded, sys.argv[1], start_key=b"a start", ui=dagster_ui(Path(sys.argv[2]), loaded))
+"""
+
+
 def test_it_does_not_keep_the_process_from_ending(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> None:
     home = tmp_path_factory.mktemp("door")
+    with code_server(home) as (process, workspace), door_process(home, database_url, workspace) as (started, client):
+        process.send_signal(signal.SIGSTOP)
+        assert client.get("/dagster/runs").status_code == 503  # it is being opened from now on
+        started.terminate()
+        started.wait(STOP_SECONDS)
+
+
+def test_it_ends_at_once_with_a_web_socket_and_a_stream_open(
+    tmp_path_factory: pytest.TempPathFactory, database_url: str
+) -> None:
+    home = tmp_path_factory.mktemp("door")
+    with code_server(home) as (_, workspace), door_process(home, database_url, workspace) as (started, client):
+        until(lambda: client.get("/dagster/runs").status_code == 200, "the Dagster UI")
+        cookie = {"Cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
+        address = f"{client.base_url}".replace("http:", "ws:") + "/dagster/graphql"
+        with (
+            connect(address, subprotocols=[Subprotocol("graphql-ws")], additional_headers=cookie) as connection,
+            client.stream("GET", f"{JOBS}/stream") as stream,
+        ):
+            connection.send(json.dumps({"type": "connection_init"}))
+            connection.recv(timeout=10)
+            began = time.monotonic()
+            started.terminate()
+            for _line in stream.iter_lines():  # to its proper end
+                pass
+            started.wait(STOP_SECONDS)
+            assert time.monotonic() - began < 3
+            with pytest.raises(ConnectionClosed):
+                connection.recv(timeout=10)
+    said = (home / "door.log").read_text()
+    assert "Traceback" not in said
+    assert "ERROR" not in said
+
+
+@contextmanager
+def door_process(
+    home: Path, database_url: str, workspace: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """The door as a process, and the admin's browser. What it says is in `door.log`."""
     port = str(free_port())
     environment = os.environ | {
         "STATS_DATABASE_URL": database_url,
@@ -107,17 +162,14 @@ def test_it_does_not_keep_the_process_from_ending(tmp_path_factory: pytest.TempP
         "ADMIN_PASSWORD": PASSWORD,
         "DAGSTER_HOME": str(home),
     }
-    with code_server(home) as (process, workspace):
-        command = [sys.executable, "-m", "stats_pipeline.web", str(workspace)]
-        started = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT)
-        try:
-            transport = httpx.HTTPTransport(retries=12)
-            with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-                assert client.post("/login", data={"password": PASSWORD}).status_code == 303
-                process.send_signal(signal.SIGSTOP)
-                assert client.get("/dagster/runs").status_code == 503  # it is being opened from now on
-            started.terminate()
-            assert started.wait(STOP_SECONDS) in (0, -signal.SIGTERM)
-        finally:
-            started.kill()
-            started.wait()
+    command = [sys.executable, "-c", SERVE, database_url, str(workspace)]
+    with (home / "door.log").open("wb") as log:
+        started = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=log, stderr=log)
+    transport = httpx.HTTPTransport(retries=12)
+    try:
+        with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            assert client.post("/login", data={"password": PASSWORD}).status_code == 303
+            yield started, client
+    finally:
+        started.kill()
+        started.wait()

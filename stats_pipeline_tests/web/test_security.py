@@ -418,9 +418,38 @@ def test_a_cookie_is_secure_where_people_use_https(serve: Callable[..., Served])
     public = httpx.post(f"{served.url}/login", data=form, headers={"Host": "stats.example.com"})
     assert "Secure" in public.headers["set-cookie"]
     assert "Secure" not in httpx.post(f"{served.url}/login", data=form).headers["set-cookie"]
-    for origin, status in (("https://stats.example.com", 303), ("http://stats.example.com", 403)):
-        headers = {"Host": "stats.example.com", "Origin": origin}
-        assert httpx.post(f"{served.url}/login", data=form, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("stats.example.com:8443", "https://stats.example.com:8443", 303),
+        ("stats.example.com", "https://stats.example.com:8443", 303),  # of a proxy that drops the port
+        ("stats.example.com:8443", "http://stats.example.com:8443", 403),
+        ("stats.example.com:8443", "https://stats.example.com", 403),
+        ("127.0.0.1", "http://127.0.0.1", 303),
+        ("127.0.0.1", "http://localhost", 403),
+    ],
+)
+def test_only_our_own_origins_may_log_in(serve: Callable[..., Served], host: str, origin: str, status: int) -> None:
+    served = serve(STATS_PUBLIC_URL="https://stats.example.com:8443", ADMIN_PASSWORD=PASSWORD)
+    headers = {"Host": host, "Origin": origin}
+    assert httpx.post(f"{served.url}/login", data={"password": PASSWORD}, headers=headers).status_code == status
+
+
+def test_what_a_proxy_adds_is_believed_only_from_the_addresses_that_are_set(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example", "Forwarded": "proto=https"}
+    for trusted, is_believed in (("127.0.0.1", True), ("192.0.2.1", False)):
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
+        served = serve(ADMIN_PASSWORD=PASSWORD)
+        answer = httpx.post(f"{served.url}/login", data={"password": PASSWORD}, headers=added)
+        assert ("Secure" in answer.headers["set-cookie"]) == is_believed
+        for number in range(MAX_FAILURES + 1):
+            address = {"X-Forwarded-For": f"198.51.100.{number}"}
+            wrong = httpx.post(f"{served.url}/login", data={"password": "wrong"}, headers=address)
+        assert wrong.status_code == (401 if is_believed else 429)
 
 
 # Every answer.

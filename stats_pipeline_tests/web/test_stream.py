@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -95,16 +95,10 @@ def served(serve: Callable[..., Served], connection: Connection[Any], query: Que
 
 
 def look(served: Served, connection: Connection[Any]) -> Served:
-    """Return once the app reports changes."""
+    """Return once the app has reported a change."""
     with reading(served) as reader:
         steps.enqueue(connection)
-        for _ in range(100):
-            try:
-                reader._events.get(timeout=0.2)
-            except queue.Empty:
-                steps.enqueue(connection, steps.OTHER_TENANT)
-            else:
-                break
+        reader.next()
     connection.execute("delete from public.background_job_status")
     connection.execute("select pgmq.purge_queue('stats_update')")
     return served
@@ -198,21 +192,41 @@ def test_without_notifications_the_changes_are_found_by_looking(
         assert reader.statuses(job, "processing") == ["processing"]
 
 
-def test_what_the_first_look_finds_is_no_news(
+@contextmanager
+def without_a_look(database_url: str) -> Iterator[Connection[Any]]:
+    """Nobody reads the jobs for the length of the block."""
+    with database.connect(database_url, autocommit=True) as holding, holding.transaction():
+        holding.execute("lock table public.background_job_status")
+        yield holding
+
+
+def test_a_stream_begins_when_the_present_state_is_known(
     serve: Callable[..., Served], connection: Connection[Any], database_url: str
 ) -> None:
-    """The reader who was there before it has read the list of jobs already."""
-    old = steps.enqueue(connection)
-    with database.connect(database_url, autocommit=True) as holding, ExitStack() as stack:
-        with holding.transaction():
-            holding.execute("lock table public.background_job_status")
-            reader = stack.enter_context(reading(serve()))
-        told: dict[str, Any] = {}
-        while not told:  # what comes before the look has ended is no news either
-            steps.enqueue(connection, steps.OTHER_TENANT)
-            with suppress(queue.Empty):
-                told = reader._events.get(timeout=0.2)
-        assert told["id"] != str(old)
+    """So whoever reads the jobs once it has begun misses nothing, and is told nothing old."""
+    steps.enqueue(connection)
+    server = serve()
+    waits = "select count(*) from pg_locks where relation = 'public.background_job_status'::regclass and not granted"
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        with without_a_look(database_url) as holding:
+            opening = pool.submit(stack.enter_context, reading(server))
+            while [row["count"] for row in holding.execute(waits.encode())] != [1]:
+                assert not opening.done()
+        reader = opening.result(PATIENCE)
+        new = steps.enqueue(connection)
+        assert reader.next()["id"] == str(new)
+
+
+def test_no_stream_while_the_present_state_is_not_to_be_had(
+    serve: Callable[..., Served], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_PRIMING_SECONDS", 0.2)
+    server = serve()
+    with without_a_look(database_url):
+        answer = httpx.get(f"{server.url}{JOBS}/stream", headers=server.session(), timeout=PATIENCE)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    with reading(server):
+        pass
 
 
 def test_what_one_look_finds_is_told_oldest_first(

@@ -14,9 +14,9 @@ import httpx
 import psutil
 import pytest
 
+from stats_pipeline.deployment.up import dagster_ui
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline.web.dagster_ui import DagsterUI
-from stats_pipeline.web.server import dagster_ui
 from stats_pipeline_tests.acceptance.processes import until
 from stats_pipeline_tests.web.conftest import PASSWORD, VIEWER_PASSWORD, Served, serving, settings
 
