@@ -61,7 +61,8 @@ _SESSION = {
     "lock_timeout": "30s",
 }
 _PIN_SESSION = "select " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
-_PIN_TRANSACTION = _PIN_SESSION.replace("false)", "true)")
+# Not by a query, after which a transaction could not choose its isolation any more.
+_PIN_TRANSACTION = "; ".join(f"set local {name} = '{value}'" for name, value in _SESSION.items())
 
 # What is said to a connection that is one too many. Elsewhere it is for SQLAlchemy's connections.
 REFUSED = (

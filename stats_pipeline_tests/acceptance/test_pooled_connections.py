@@ -12,9 +12,10 @@ import pytest
 import structlog
 
 from stats_pipeline import database
-from stats_pipeline.database import Database, allowance, connect, migrate
+from stats_pipeline.database import Database, allowance, connect, embedded, migrate
 from stats_pipeline.deployment import doctor
 from stats_pipeline.errors import DatabaseUnavailable, NoConnectionFree
+from stats_pipeline.jobs import queue, reconcile, run_direct
 from stats_pipeline.runtime.storage import PooledPostgresStorage
 from stats_pipeline.settings import Settings
 from stats_pipeline_tests.acceptance import pooler
@@ -76,6 +77,38 @@ def test_what_a_statement_depends_on_is_set_whatever_session_it_gets(pooled: Cal
             row = second.execute(f"select {shown}").fetchone()
             assert row is not None
             assert tuple(row.values())[3] == "read committed"
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_transaction_may_still_choose_its_isolation(pooled: Callable[..., str], mode: Mode) -> None:
+    with Database(pooled(mode), max_connections=1) as opened:
+        assert reconcile.read(opened).leases == []
+        with opened.transaction() as connection:
+            connection.execute("set transaction isolation level repeatable read, read only")
+            row = connection.execute("show transaction_isolation").fetchone()
+            assert row == {"transaction_isolation": "repeatable read"}
+            assert connection.execute("show lock_timeout").fetchone() == {"lock_timeout": "30s"}
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_database_is_migrated_and_a_waiting_job_is_run_without_dagster(folder: Path, server: int, mode: Mode) -> None:
+    name = f"fresh_{mode}"
+    with connect(pooler.url_of(server), autocommit=True) as connection:
+        connection.execute(f"create database {name}".encode())
+    with pooler.pgbouncer(folder, server, mode) as port:
+        given = re.sub(r"/postgres(\?|$)", rf"/{name}\1", pooler.url_of(port, mode=mode))
+        settings = Settings.model_validate({"STATS_DATABASE_URL": given})
+        assert settings.database_url is not None
+        url = settings.database_url.get_secret_value()
+        embedded._install_queue(pooler.url_of(server).removesuffix("postgres") + name)
+        with connect(url, autocommit=True) as connection:
+            assert migrate.migrate(connection, reference_stats=True).migrations
+            assert migrate.pending(connection) == []
+            assert list(migrate.differences(connection)) == []
+        with Database(url, max_connections=1) as opened:
+            [job] = run_direct.run_direct(opened, settings, lambda _: None)
+            with opened.connection() as connection:
+                assert queue.get_job(connection, job).status == "completed"
 
 
 @dg.asset

@@ -163,6 +163,12 @@ def test_through_a_transaction_pooler(tmp_path: Path) -> None:
         assert_sound(pipeline, [pipeline.enqueue(tenant)])
         assert calls(pipeline, tenant) == sorted(RPCS * 2)
         assert pipeline.value("select to_regclass('public.runs') is null and to_regclass('dagster.runs') is not null")
+        # A run that is killed is found by the upkeep sensor, whose look at everything is one transaction.
+        with pipeline.gate("functions"):
+            job = pipeline.enqueue(tenant)
+            pipeline.kill_run(until(pipeline.waiting, "a run to wait")[0])
+        assert_sound(pipeline, [job])
+        assert pipeline.value("select count(*) from dagster.job_ticks where status = 'FAILURE'") == 0
 
 
 def test_no_job_is_lost_with_all_that_dagster_knows(tmp_path: Path) -> None:
