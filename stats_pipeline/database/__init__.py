@@ -1,6 +1,6 @@
-"""The database: connections and named queries (`connection.py`), how many there may be (`budget.py`), the schema
-(`migrate.py`, `schema.py`), the embedded server (`embedded.py`), and the embedded server as Dagster's own commands
-start it (`first_use.py`).
+"""The database: one connection and the named queries (`connection.py`), several connections (`pool.py`), how many there
+may be (`budget.py`, `allowance.py`), the schema (`migrate.py`, `schema.py`), the embedded server (`embedded.py`), and
+that server as Dagster's own commands start it (`first_use.py`).
 """
 
 from stats_pipeline.database.connection import (
@@ -8,7 +8,6 @@ from stats_pipeline.database.connection import (
     CONNECT_TIMEOUT,
     REFUSED,
     TRANSACTION_POOLER_PORT,
-    Database,
     call,
     call_one,
     can_listen,
@@ -22,6 +21,7 @@ from stats_pipeline.database.connection import (
     sqlalchemy_url,
 )
 from stats_pipeline.database.first_use import database_url  # after the names that it imports from this package
+from stats_pipeline.database.pool import Database
 
 __all__ = [
     "APPLICATION_NAME",

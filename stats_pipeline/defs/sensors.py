@@ -12,13 +12,13 @@ for failed, cancelled and succeeded runs. The mismatches and their repairs are i
 """
 
 import os
-import select
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from math import inf
+from multiprocessing.connection import wait
 from typing import Any
 
 import dagster as dg
@@ -65,7 +65,7 @@ class Stop:
 
     def wait(self, seconds: float) -> bool:
         """Whether it was set, after this time at most."""
-        return bool(select.select([self], [], [], seconds)[0])
+        return bool(wait([self.fileno()], seconds))
 
 
 stop = Stop()
@@ -145,8 +145,8 @@ def _wait_for_work(connection: Connection[Any], settings: Settings) -> dg.Sensor
         if left <= 0:
             return dg.SkipReason("The queue holds nothing that can start")
         if not any(connection.notifies(timeout=0)):  # none has come with the answer to the last statement
-            waited_for: list[Any] = [connection, stop]
-            if stop in select.select(waited_for, [], [], min(left, POLL_SECONDS))[0]:
+            waited_for = [connection.fileno(), stop.fileno()]
+            if stop.fileno() in wait(waited_for, min(left, POLL_SECONDS)):
                 return dg.SkipReason("Shutting down")
 
 

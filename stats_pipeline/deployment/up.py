@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,7 +175,11 @@ class Deployment:
             door = self._start("door", self._open_door, self._for_door())
             listening = (address.address(self.settings), self.settings.port)
             self._supervisor.wait_until_ready(door, lambda: _answers(listening))
-            with database.connect(self.database_url, autocommit=True) as connection:
+            slots = budget.slots(self.settings)
+            with (
+                nullcontext() if slots is None else slots.take("other"),
+                database.connect(self.database_url, autocommit=True) as connection,
+            ):
                 self._supervisor.wait_until_ready(daemon, lambda: self._all_sensors_beat(connection, started))
             try:
                 yield

@@ -10,11 +10,11 @@ transaction pooler, which gives each transaction another session, every statemen
 
 import os
 import re
-import select
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from multiprocessing.connection import wait
 from typing import Any, Self
 
 import dagster as dg
@@ -170,7 +170,7 @@ class _Shared:
         if file is not None:
             until = time.monotonic() + _END_SECONDS
             with suppress(OSError):
-                while select.select([file], [], [], max(0.0, until - time.monotonic()))[0] and os.read(file, 4096):
+                while wait([file], max(0.0, until - time.monotonic())) and os.read(file, 4096):
                     pass
             os.close(file)
 

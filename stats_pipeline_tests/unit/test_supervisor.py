@@ -264,12 +264,15 @@ def test_a_task_runs_while_the_children_are_watched(tmp_path: Path, supervisor: 
 def test_a_child_that_has_grown_is_started_anew_once_nothing_is_at_work(
     tmp_path: Path, supervisor: Supervisor, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_WEIGH_SECONDS", 0)
-    grown = child(tmp_path, f"held = bytearray(60_000_000); {SLEEP}", "grown")
+    ready = tmp_path / "ready"
+    grown = child(tmp_path, f"held = b'x' * 60_000_000; open({str(ready)!r}, 'w'); {SLEEP}", "grown")
     slim = child(tmp_path, SLEEP, "slim")
     grown.most_mib = slim.most_mib = 50
     supervisor.start(grown)
     supervisor.start(slim)
+    # Until a child executes its own program, it is as big as the tests.
+    supervisor.watch(until=within(lambda: ready.exists() and pids(tmp_path, "slim")))
+    monkeypatch.setattr(module, "_WEIGH_SECONDS", 0)
     looks = 0
 
     def is_idle() -> bool:
