@@ -20,13 +20,13 @@ from typing import Any, NoReturn, TypeVar
 
 from setproctitle import getproctitle, setproctitle
 
+from stats_pipeline import log
 from stats_pipeline.errors import StatsPipelineError, one_line
 from stats_pipeline.settings import LOG_FD, Runtime, named_fd
 
 Result = TypeVar("Result")
 
-# All that the processes of `up` import, besides the definitions, which each process loads with its own settings. The
-# last names are what Dagster, SQLAlchemy and our HTTP client import only when they use it, so in each run.
+# All that the processes of `up` import, besides the definitions. The last names are what Dagster, SQLAlchemy and our HTTP client import only when they use it, so in each run.
 _AHEAD = (
     "stats_pipeline.defs.assets",
     "stats_pipeline.defs.schedules",
@@ -45,14 +45,28 @@ _FAST = tuple(
 )
 
 
-def import_ahead(runtime: Runtime) -> None:
-    """Import everything that the profile needs, in about two seconds. What is imported is never collected: a collection
-    would write to the memory that the forks share."""
+def import_ahead(runtime: Runtime, *, environment: Mapping[str, str]) -> None:
+    """Import everything that the profile needs, in about two seconds: last the definitions, which are made from the
+    settings in this environment. What is imported is never collected: a collection would write to the memory that the
+    forks share."""
     for name in (*_AHEAD, *(_FAST if runtime == "fast" else ())):
         importlib.import_module(name)
+    before = dict(os.environ)
+    try:
+        _set_environment(environment)
+        definitions = importlib.import_module("stats_pipeline.definitions")
+        definitions.defs.get_repository_def().get_all_jobs()
+    finally:
+        _set_environment(before)
+        log.configure("error")  # the definitions have chosen the level of their own processes
     getproctitle()  # it finds the memory of the title, which a fork without its environment would not
     gc.collect()
     gc.freeze()
+
+
+def _set_environment(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def fork(body: Callable[[], None], *, title: str, environment: Mapping[str, str], folder: Path, log: Path) -> int:
@@ -72,8 +86,7 @@ def fork(body: Callable[[], None], *, title: str, environment: Mapping[str, str]
             os.dup2(nothing.fileno(), 0)
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
-        os.environ.clear()
-        os.environ.update({**environment, LOG_FD: named_fd(for_lines)})
+        _set_environment({**environment, LOG_FD: named_fd(for_lines)})
         os.chdir(folder)
         setproctitle(title)
         warnings.simplefilter("ignore")  # of libraries; a run of Dagster's own launcher has them in its own log

@@ -209,7 +209,7 @@ class Deployment:
         self._logs.mkdir(exist_ok=True)
         self.say("Loading Dagster …")
         check_names(self._runtime)
-        forking.import_ahead(self._runtime)
+        forking.import_ahead(self._runtime, environment=self._for_dagster())
         if self.settings.database_url is not None and budget.is_kept(self.settings):
             most = self.settings.max_connections
             forking.in_a_fork(lambda: allowance.wait_for_connections(self.database_url, most, self.say))
