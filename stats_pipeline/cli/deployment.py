@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 from dataclasses import asdict
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -45,7 +46,7 @@ def up_command(log_level: LogLevelOption = None) -> None:
     with one_line_errors():
         loaded = load(log_level)
         say = console.say
-        address.require_a_key(loaded, is_terminal=console.err.is_terminal)
+        address.require_a_key(loaded, is_terminal=sys.stderr.isatty())
         with up.single_instance(loaded):
             up.check_ports(loaded)
             with up.database_for(loaded) as url:
@@ -145,7 +146,7 @@ def web(log_level: LogLevelOption = None) -> None:
 
     with opened_database(log_level=log_level) as (loaded, opened):
         up.check_port_is_free(address.address(loaded), loaded.port, "STATS_PORT")
-        address.require_a_key(loaded, is_terminal=console.err.is_terminal)
+        address.require_a_key(loaded, is_terminal=sys.stderr.isatty())
         start_key = secrets.token_bytes(32)
         console.say(f"{_door(loaded, start_key)} · Ctrl-C stops")
         server.serve(loaded, opened.url, start_key=start_key)
@@ -153,8 +154,10 @@ def web(log_level: LogLevelOption = None) -> None:
 
 def _door(loaded: settings.Settings, start_key: bytes) -> str:
     """Where the page is. Without a password, the link that lets in once: on a terminal only."""
-    if loaded.admin_password is None and console.err.is_terminal:
-        return f"Open once, to log in: {address.login_link(loaded, start_key)}"
+    if loaded.admin_password is None:
+        if sys.stderr.isatty():
+            return f"Open once, to log in: {address.login_link(loaded, start_key)}"
+        return "Set ADMIN_PASSWORD to open the page: there is no terminal here to show a login link on"
     return f"Admin page: {address.url(loaded)}"
 
 

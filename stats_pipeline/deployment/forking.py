@@ -13,7 +13,8 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -25,6 +26,8 @@ from stats_pipeline.errors import StatsPipelineError, one_line
 from stats_pipeline.settings import LOG_FD, Runtime, named_fd
 
 Result = TypeVar("Result")
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # All that the processes of `up` import, besides the definitions. The last names are what Dagster, SQLAlchemy and our HTTP client import only when they use it, so in each run.
 _AHEAD = (
@@ -117,14 +120,15 @@ def in_a_fork(body: Callable[[], Result]) -> Result:
             answer = (False, one_line(error))
         sender.send(answer)
 
-    pid = _fork(begin)
-    sender.close()
+    with undisturbed():
+        pid = _fork(begin)
+        sender.close()
     try:
         is_done, result = receiver.recv()
     except EOFError:
         is_done, result = False, "a process that prepares the start was killed"
     except BaseException:
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGKILL)
         raise
     finally:
         receiver.close()
@@ -134,23 +138,34 @@ def in_a_fork(body: Callable[[], Result]) -> Result:
     return result  # type: ignore[no-any-return]  # what `body` has returned
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Signals that end this process wait for the end of the block: nothing in it is left half done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _fork(body: Callable[[], None]) -> int:
     _check_single_thread()
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        _run_and_exit(body)
-    return pid
+    with undisturbed():  # a signal must not have a new process return into the code of the old one
+        pid = os.fork()
+        if pid == 0:
+            _run_and_exit(body)
+        return pid
 
 
 def _run_and_exit(body: Callable[[], None]) -> NoReturn:
-    """In any case, the new process must not return into the code of the old one."""
     exit_code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         body()
         exit_code = 0
     except SystemExit as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from stats_pipeline.deployment.forking import fork, fork_task
+from stats_pipeline.deployment.forking import fork, fork_task, undisturbed
 from stats_pipeline.errors import StatsPipelineError
 
 _READY_SECONDS = 60
@@ -83,9 +83,10 @@ class Supervisor:
 
     def start(self, child: Child) -> None:
         """Start a child and keep it running from now on."""
-        child.start()
-        self._children.append(child)
-        self._write_pids()
+        with undisturbed():
+            child.start()
+            self._children.append(child)
+            self._write_pids()
 
     def wait_until_ready(self, child: Child, is_ready: Callable[[], bool]) -> None:
         """Return once a new child is ready. Raises `StatsPipelineError` if it is not ready within a minute (three
@@ -100,8 +101,9 @@ class Supervisor:
 
     def carry_out(self, task: Callable[[], None], *, chore: Callable[[], None] = lambda: None) -> int:
         """Run a task in a process with this one's terminal, and watch the children meanwhile; the task's exit code."""
-        pid = fork_task(task)
-        self._tasks[pid] = None
+        with undisturbed():
+            pid = fork_task(task)
+            self._tasks[pid] = None
         try:
             self.watch(lambda: self._tasks[pid] is not None, chore=chore)
         except BaseException:
@@ -179,8 +181,9 @@ class Supervisor:
         child.deaths += 1
         self._say(f"The {child.name} ended with exit code {child.exit_code}: restarting in {wait} s{_see(child)}")
         time.sleep(wait)
-        child.start()
-        self._write_pids()
+        with undisturbed():
+            child.start()
+            self._write_pids()
 
     def retire(self, child: Child) -> None:
         """End one child for good, but not its own child processes: they run until `stop`."""
@@ -190,7 +193,14 @@ class Supervisor:
             _end([process])
 
     def stop(self) -> None:
-        """End every child and its own child processes: SIGTERM to all, after fifteen seconds SIGKILL to the rest."""
+        """End every child and its own child processes: SIGTERM to all, after fifteen seconds SIGKILL to the rest.
+
+        A second Ctrl-C waits for that.
+        """
+        with undisturbed():
+            self._stop()
+
+    def _stop(self) -> None:
         running = [process for child in self._children if (process := child.process)]
         _end([member for process in running for member in _family(process)] + self._left_behind)
         self._children.clear()

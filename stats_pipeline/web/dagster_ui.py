@@ -6,8 +6,8 @@ app; who may ask it for what is decided in `door.py`.
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 import structlog
@@ -16,9 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stats_pipeline.errors import one_line
 
 MAX_REQUESTS = 8  # at a time; each holds a thread, and all of them compete with our page for the processor
+MAX_OF_VIEWERS = 4  # of these, so that admins always find a turn
 TURN_SECONDS = 10  # that a request waits for its turn
 _CLOSE_SECONDS = 2
 T = TypeVar("T")
+
+
+class Busy(Exception):
+    """A request has waited too long for its turn."""
 
 
 class DagsterUI:
@@ -43,6 +48,7 @@ class DagsterUI:
         self._thread: threading.Thread | None = None
         self._app: ASGIApp | None = None
         self._turns = asyncio.Semaphore(MAX_REQUESTS)
+        self._turns_of_viewers = asyncio.Semaphore(MAX_OF_VIEWERS)
 
     def kind(self, path: str) -> str:
         """What is at a path without the prefix: one of the kinds of `addresses`, or `page`, which may be a file."""
@@ -70,17 +76,18 @@ class DagsterUI:
         if self._thread is not None:
             self._thread.join(_CLOSE_SECONDS)
 
-    async def take_turn(self) -> bool:
-        """Become one of the few requests at a time, until `end_turn`; False if that takes too long."""
-        try:
-            async with asyncio.timeout(TURN_SECONDS):
-                return await self._turns.acquire()
-        except TimeoutError:
-            return False
-
-    def end_turn(self) -> None:
-        """Let the next request have its turn."""
-        self._turns.release()
+    @asynccontextmanager
+    async def turn(self, *, is_viewer: bool) -> AsyncIterator[None]:
+        """Be one of the few requests at a time, for the length of the block. Raises `Busy`."""
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(TURN_SECONDS):
+                    if is_viewer:
+                        await held.enter_async_context(self._turns_of_viewers)
+                    await held.enter_async_context(self._turns)
+            except TimeoutError:
+                raise Busy from None
+            yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the app, which is open, answer a request."""

@@ -7,15 +7,18 @@ here. Names and origins are judged in `origin.py`, sessions in `auth.py`.
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import groupby
 from urllib.parse import quote
 
 import psycopg
 import structlog
-from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -26,7 +29,7 @@ from stats_pipeline.settings import Settings
 from stats_pipeline.web.address import DAGSTER, LOGIN
 from stats_pipeline.web.audit import Audit
 from stats_pipeline.web.auth import Guard
-from stats_pipeline.web.dagster_ui import DagsterUI
+from stats_pipeline.web.dagster_ui import Busy, DagsterUI
 from stats_pipeline.web.origin import Site, is_visit
 from stats_pipeline.web.sessions import LOOK_SECONDS, Caller, Role
 
@@ -41,8 +44,10 @@ class _Rule:
     changes: bool = False
 
 
-_MAX_QUERY = 1_000_000  # bytes
-_NO_CHANGES = frozenset({"logTelemetry", "setNuxSeen"})  # what the UI's pages send by themselves
+_MAX_QUERY = 262_144  # bytes, with its variables: the config of a run is one
+_BODY_SECONDS, _SEND_SECONDS = 10, 30  # for a query to come, and for a part of the answer to be taken
+_MAX_SOCKETS = 20  # of one session: a tab has one or two
+_NO_CHANGES = frozenset({"logTelemetry", "setNuxSeen", "__typename"})  # what the UI's pages send by themselves
 _READ = frozenset({"GET", "HEAD"})
 _RULES: Mapping[str, _Rule] = {
     "page": _Rule(_READ),
@@ -60,6 +65,7 @@ _POLICY = (
 )
 _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
@@ -93,6 +99,7 @@ class Door:
         self._guard = guard
         self._ui = ui
         self._is_read_only = settings.read_only
+        self._sockets: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to whom it is for, or refuse it."""
@@ -112,7 +119,12 @@ class Door:
                 await refused.response(scope, receive, send)
 
     def _check_name(self, scope: Scope) -> None:
-        if refusal := self._site.refusal(scope):
+        """A load balancer and the app's own server may use any name: another site's page learns nothing from the
+        first, and does not have the second one's key."""
+        is_any_name_good = scope["path"] == "/health" or (
+            scope["path"].startswith("/api/") and "authorization" in Headers(scope=scope)
+        )
+        if not is_any_name_good and (refusal := self._site.refusal(scope)):
             raise _refusal(*refusal)
         if not scope["path"].startswith("/"):
             raise _refusal(HTTPStatus.BAD_REQUEST, "ask for a path, not for a whole address")
@@ -137,25 +149,29 @@ class Door:
         signed = self._guard.signed(connection)
         if signed is None:
             raise _to_login(connection, kind)
+        caller = await self._caller(connection, kind)
         if scope["type"] == "websocket":
-            caller = await self._caller(connection, kind)
             self._check_is_open(ui, connection)
             await self._until_over(ui, self._scope(scope, caller), receive, send, caller)
             return
-        if not await ui.take_turn():
-            raise _wait(connection, "The Dagster UI is busy: perhaps its code server does not answer.")
+        self._check_rights(caller, _RULES[kind])
+        if scope["path"] == DAGSTER:
+            query = scope["query_string"].decode("latin-1")
+            raise Refused(RedirectResponse(f"{DAGSTER}/{'?' if query else ''}{query}", HTTPStatus.SEE_OTHER))
+        self._check_is_open(ui, connection)
+        if scope["method"] == "POST":
+            receive = await self._judge_changes(ui, kind, scope, receive, caller)
+        scope, send = self._scope(scope, caller), _with_headers(send, scope["path"])
         try:
-            caller = await self._caller(connection, kind)
-            self._check_rights(caller, _RULES[kind])
-            if scope["path"] == DAGSTER:
-                query = scope["query_string"].decode("latin-1")
-                raise Refused(RedirectResponse(f"{DAGSTER}/{'?' if query else ''}{query}", HTTPStatus.SEE_OTHER))
-            self._check_is_open(ui, connection)
-            if scope["method"] == "POST":
-                receive = await self._judge_changes(ui, kind, scope, receive, caller)
-            await ui(self._scope(scope, caller), receive, _with_headers(send))
-        finally:
-            ui.end_turn()
+            if kind == "page":  # a file, as the UI's pages are
+                await ui(scope, receive, send)
+                return
+            async with ui.turn(is_viewer=caller.role is not Role.ADMIN):
+                await ui(scope, receive, send)
+        except Busy:
+            raise _wait(connection, "The Dagster UI is busy: perhaps its code server does not answer.") from None
+        except (TimeoutError, ClientDisconnect):
+            return  # who asked does not read the answer
 
     def _check_rights(self, caller: Caller, rule: _Rule) -> None:
         if rule.admin_only and caller.role is not Role.ADMIN:
@@ -169,14 +185,11 @@ class Door:
             await self._audit.note(scope, "change", caller, about=f"{scope['path']} in the Dagster UI")
             return receive
         body = await _read(scope, receive)
-        try:
-            changes = ui.mutations_of(body)
-        except RecursionError:
-            raise _refusal(HTTPStatus.BAD_REQUEST, "the query is too deep") from None
+        changes = set(await run_in_threadpool(_mutations, ui, body))
         if changes and not self._may_change(caller):
             raise _refusal(HTTPStatus.FORBIDDEN, "who may only look may change nothing")
-        if noted := [name for name in changes if name not in _NO_CHANGES]:
-            await self._audit.note(scope, _action_of(noted[0]), caller, about=f"{', '.join(noted)} in the Dagster UI")
+        for action, names in groupby(sorted(changes - _NO_CHANGES, key=_action_of), key=_action_of):
+            await self._audit.note(scope, action, caller, about=f"{', '.join(sorted(names))} in the Dagster UI")
         return _replaying(body, receive)
 
     def _may_change(self, caller: Caller) -> bool:
@@ -220,17 +233,37 @@ class Door:
             if not is_over.is_set():
                 await send(message)
 
-        with self._guard.sessions.watching(caller, is_over.set):
-            await ui(scope, receive_until_over, send_until_over)
+        session = caller.session or ""
+        if self._sockets[session] >= _MAX_SOCKETS:
+            raise _refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many tabs are open")
+        self._sockets[session] += 1
+        try:
+            with self._guard.sessions.watching(caller, is_over.set):
+                await ui(scope, receive_until_over, send_until_over)
+        finally:
+            self._sockets[session] -= 1
+            if not self._sockets[session]:
+                del self._sockets[session]
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes:
     body = bytearray()
-    async for chunk in Request(scope, receive).stream():
-        body += chunk
-        if len(body) > _MAX_QUERY:
-            raise _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the query is too long")
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in Request(scope, receive).stream():
+                body += chunk
+                if len(body) > _MAX_QUERY:
+                    raise _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the query is too long")
+    except (TimeoutError, ClientDisconnect):
+        raise _refusal(HTTPStatus.REQUEST_TIMEOUT, "the query did not come") from None
     return bytes(body)
+
+
+def _mutations(ui: DagsterUI, body: bytes) -> list[str]:
+    try:
+        return ui.mutations_of(body)
+    except ValueError as error:
+        raise _refusal(HTTPStatus.BAD_REQUEST, str(error)) from None
 
 
 def _replaying(body: bytes, receive: Receive) -> Receive:
@@ -304,12 +337,15 @@ def _wait(connection: HTTPConnection, reason: str) -> Refused:
     return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers)
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, path: str) -> Send:
+    caching = {} if path.startswith(f"{DAGSTER}/_next/") else {"Cache-Control": "no-store"}
+
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.append("Content-Security-Policy", _POLICY)
-            headers.update(_HEADERS)
-        await send(message)
+            headers.update(_HEADERS | caching)
+        async with asyncio.timeout(_SEND_SECONDS):  # who does not read the answer keeps no turn
+            await send(message)
 
     return send_with_headers

@@ -41,6 +41,7 @@ def configuration(app: Starlette, **options: Any) -> uvicorn.Config:
         timeout_graceful_shutdown=_GRACE,
         http="h11",  # the only one of uvicorn's parsers with a limit
         h11_max_incomplete_event_size=MAX_HEAD,
+        ws_max_size=MAX_HEAD,  # bytes of a message to the Dagster UI: its largest is a tenth of that
         **options,
     )
     logging.getLogger("uvicorn.error").addFilter(_quiet_refusals)
@@ -48,8 +49,10 @@ def configuration(app: Starlette, **options: Any) -> uvicorn.Config:
 
 
 def _quiet_refusals(record: logging.LogRecord) -> bool:
-    """Without an error line for each WebSocket that is refused: anybody could fill the log with them."""
-    return "without completing handshake" not in record.getMessage()
+    """Without an error line for each WebSocket that is refused, or answer that is not read: anybody could fill the log
+    with them."""
+    said = record.getMessage()
+    return not ("without completing handshake" in said or "without completing response" in said)
 
 
 class _Server(uvicorn.Server):

@@ -6,8 +6,10 @@ What our own pages answer is in `test_security.py`, a real browser behind a prox
 
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -22,6 +24,7 @@ from websockets.typing import Origin, Subprotocol
 from stats_pipeline import database
 from stats_pipeline.jobs import audit
 from stats_pipeline.runtime import webserver
+from stats_pipeline.web.dagster_ui import MAX_REQUESTS
 from stats_pipeline.web.door import SESSION_OVER
 from stats_pipeline.web.sessions import Role
 from stats_pipeline_tests.acceptance.processes import until
@@ -128,7 +131,7 @@ ATTACKS = [
     Attack(ADMIN, "GET", "/dagster/runs", 421, {"Host": ""}),
     Attack(ADMIN, "GET", "/dagster/runs", 400, twice="Host: evil.example"),
     Attack(ADMIN, "GET", "/dagster/runs", 421, {"Host": "evil.example", "X-Forwarded-Host": "127.0.0.1"}),
-    Attack(None, "GET", "/health", 421, {"Host": "evil.example"}),
+    Attack(None, "GET", "/health", 200, {"Host": "evil.example"}),  # a load balancer's own name for us
     # Pages of other sites, with the admin's session.
     Attack(ADMIN, "POST", GRAPHQL, 403, JSON | EVIL, QUERY),
     Attack(ADMIN, "POST", GRAPHQL, 403, JSON | {"Origin": "null"}, QUERY),
@@ -165,6 +168,13 @@ ATTACKS = [
     Attack(ADMIN, "GET", "/dagster/runs?" + "x" * 500_000, 400),
     Attack(VIEWER, "POST", GRAPHQL, 413, JSON, json.dumps({"query": "{ version }", "x": "x" * 1_100_000})),
     Attack(VIEWER, "POST", GRAPHQL, 400, JSON, json.dumps({"query": "{a" * 20_000})),
+    Attack(VIEWER, "POST", GRAPHQL, 400, JSON, json.dumps({"query": "{" + "a " * 100_000 + "}"})),  # long to parse
+    # A mutation of which the record would not tell the name.
+    Attack(VIEWER, "POST", GRAPHQL, 400, JSON,
+        json.dumps({"query": "fragment F on Mutation { setNuxSeen } mutation { ...F }"})),
+    Attack(ADMIN, "POST", GRAPHQL, 400, JSON, json.dumps({"query": "mutation { ... on Mutation { setNuxSeen } }"})),
+    Attack(ADMIN, "POST", GRAPHQL, 400, JSON, json.dumps({"query": "mutation { " + "x: setNuxSeen " * 6 + "}"})),
+    Attack(VIEWER, "POST", GRAPHQL, 403, JSON, json.dumps({"query": "mutation { __typename setNuxSeen }"})),
     # A viewer.
     Attack(VIEWER, "GET", "/dagster/download_debug/{run}", 403),
     Attack(VIEWER, "GET", "/dagster/logs/{log}", 403),
@@ -193,7 +203,6 @@ ATTACKS = [
     mutation("mutation { setConcurrencyLimit(concurrencyKey: \"a\", limit: 0) }"),
     mutation("mutation { setNuxSeen }"),
     mutation("{ version } mutation Hidden { setNuxSeen }"),
-    mutation("fragment F on Mutation { setNuxSeen } mutation { ...F }"),
 ]  # fmt: skip
 
 
@@ -471,3 +480,27 @@ def test_what_an_admin_changes_in_the_dagster_ui_is_recorded(door: RealDoor, sha
             ("cancel", "done", "admin", "admin", "terminateRun in the Dagster UI"),
             ("launch", "done", "admin", "admin", "launchRun in the Dagster UI"),
         ]
+
+
+def test_who_sends_or_reads_slowly_keeps_no_turn(door: RealDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More viewers than there are turns each begin a query and do not end it."""
+    cookie = door.served.session(Role.VIEWER)["Cookie"]
+    head = f"POST {GRAPHQL} HTTP/1.1\r\nHost: {door.url.removeprefix('http://')}\r\nCookie: {cookie}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with ExitStack() as trickling:
+        for _ in range(MAX_REQUESTS + 2):
+            connection = trickling.enter_context(socket.create_connection(("127.0.0.1", httpx.URL(door.url).port)))
+            connection.sendall(head.encode())
+        began = time.monotonic()
+        assert door.ask("{ version }")["version"]
+        assert time.monotonic() - began < 5
+
+
+def test_a_long_query_keeps_nobody_waiting(door: RealDoor) -> None:
+    long = {"query": "{" + "a " * 100_000 + "}"}
+    with ThreadPoolExecutor(4) as pool, door.client(door.served.session(Role.VIEWER)) as viewer:
+        refused = [pool.submit(viewer.post, GRAPHQL, json=long) for _ in range(4)]
+        began = time.monotonic()
+        assert httpx.get(f"{door.url}/health").status_code == 200
+        assert time.monotonic() - began < 3
+        assert {answer.result().status_code for answer in refused} == {400}
