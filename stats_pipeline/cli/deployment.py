@@ -49,6 +49,7 @@ def up_command(log_level: LogLevelOption = None) -> None:
         address.require_a_key(loaded, is_terminal=sys.stderr.isatty())
         with up.single_instance(loaded):
             up.check_ports(loaded)
+            up.wait_for_database(loaded, say)
             with up.database_for(loaded) as url:
                 up.migrated(loaded, url)
                 deployment = up.Deployment(loaded, url, say)
@@ -96,6 +97,7 @@ def demo(
             )
             say = console.say
             say("Starting the database …")
+            up.wait_for_database(loaded, say)
             with up.database_for(loaded) as url:
                 with database.connect(url, autocommit=True) as connection:
                     migrate.migrate(connection, reference_stats=True)

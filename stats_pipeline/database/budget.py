@@ -224,7 +224,7 @@ def slots(settings: Settings) -> Slots | None:
     return shared if os.access(folder, os.W_OK | os.X_OK) else None
 
 
-def take_room_for_a_run(settings: Settings) -> None:
+def take_room_for_a_run(settings: Settings, *, by_hand: bool = False) -> None:  # noqa: ARG001
     """Wait for the two connections of a run, and hold them until this process ends. To be called before all else."""
     _hold(settings, "run", A_RUN)
 

@@ -50,6 +50,7 @@ _STOP_AFTER_THE_LAST = (
 )
 
 _held: dict[Path, IO[str]] = {}
+_own_only: set[IO[str]] = set()
 _holding = threading.Lock()
 _caretakers: dict[Path, subprocess.Popen[bytes]] = {}  # started by this process
 
@@ -62,7 +63,7 @@ def running(folder: Path) -> Iterator[str]:
     one stops it. A killed process no longer counts as a user; the server that it left running is taken over.
     """
     make_private(folder)
-    with _users(folder).open("a") as user:
+    with _users(folder).open("a") as user, _not_in_forks(user):
         with sole(folder):
             fcntl.flock(user, fcntl.LOCK_SH)
             _start(folder)
@@ -78,6 +79,25 @@ def running(folder: Path) -> Iterator[str]:
                     pass  # others still use it
                 else:
                     _stop(folder)
+
+
+@contextmanager
+def _not_in_forks(user: IO[str]) -> Iterator[None]:
+    """A fork is no user of its own: it would keep the lock after this process has given it up."""
+    _own_only.add(user)
+    try:
+        yield
+    finally:
+        _own_only.discard(user)
+
+
+def _close_in_fork() -> None:
+    for user in _own_only:
+        user.close()
+    _own_only.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_fork)
 
 
 def hold(folder: Path) -> str:

@@ -6,6 +6,7 @@ copies both in an unknown state, and changed code is loaded by a restart of it o
 is restarted, is in `supervisor.py`.
 """
 
+import ctypes
 import gc
 import importlib
 import os
@@ -27,9 +28,11 @@ from stats_pipeline.settings import LOG_FD, Runtime, named_fd
 
 Result = TypeVar("Result")
 
+_SET_CHILD_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of <linux/prctl.h>
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# All that the processes of `up` import, besides the definitions. The last names are what Dagster, SQLAlchemy and our HTTP client import only when they use it, so in each run.
+# All that the processes of `up` import, besides the definitions. The last names are what Dagster, SQLAlchemy and our
+# HTTP client import only when they use it, so in each run.
 _AHEAD = (
     "stats_pipeline.defs.assets",
     "stats_pipeline.defs.schedules",
@@ -136,6 +139,12 @@ def in_a_fork(body: Callable[[], Result]) -> Result:
     if not is_done:
         raise StatsPipelineError(result)
     return result  # type: ignore[no-any-return]  # what `body` has returned
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every process whose parent dies below this one, where the system can do that (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 @contextmanager

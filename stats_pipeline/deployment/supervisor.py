@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from stats_pipeline.deployment.forking import fork, fork_task, undisturbed
+from stats_pipeline.deployment.forking import adopt_orphans, fork, fork_task, undisturbed
 from stats_pipeline.errors import StatsPipelineError
 
 _READY_SECONDS = 60
@@ -41,12 +41,12 @@ class Child:
     pid: int = field(default=0, init=False)
     exit_code: int | None = field(default=None, init=False)  # None while it runs
     started_at: float = field(default=0, init=False)
+    due_at: float | None = field(default=None, init=False)  # when to start it again, if it has ended
     deaths: int = field(default=0, init=False)
+    is_told_to_end: bool = field(default=False, init=False)  # as it has grown
 
     def start(self) -> None:
-        """Fork it."""
-        self.started_at = time.monotonic()
-        self.exit_code = None
+        """Fork it. Raises `OSError` if the system has no room for another process."""
         self.pid = fork(
             self.body,
             title=f"stats-pipeline: {self.name}",
@@ -54,6 +54,8 @@ class Child:
             folder=self.folder,
             log=self.log,
         )
+        self.started_at = time.monotonic()
+        self.exit_code, self.due_at, self.is_told_to_end = None, None, False
 
     @property
     def process(self) -> psutil.Process | None:
@@ -65,7 +67,7 @@ class Child:
 
     def keep_log_small(self) -> None:
         """Start a new log, keeping one old file. Lines written in between are lost."""
-        if self.log.stat().st_size > _MAX_LOG:
+        if self.log.exists() and self.log.stat().st_size > _MAX_LOG:
             shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
             os.truncate(self.log, 0)  # each child appends
 
@@ -80,6 +82,8 @@ class Supervisor:
         self._children: list[Child] = []
         self._left_behind: list[psutil.Process] = []
         self._tasks: dict[int, int | None] = {}  # exit codes of those that have ended
+        self._problems: dict[str, str | None] = {}  # what was said last of each
+        adopt_orphans()
 
     def start(self, child: Child) -> None:
         """Start a child and keep it running from now on."""
@@ -99,13 +103,19 @@ class Supervisor:
                 raise StatsPipelineError(f"the {child.name} is not ready after {_READY_SECONDS} seconds{_see(child)}")
             time.sleep(_LOOK_SECONDS)
 
-    def carry_out(self, task: Callable[[], None], *, chore: Callable[[], None] = lambda: None) -> int:
+    def carry_out(
+        self,
+        task: Callable[[], None],
+        *,
+        chore: Callable[[], None] = lambda: None,
+        is_idle: Callable[[], bool] = lambda: True,
+    ) -> int:
         """Run a task in a process with this one's terminal, and watch the children meanwhile; the task's exit code."""
         with undisturbed():
             pid = fork_task(task)
             self._tasks[pid] = None
         try:
-            self.watch(lambda: self._tasks[pid] is not None, chore=chore)
+            self.watch(lambda: self._tasks[pid] is not None, chore=chore, is_idle=is_idle)
         except BaseException:
             if self._tasks[pid] is None:
                 os.kill(pid, signal.SIGTERM)
@@ -123,19 +133,20 @@ class Supervisor:
     ) -> None:
         """Restart any child that dies until `until()` is true (polled 20 times a second).
 
-        `chore` is called each second; a `StatsPipelineError` it raises is reported once, and it is called again. A
-        child that has grown above its limit is started anew once `is_idle()`.
+        `chore` is called each second. A `StatsPipelineError` or `OSError` of its, of a restart or of keeping the logs
+        small is said once, and it is tried again. A child that has grown above its limit is started anew once
+        `is_idle()`.
         """
-        problem, done_at, weighed_at = None, -float("inf"), time.monotonic()
+        done_at, weighed_at = -float("inf"), time.monotonic()
         while not until():
             for dead in self._collect():
-                self._restart(dead)
+                self._plan_restart(dead)
+            for child in self._children:
+                if child.due_at is not None and time.monotonic() >= child.due_at:
+                    self._start_again(child)
             if time.monotonic() - done_at > _CHORE_SECONDS:
-                for child in self._children:
-                    child.keep_log_small()
-                before, problem = problem, _try(chore)
-                if problem is not None and problem != before:
-                    self._say(problem)
+                self._try("log", self._keep_logs_small)
+                self._try("chore", chore)
                 done_at = time.monotonic()
             if time.monotonic() - weighed_at > _WEIGH_SECONDS:
                 if is_idle():
@@ -143,14 +154,39 @@ class Supervisor:
                 weighed_at = time.monotonic()
             time.sleep(_LOOK_SECONDS)
 
+    def _try(self, what: str, do: Callable[[], None]) -> None:
+        problem = None
+        try:
+            do()
+        except (StatsPipelineError, OSError) as error:
+            problem = str(error)
+        if problem is not None and problem != self._problems.get(what):
+            self._say(problem)
+        self._problems[what] = problem
+
+    def _keep_logs_small(self) -> None:
+        for child in self._children:
+            child.keep_log_small()
+
     def _end_grown(self) -> None:
-        """Tell each child above its limit to end; it is restarted like any that ends."""
+        """Tell each child above its limit to end; it is restarted like any that ends. One that was told a minute ago is
+        killed."""
         for child in self._children:
             if child.most_mib is not None and (process := child.process):
                 mib = round(getattr(process.memory_full_info(), "pss", 0) / _MIB)  # Linux only
                 if mib > child.most_mib:
                     self._say(f"The {child.name} holds {mib} MiB of memory, more than {child.most_mib}: ending it")
-                    _send(process, signal.SIGTERM)
+                    _send(process, signal.SIGKILL if child.is_told_to_end else signal.SIGTERM)
+                    child.is_told_to_end = True
+
+    def others(self) -> list[psutil.Process]:
+        """The live processes that children have started, those of children that have died included."""
+        known = {child.pid for child in self._children} | self._tasks.keys()
+        return [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if process.pid not in known and _is_at_work(process)
+        ]
 
     def _collect(self) -> list[Child]:
         """The children that have ended since the last call.
@@ -174,16 +210,20 @@ class Supervisor:
                     child.exit_code = exit_code
                     ended.append(child)
 
-    def _restart(self, child: Child) -> None:
+    def _plan_restart(self, child: Child) -> None:
         if time.monotonic() - child.started_at > _STEADY_SECONDS:
             child.deaths = 0
         wait = _BACKOFF[min(child.deaths, len(_BACKOFF) - 1)]
         child.deaths += 1
+        child.due_at = time.monotonic() + wait
         self._say(f"The {child.name} ended with exit code {child.exit_code}: restarting in {wait} s{_see(child)}")
-        time.sleep(wait)
+
+    def _start_again(self, child: Child) -> None:
         with undisturbed():
-            child.start()
-            self._write_pids()
+            self._try(child.name, child.start)
+            if child.due_at is not None:
+                child.due_at = time.monotonic() + _BACKOFF[-1]
+            self._try("pids", self._write_pids)
 
     def retire(self, child: Child) -> None:
         """End one child for good, but not its own child processes: they run until `stop`."""
@@ -202,7 +242,8 @@ class Supervisor:
 
     def _stop(self) -> None:
         running = [process for child in self._children if (process := child.process)]
-        _end([member for process in running for member in _family(process)] + self._left_behind)
+        family = [member for process in running for member in _family(process)]
+        _end(list({*family, *self._left_behind, *self.others()}))
         self._children.clear()
         self._pid_file.unlink(missing_ok=True)
 
@@ -213,16 +254,18 @@ class Supervisor:
         written.replace(self._pid_file)  # atomic: readers never see a partial file, even after a kill
 
 
-def _try(chore: Callable[[], None]) -> str | None:
+def _is_at_work(process: psutil.Process) -> bool:
+    """Whether it lives and is none of the embedded server's, which has users besides us."""
     try:
-        chore()
-    except StatsPipelineError as error:
-        return str(error)
-    return None
+        return process.status() != psutil.STATUS_ZOMBIE and process.name() not in ("postgres", "pg_ctl")
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _see(child: Child) -> str:
     """The child's log file and its last line, which in a Python traceback is the error."""
+    if not child.log.exists():
+        return ""
     lines = child.log.read_text(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was logged")
     return f": {last[:300]} (see {child.log})"

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 LOCATION = "stats_pipeline"
 _DRAIN_SECONDS = 10
+_CLOCK_SECONDS = 2  # by which a process's start may seem to move when the clock is set
 _FEWEST_FILES, _ENOUGH_FILES = 256, 4096
 _END_TICKS = signal.SIGUSR1  # to the code server: sensors that wait for work come to an end
 _MOST_MIB = 160  # of a process that may leak: twice what it holds after some hours
@@ -80,6 +81,16 @@ def check_there_is_a_database(settings: Settings) -> None:
         )
 
 
+def wait_for_database(settings: Settings, say: Callable[[str], None]) -> None:
+    """Return when the given database has all connections of the budget free, or there is an embedded one.
+
+    To be called before anything connects. Raises `StatsPipelineError` for any other trouble of the database.
+    """
+    if settings.database_url is not None and budget.is_kept(settings):
+        url = settings.database_url.get_secret_value()
+        forking.in_a_fork(lambda: allowance.wait_for_connections(url, settings.max_connections, say))
+
+
 @contextmanager
 def single_instance(settings: Settings) -> Iterator[None]:
     """Be the only process that runs services in this state folder, for the length of the block.
@@ -92,12 +103,12 @@ def single_instance(settings: Settings) -> Iterator[None]:
     owner = settings.home / "up.pid"
     if not lock.acquire(blocking=False):
         raise AlreadyRunning(
-            f"stats-pipeline is running here already (process {_owner(settings)}, state in {settings.home}): "
+            f"stats-pipeline is running here already ({_owner_in_words(settings)}state in {settings.home}): "
             "use it, stop it with Ctrl-C or `stats-pipeline down`, or set STATS_HOME to another folder"
         )
     try:
+        owner.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
         end_leftovers(_children(settings))
-        owner.write_text(str(os.getpid()))
         yield
     finally:
         owner.unlink(missing_ok=True)
@@ -123,15 +134,29 @@ def stop_all(settings: Settings) -> bool:
                 with embedded.running(settings.home):
                     pass  # its last user stops the server
     except AlreadyRunning:
-        process = psutil.Process(int(_owner(settings)))
+        process = _owner(settings)
+        if process is None:
+            raise AlreadyRunning(
+                f"a stats-pipeline in {settings.home} is just starting or stopping: try again"
+            ) from None
         process.terminate()
         process.wait(timeout=60)
     return was_there
 
 
-def _owner(settings: Settings) -> str:
-    owner = settings.home / "up.pid"
-    return owner.read_text() if owner.exists() else "unknown"
+def _owner(settings: Settings) -> psutil.Process | None:
+    """The `up` or `demo` of this state folder; None if it has ended, or has not said yet who it is."""
+    try:
+        pid, created = (settings.home / "up.pid").read_text().split()
+        process = psutil.Process(int(pid))
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return None
+    return process if abs(process.create_time() - float(created)) < _CLOCK_SECONDS else None  # the pid may be reused
+
+
+def _owner_in_words(settings: Settings) -> str:
+    owner = _owner(settings)
+    return "" if owner is None else f"process {owner.pid}, "
 
 
 def _children(settings: Settings) -> Path:
@@ -154,7 +179,6 @@ class Deployment:
         self._code_socket, self._launch_socket = home / "code.sock", _launch_socket(self.settings)
         self._workspace = home / "workspace.yaml"
         self._logs = home / "logs"
-        self._launching: list[Child] = []  # the processes whose children are runs
 
     @contextmanager
     def running(self, beside: Mapping[str, Callable[[], None]] | None = None) -> Iterator[None]:
@@ -166,9 +190,8 @@ class Deployment:
                 self._start(name, body, {})
             self.say("Starting the code server …")
             code_server = self._start("code server", self._serve_code, self._for_dagster())
-            self._launching = [code_server]
             if self._runtime == "fast":
-                self._launching = [self._start("fork server", self._serve_runs, self._for_dagster())]
+                self._start("fork server", self._serve_runs, self._for_dagster())
             self._supervisor.wait_until_ready(code_server, lambda: _answers(self._code_socket))
             self.say("Starting the daemon and the web server …")
             daemon = self._start("daemon", self._run_daemon, self._for_dagster())
@@ -194,11 +217,13 @@ class Deployment:
 
     def watch(self) -> None:
         """Restart any process that dies, including the embedded database, until Ctrl-C."""
-        self._supervisor.watch(chore=self._tend_database, is_idle=lambda: not self._runs())
+        self._supervisor.watch(chore=self._tend_database, is_idle=lambda: not self._supervisor.others())
 
     def carry_out(self, task: Callable[[], None]) -> int:
         """Watch only as long as a task takes, which has this process's terminal; its exit code."""
-        return self._supervisor.carry_out(task, chore=self._tend_database)
+        return self._supervisor.carry_out(
+            task, chore=self._tend_database, is_idle=lambda: not self._supervisor.others()
+        )
 
     def _prepare(self) -> None:
         """Import what all processes need, write Dagster's files, make its tables."""
@@ -210,9 +235,6 @@ class Deployment:
         self.say("Loading Dagster …")
         check_names(self._runtime)
         forking.import_ahead(self._runtime, environment=self._for_dagster())
-        if self.settings.database_url is not None and budget.is_kept(self.settings):
-            most = self.settings.max_connections
-            forking.in_a_fork(lambda: allowance.wait_for_connections(self.database_url, most, self.say))
         for name in forking.in_a_fork(self._prepare_storage):
             self.say(f"The sensor {name} had been stopped and was started again")  # no job runs without it
 
@@ -255,11 +277,12 @@ class Deployment:
         commands.serve_code(self._code_socket, module="stats_pipeline.definitions", folder=folder, location=LOCATION)
 
     def _serve_runs(self) -> None:
+        from stats_pipeline.defs.resources import LEASE_TAG  # noqa: PLC0415
         from stats_pipeline.runtime import launcher  # noqa: PLC0415
 
-        def before_run(run_id: str) -> None:
+        def before_run(run_id: str, tags: Mapping[str, str]) -> None:
             setproctitle(f"stats-pipeline: run {run_id[:8]}")
-            budget.take_room_for_a_run(self.settings)
+            budget.take_room_for_a_run(self.settings, by_hand=LEASE_TAG not in tags)
 
         launcher.serve(
             self._launch_socket,
@@ -294,15 +317,11 @@ class Deployment:
         if self.settings.database_url is None and embedded.restart(self.settings.home):
             self.say("The embedded PostgreSQL had died and was restarted")
 
-    def _runs(self) -> int:
-        """How many processes execute runs."""
-        return sum(len(process.children()) for child in self._launching if (process := child.process))
-
     def _let_runs_end(self) -> None:
         """Wait for the runs in progress, which take a second. One that takes longer is cut off; the next start requeues
         its jobs."""
         deadline = time.monotonic() + _DRAIN_SECONDS
-        while (runs := self._runs()) > 0:
+        while runs := len(self._supervisor.others()):
             if time.monotonic() > deadline:
                 self.say(f"{runs} runs are still running: they are stopped now, and resumed at the next start")
                 return

@@ -122,7 +122,8 @@ class ForkserverRunLauncher(RunLauncher, ConfigurableClass):
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Return once the worker exists. Raises if it cannot be started; Dagster then marks the run as failed."""
-        _Request(context.dagster_run.run_id, serialize_value(self._instance.get_ref())).send(self._socket)
+        run = context.dagster_run
+        _Request(run.run_id, dict(run.tags), serialize_value(self._instance.get_ref())).send(self._socket)
 
     def terminate(self, run_id: str) -> bool:
         run = self._instance.get_run_by_id(run_id)
@@ -159,6 +160,7 @@ class _Request(NamedTuple):
     """A run to be executed, and its instance: one line of JSON, answered by the worker's process id."""
 
     run_id: str
+    tags: dict[str, str]
     instance: str  # serialized
 
     def send(self, address: str) -> None:
@@ -211,14 +213,14 @@ def serve(
     address: Path,
     *,
     preload: Sequence[str],
-    before_run: Callable[[str], None] = lambda _: None,
+    before_run: Callable[[str, Mapping[str, str]], None] = lambda *_: None,
     before_report: Callable[[], None] = lambda: None,
 ) -> None:
     """Import the modules, then fork a worker per request, until the process is ended.
 
-    Each worker first calls `before_run` with the run's id, and a process that reports a worker's crash to Dagster
-    calls `before_report`, before either opens a connection. Only this user can connect. The process stays a single
-    thread with no connection to a database, since a fork would copy both in an unknown state.
+    Each worker first calls `before_run` with the run's id and tags, and a process that reports a worker's crash to
+    Dagster calls `before_report`, before either opens a connection. Only this user can connect. The process stays a
+    single thread with no connection to a database, since a fork would copy both in an unknown state.
     """
     for name in preload:
         try:
@@ -240,7 +242,9 @@ class _Child(NamedTuple):
 
 
 class _Server:
-    def __init__(self, address: Path, before_run: Callable[[str], None], before_report: Callable[[], None]) -> None:
+    def __init__(
+        self, address: Path, before_run: Callable[[str, Mapping[str, str]], None], before_report: Callable[[], None]
+    ) -> None:
         self._before_run, self._before_report = before_run, before_report
         self._children: dict[int, _Child] = {}  # by a file descriptor that reads as closed once the process has ended
         self._selector = selectors.DefaultSelector()
@@ -267,7 +271,17 @@ class _Server:
                 request = _Request.receive(connection)
             except (OSError, ValueError, TypeError):
                 return  # somebody has looked whether the server is there
-            pid = self._fork(lambda: self._execute(request), request)
+
+            def execute() -> None:
+                connection.close()  # the launcher is to notice the server's end
+                self._before_run(request.run_id, request.tags)
+                _execute_run(request)
+
+            try:
+                pid = self._fork(execute, request)
+            except OSError:  # no room for another process: the launcher is told by the end of its connection
+                traceback.print_exc()
+                return
             with suppress(OSError):  # the launcher has died
                 connection.sendall(str(pid).encode())
 
@@ -280,20 +294,25 @@ class _Server:
         if child.request is not None and exit_code:
             explanation = get_run_crash_explanation(f"The run's process ({child.pid})", exit_code)
             crashed = child.request
-            self._fork(lambda: self._report(crashed, explanation))
 
-    def _execute(self, request: _Request) -> None:
-        self._before_run(request.run_id)
-        _execute_run(request)
+            def report() -> None:
+                self._before_report()
+                _report_end(crashed, explanation)
 
-    def _report(self, request: _Request, explanation: str) -> None:
-        self._before_report()
-        _report_end(request, explanation)
+            try:
+                self._fork(report)
+            except OSError:  # no room for another process: run monitoring will find the run without one
+                traceback.print_exc()
 
     def _fork(self, body: Callable[[], None], request: _Request | None = None) -> int:
         """Run body() in a new process; its id."""
         sentinel, writer = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(sentinel)
+            os.close(writer)
+            raise
         if pid:
             os.close(writer)
             self._children[sentinel] = _Child(pid, request)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
+import fasteners  # type: ignore[import-untyped]
 import psutil
 import pytest
 
@@ -17,7 +18,7 @@ from stats_pipeline.database import embedded
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import App
 from stats_pipeline_tests.acceptance.conftest import COMMAND, NO_JOB, environment, refusal, run
-from stats_pipeline_tests.acceptance.processes import Pipeline, kill, until
+from stats_pipeline_tests.acceptance.processes import FORK_SERVER, Pipeline, kill, until
 
 RPCS = {function.rpc for function in STATS_FUNCTIONS}
 TAGS = {tag for function in STATS_FUNCTIONS for tag in function.cache_tags}
@@ -103,6 +104,30 @@ def test_up_works_after_it_was_killed(tmp_path: Path, app: App) -> None:
         finished = run(tmp_path, "enqueue", "--wait", "--json")
         assert json.loads(finished.stdout)["status"] == "completed", finished.stderr
         ends(pipeline, signal.SIGTERM)
+
+
+def test_a_run_whose_fork_server_was_killed_ends_with_up_and_keeps_nobody_waiting(tmp_path: Path, app: App) -> None:
+    """It waits for a lock when everything is stopped; the next command finds a database that it can start."""
+    with started(tmp_path, app) as pipeline:
+        pipeline.install_witness()
+        with pipeline.gate("functions"):
+            pipeline.enqueue()
+            run_pid = until(pipeline.waiting, "a run to wait")[0]
+            pipeline.kill_child(FORK_SERVER)
+            orphan = psutil.Process(run_pid)
+            assert orphan.is_running()
+            ends(pipeline, signal.SIGINT)
+    assert alive([orphan]) == []
+    assert run(tmp_path, "jobs").returncode == 0
+
+
+def test_down_leaves_a_process_alone_that_has_the_pid_of_a_killed_up(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as stranger, fasteners.InterProcessLock(tmp_path / "up.lock"):
+        (tmp_path / "up.pid").write_text(f"{stranger.pid} {psutil.Process(stranger.pid).create_time() - 100}")
+        said = refusal(run(tmp_path, "down"))
+        assert said.startswith(f"a stats-pipeline in {tmp_path} is just starting or stopping: try again")
+        assert stranger.poll() is None
+        stranger.kill()
 
 
 def test_up_on_a_database_that_is_given(tmp_path: Path, app: App, database_url: str) -> None:

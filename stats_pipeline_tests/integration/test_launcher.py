@@ -44,7 +44,7 @@ class ForkServer:
         }
 
     def start(self, *preload: str) -> None:
-        prepare = f"lambda run_id: open({str(self._folder / 'prepared')!r}, 'a').write(run_id + chr(10))"
+        prepare = f"lambda run_id, tags: open({str(self._folder / 'prepared')!r}, 'a').write(run_id + chr(10))"
         program = (
             "from pathlib import Path; from stats_pipeline.runtime.launcher import serve; "
             f"serve(Path({self.config['config']['socket']!r}), preload={preload!r}, before_run={prepare})"  # type: ignore[index]
@@ -381,7 +381,7 @@ def test_nobody_else_can_connect(server: ForkServer, instance: dg.DagsterInstanc
     assert address.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("said", [b"", b"no request", b"[1]", b'["a", "b", "c"]'])
+@pytest.mark.parametrize("said", [b"", b"no request", b"[1]", b'["a", {}, "b", "c"]'])
 def test_what_is_no_request_stops_no_other(
     said: bytes, server: ForkServer, instance: dg.DagsterInstance, hold: Callable[..., Held]
 ) -> None:

@@ -90,13 +90,39 @@ def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
 
 def test_everything_is_imported_without_a_thread_or_a_connection(tmp_path: Path) -> None:
     code = """
-        forking.import_ahead("fast")
+        settings = {"STATS_SETTINGS_COMPLETE": "1", "STATS_HOME": str(Path.cwd()), "STATS_RUNTIME": "fast"}
+        forking.import_ahead("fast", environment={**settings, "STATS_CRON": "7 7 * * *"})
         forking.in_a_fork(lambda: None)  # refuses if there is a second thread
         files = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
         print([str(file.readlink()) for file in files if file.is_symlink()])
-        print("stats_pipeline.definitions" in sys.modules)
+        from stats_pipeline.definitions import defs
+        print(defs.resolve_schedule_def("nightly_stats").cron_schedule, "STATS_CRON" in os.environ)
     """
     done = run(code, tmp_path)
     files, loaded = done.stdout.splitlines()
     assert "socket" not in files, done.stderr
-    assert loaded == "False"  # they are made from the settings of each process
+    assert loaded == "7 7 * * * False"
+
+
+def test_a_signal_in_the_moment_of_the_fork_has_nobody_return_into_the_code_of_the_old_process(tmp_path: Path) -> None:
+    code = """
+        os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGINT))
+        try:
+            pid = forking.fork_task(lambda: time.sleep(60))
+        finally:
+            print("returned", flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    assert run(code, tmp_path).stdout == "returned\n130\n"
+
+
+def test_a_signal_waits_for_the_end_of_what_is_not_to_be_left_half_done(tmp_path: Path) -> None:
+    code = """
+        try:
+            with forking.undisturbed():
+                os.kill(os.getpid(), signal.SIGINT)
+                print("done")
+        except KeyboardInterrupt:
+            print("and ended")
+    """
+    assert run(code, tmp_path).stdout == "done\nand ended\n"

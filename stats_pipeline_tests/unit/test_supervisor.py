@@ -4,6 +4,7 @@ The children are forks that execute another program at once: the tests' own proc
 needs is in `test_forking.py`.
 """
 
+import errno
 import json
 import os
 import re
@@ -249,6 +250,53 @@ def test_a_chore_that_fails_is_said_once_and_done_again(
 
     supervisor.watch(until=within(lambda: done == 4), chore=chore)
     assert said == ["the kettle is cold"]
+
+
+def test_a_child_for_which_there_is_no_room_is_started_when_there_is(
+    tmp_path: Path, supervisor: Supervisor, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BACKOFF", (0.05,))
+    supervisor.start(child(tmp_path, SLEEP))
+    supervisor.watch(until=within(lambda: pids(tmp_path)))
+
+    def refuse(*_: object, **__: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as full:
+        full.setattr(module, "fork", refuse)
+        psutil.Process(pids(tmp_path)[0]).kill()
+        supervisor.watch(until=within(lambda: len(said) == 2))
+    assert said[1] == "[Errno 11] Resource temporarily unavailable"
+    supervisor.watch(until=within(lambda: len(pids(tmp_path)) == 2))
+    assert len(said) == 2  # however often it was tried
+
+
+def test_a_log_that_somebody_deletes_is_no_trouble(
+    tmp_path: Path, supervisor: Supervisor, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHORE_SECONDS", 0)
+    started = child(tmp_path, SLEEP)
+    supervisor.start(started)
+    supervisor.watch(until=within(lambda: pids(tmp_path)))
+    started.log.unlink()
+    looks = iter(range(5))
+    supervisor.watch(until=lambda: next(looks, None) is None)
+    psutil.Process(pids(tmp_path)[0]).kill()
+    supervisor.watch(until=within(lambda: len(pids(tmp_path)) == 2))
+    assert said == ["The worker ended with exit code -9: restarting in 0.5 s"]
+
+
+def test_stop_ends_also_what_a_child_that_was_killed_had_started(tmp_path: Path, supervisor: Supervisor) -> None:
+    grandchild = command(tmp_path, SLEEP, "grandchild")
+    supervisor.start(child(tmp_path, f"import subprocess; subprocess.run({grandchild!r}, start_new_session=True)"))
+    supervisor.watch(until=within(lambda: pids(tmp_path, "grandchild")))
+    psutil.Process(pids(tmp_path)[0]).kill()
+    [orphan] = pids(tmp_path, "grandchild")
+    supervisor.watch(until=within(lambda: orphan in [process.pid for process in supervisor.others()]))
+
+    supervisor.stop()
+
+    assert is_gone(orphan)
 
 
 def test_a_task_runs_while_the_children_are_watched(tmp_path: Path, supervisor: Supervisor) -> None:
