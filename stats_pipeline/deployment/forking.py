@@ -57,6 +57,7 @@ def import_ahead(runtime: Runtime, *, environment: Mapping[str, str]) -> None:
     forks share."""
     for name in (*_AHEAD, *(_FAST if runtime == "fast" else ())):
         importlib.import_module(name)
+    getproctitle()  # it finds the memory of the title, for which the environment must be as it was at the start
     before = dict(os.environ)
     try:
         _set_environment(environment)
@@ -65,7 +66,6 @@ def import_ahead(runtime: Runtime, *, environment: Mapping[str, str]) -> None:
     finally:
         _set_environment(before)
         log.configure("error")  # the definitions have chosen the level of their own processes
-    getproctitle()  # it finds the memory of the title, which a fork without its environment would not
     gc.collect()
     gc.freeze()
 
