@@ -17,6 +17,7 @@ from psycopg import Connection
 
 from stats_pipeline import database
 from stats_pipeline.database import allowance, budget, call, migrate, run, run_one
+from stats_pipeline.deployment.up import owner
 from stats_pipeline.errors import DatabaseUnavailable, one_line
 from stats_pipeline.jobs import health, queue, refresh
 from stats_pipeline.jobs.invalidation import CacheClient, route
@@ -115,7 +116,7 @@ def _examine_connections(url: str, settings: Settings) -> Finding:
             "ok",
             "a transaction pooler: jobs are picked up within a second or two, not at once",
         )
-    is_up = (settings.home / "up.pid").exists()
+    is_up = owner(settings) is not None
     with ExitStack() as taken:
         free = most - 1  # without this command's own
         if is_up and (slots := budget.slots(settings)) is not None:

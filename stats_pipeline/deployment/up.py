@@ -100,18 +100,18 @@ def single_instance(settings: Settings) -> Iterator[None]:
     _raise_limit_of_open_files()
     embedded.make_private(settings.home)
     lock = fasteners.InterProcessLock(settings.home / "up.lock")
-    owner = settings.home / "up.pid"
+    pid_file = settings.home / "up.pid"
     if not lock.acquire(blocking=False):
         raise AlreadyRunning(
             f"stats-pipeline is running here already ({_owner_in_words(settings)}state in {settings.home}): "
             "use it, stop it with Ctrl-C or `stats-pipeline down`, or set STATS_HOME to another folder"
         )
     try:
-        owner.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
+        pid_file.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
         end_leftovers(_children(settings))
         yield
     finally:
-        owner.unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
         lock.release()
 
 
@@ -134,7 +134,7 @@ def stop_all(settings: Settings) -> bool:
                 with embedded.running(settings.home):
                     pass  # its last user stops the server
     except AlreadyRunning:
-        process = _owner(settings)
+        process = owner(settings)
         if process is None:
             raise AlreadyRunning(
                 f"a stats-pipeline in {settings.home} is just starting or stopping: try again"
@@ -144,7 +144,7 @@ def stop_all(settings: Settings) -> bool:
     return was_there
 
 
-def _owner(settings: Settings) -> psutil.Process | None:
+def owner(settings: Settings) -> psutil.Process | None:
     """The `up` or `demo` of this state folder; None if it has ended, or has not said yet who it is."""
     try:
         pid, created = (settings.home / "up.pid").read_text().split()
@@ -155,8 +155,8 @@ def _owner(settings: Settings) -> psutil.Process | None:
 
 
 def _owner_in_words(settings: Settings) -> str:
-    owner = _owner(settings)
-    return "" if owner is None else f"process {owner.pid}, "
+    found = owner(settings)
+    return "" if found is None else f"process {found.pid}, "
 
 
 def _children(settings: Settings) -> Path:
