@@ -38,7 +38,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Later:
 @pytest.fixture
 def log_in(serve: Callable[..., Served]) -> Callable[..., int]:
     """Try a password from an address; the status of the answer."""
-    url = serve(ADMIN_PASSWORD=PASSWORD, VIEWER_PASSWORD=VIEWER_PASSWORD).url
+    url = serve(ADMIN_PASSWORD=PASSWORD, VIEWER_PASSWORD=VIEWER_PASSWORD, FORWARDED_ALLOW_IPS="127.0.0.1").url
 
     def post(password: str, address: str = "192.0.2.1") -> int:
         headers = {"X-Forwarded-For": address}  # as a proxy on this machine reports it
@@ -134,7 +134,8 @@ DOORS = pytest.mark.parametrize(
 @pytest.fixture
 def show(serve: Callable[..., Served]) -> Callable[..., httpx.Response]:
     """Ask with a key from an address."""
-    url = serve(ADMIN_PASSWORD=PASSWORD, INTERNAL_API_KEY=API_KEY, CRON_SECRET=CRON_SECRET).url
+    secrets = {"ADMIN_PASSWORD": PASSWORD, "INTERNAL_API_KEY": API_KEY, "CRON_SECRET": CRON_SECRET}
+    url = serve(**secrets, FORWARDED_ALLOW_IPS="127.0.0.1").url
 
     def get(path: str, key: str | None, address: str = "192.0.2.1") -> httpx.Response:
         headers = {"X-Forwarded-For": address} | ({} if key is None else {"Authorization": f"Bearer {key}"})
