@@ -140,6 +140,8 @@ class Settings(BaseSettings):
     own_port: int | None = Field(None, ge=1, le=65535, validation_alias="STATS_PORT")
     hosts_port: int | None = Field(None, ge=1, le=65535, validation_alias="PORT")
     public_url: AnyHttpUrl | None = Field(None, validation_alias="STATS_PUBLIC_URL")
+    # The proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks, or `*`.
+    forwarded_allow_ips: str | None = Field(None, validation_alias="FORWARDED_ALLOW_IPS")
 
     # Who may use page, API and the Dagster UI. No secret has a default; without a password, a login link and loopback.
     admin_password: SecretStr | None = Field(None, min_length=8, validation_alias="ADMIN_PASSWORD")
@@ -250,6 +252,21 @@ class Settings(BaseSettings):
         if value.path not in (None, "/") or any(part is not None for part in others):
             raise ValueError("must have only scheme, host and port, such as https://stats.example.com")
         return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _are_networks(cls, value: str | None) -> str | None:
+        if value is None or value.strip() == "*":
+            return value and "*"
+        parts = [part.strip() for part in value.split(",")]
+        try:
+            for part in parts:
+                ipaddress.ip_network(part)
+        except ValueError:  # uvicorn would believe nobody, and not say so
+            raise ValueError(
+                "must be IP addresses or networks such as 10.0.0.0/8, separated by commas; or * for any"
+            ) from None
+        return ",".join(parts)
 
     @field_validator("app_headers_json")
     @classmethod

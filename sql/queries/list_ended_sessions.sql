@@ -1,2 +1,3 @@
--- The sessions that were logged out and whose cookies may still be valid.
-select session from stats_pipeline.ended_session;
+-- Those of these sessions that were logged out.
+select session from stats_pipeline.ended_session
+where session = any(%(sessions)s);

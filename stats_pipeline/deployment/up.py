@@ -52,9 +52,7 @@ _MOST_MIB = 160  # of a process that may leak: twice what it holds after some ho
 _THE_DOORS_OWN = ("ADMIN_PASSWORD", "VIEWER_PASSWORD", "CRON_SECRET")
 _THE_RUNS_OWN = ("STATS_HTTP_PROXY", "STATS_APP_HEADERS")
 # All that a child inherits of the environment: libraries would read some of the other variables.
-_INHERITED = re.compile(
-    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|(DY)?LD_LIBRARY_PATH|FORWARDED_ALLOW_IPS"
-)
+_INHERITED = re.compile(r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|(DY)?LD_LIBRARY_PATH")
 
 
 @contextmanager

@@ -58,9 +58,13 @@ def record(
     )
 
 
-def latest(connection: Connection[Any], limit: int) -> list[Entry]:
-    """The newest rows, newest first."""
-    return [Entry(**row) for row in run(connection, "list_audit", newest=limit)]
+def latest(connection: Connection[Any], limit: int, *, refused: int | None = None) -> list[Entry]:
+    """The newest rows of what was done, and of what was refused, newest first: at most `limit` of each.
+
+    Fewer of what was `refused` if that is given. The one never hides the other: anybody can cause refused tries.
+    """
+    newest = {"done": limit, "refused": limit if refused is None else refused}
+    return [Entry(**row) for row in run(connection, "list_audit", **newest)]
 
 
 def readable(text: str) -> str:

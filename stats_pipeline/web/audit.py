@@ -5,8 +5,10 @@ own (`Audit.note`).
 """
 
 import asyncio
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import psycopg
@@ -20,6 +22,7 @@ from stats_pipeline.jobs.models import Enqueued
 from stats_pipeline.web.sessions import Caller
 
 PATIENCE = 1  # seconds that an answer waits for its row
+MAX_WAITING = 5  # refused tries that wait for their rows
 STRANGER = "unknown"
 
 
@@ -65,13 +68,15 @@ def record_job(
 class Audit:
     """Records what has no transaction of its own. One per process.
 
-    Rows are written one at a time, by one thread, so that a flood of refused tries takes neither the connections nor
-    the threads that other requests need.
+    Rows are written one at a time, by one thread, those of what was done before those of refused tries: so a flood of
+    tries takes neither the connections nor the threads that others need, nor the turn of what was done.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._writer = ThreadPoolExecutor(1, "audit")
+        self._done: deque[_Row] = deque()
+        self._refused: deque[_Row] = deque()
 
     async def note(
         self,
@@ -84,7 +89,8 @@ class Audit:
     ) -> None:
         """Record an action of this caller, or of a stranger (None), as a row of its own, then as a log line.
 
-        Raises nothing: if there is no row after PATIENCE seconds, the log line says so.
+        Raises nothing. If there will be no row, the log line has `not_recorded`; if it is being written for longer than
+        PATIENCE seconds, and may yet fail, `perhaps_recorded`. A refused try has no row while MAX_WAITING others wait.
         """
         words = by(source, caller)
 
@@ -93,10 +99,39 @@ class Audit:
                 audit.record(connection, action=action, about=about, outcome=outcome, **words)
 
         context: dict[str, Any] = {**words} if about is None else {**words, "about": audit.readable(about)}
-        try:
-            # A row whose turn has not come by then is dropped: a flood must not leave a queue behind.
-            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._writer, write), PATIENCE)
-        except (TimeoutError, DatabaseUnavailable, psycopg.Error) as error:
-            context["not_recorded"] = one_line(error)
+        if outcome == "refused" and len(self._refused) >= MAX_WAITING:
+            context["not_recorded"] = "too many refused tries wait for their rows"
+        else:
+            row = _Row(write)
+            (self._done if outcome == "done" else self._refused).append(row)
+            self._writer.submit(self._write_next)
+            context |= await _written(row.future)
         log = structlog.get_logger()
         (log.warning if outcome == "refused" else log.info)(f"{action} {outcome}", **context)
+
+    def _write_next(self) -> None:
+        row = (self._done or self._refused).popleft()
+        if row.future.set_running_or_notify_cancel():
+            try:
+                row.write()
+                row.future.set_result(None)
+            except Exception as error:
+                row.future.set_exception(error)
+
+
+@dataclass
+class _Row:
+    write: Callable[[], None]
+    future: Future[None] = field(default_factory=Future)
+
+
+async def _written(row: Future[None]) -> dict[str, str]:
+    """Wait for a row; what the log line says if it is not there. One whose turn has not come by then is dropped."""
+    try:
+        await asyncio.wait_for(asyncio.wrap_future(row), PATIENCE)
+    except TimeoutError:
+        late = f"not within {PATIENCE} s"
+        return {"not_recorded": late} if row.cancel() else {"perhaps_recorded": late}
+    except (DatabaseUnavailable, psycopg.Error) as error:
+        return {"not_recorded": one_line(error)}
+    return {}

@@ -6,9 +6,8 @@ judged in `origin.py`, `app.py` declares the access per route.
 
 import hashlib
 import hmac
-import ipaddress
 import time
-from collections import defaultdict, deque
+from collections import OrderedDict, deque
 from http import HTTPStatus
 
 from pydantic import SecretStr
@@ -18,14 +17,18 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from stats_pipeline.database import Database
+from stats_pipeline.jobs.audit import network
 from stats_pipeline.settings import Settings
 from stats_pipeline.web.address import login_key
+from stats_pipeline.web.audit import address_of
 from stats_pipeline.web.origin import Site
 from stats_pipeline.web.sessions import Caller, Role, Sessions
 
 COOKIE = "stats_pipeline_session"
 MAX_FAILURES = 5  # wrong passwords or keys per address, in FAILURE_WINDOW
+MAX_LOGINS = 30  # right and wrong ones per address, in FAILURE_WINDOW
 FAILURE_WINDOW = 300  # seconds
+MAX_ADDRESSES = 10_000  # whose tries are remembered
 _LINK_HOURS = 87_600  # that a used login link is remembered: longer than any process runs
 
 
@@ -45,8 +48,9 @@ class Guard:
         # Without passwords: a door that is started again by the same `up` knows its sessions.
         secrets = secrets or {Role.ADMIN: hmac.digest(start_key, b"sessions", "sha256")}
         self.sessions = Sessions(database, secrets, self._lifetime)
-        self._wrong_passwords = _WrongTries("passwords")
-        self._wrong_keys = _WrongTries("keys")
+        self._logins = _Tries("logins")
+        self._wrong_passwords = _Tries("wrong passwords")
+        self._wrong_keys = _Tries("wrong keys")
 
     @property
     def has_password(self) -> bool:
@@ -71,6 +75,7 @@ class Guard:
             if self._api_key is None:
                 raise _unauthorized("INTERNAL_API_KEY is not set: this API takes no server's call")
             self._check_key(request, self._api_key)
+            self._wrong_keys.forget(request)
             return Caller("server", Role.ADMIN, None)
         caller = await self.person(request)
         if caller is None:
@@ -80,11 +85,10 @@ class Guard:
 
     def _check_key(self, request: Request, key: SecretStr) -> None:
         """Raises 401 if the key is wrong, and 429 after too many wrong ones, then also if it is right."""
-        self._wrong_keys.refuse_more(request)
+        self._wrong_keys.refuse_beyond(MAX_FAILURES, request)
         if not _shows(request, key):
             self._wrong_keys.add(request)
             raise _unauthorized("the key is wrong")
-        self._wrong_keys.forget(request)
 
     async def person(self, connection: HTTPConnection, *, may_be_old: float = 0) -> Caller | None:
         """The person who has logged in, and not out; a logout elsewhere may count `may_be_old` seconds later.
@@ -112,14 +116,17 @@ class Guard:
     async def log_in(self, request: Request, response: Response, *, password: str, key: str) -> Role | None:
         """Give the response a session if the password is right, or the login link's key, which is used up by this.
 
-        Raises 429 after too many wrong ones.
+        Raises 429 after too many wrong ones, and after too many logins.
         """
-        self._wrong_passwords.refuse_more(request)
+        self._wrong_passwords.refuse_beyond(MAX_FAILURES, request)
+        self._logins.refuse_beyond(MAX_LOGINS, request)
+        self._logins.add(request)
         role = await self._role_of_link(key) if key else self._role_of_password(password)
         if role is None:
             self._wrong_passwords.add(request)
             return None
-        self._wrong_passwords.forget(request)
+        if role is Role.ADMIN:  # a viewer could guess the admin's between two logins
+            self._wrong_passwords.forget(request)
         response.set_cookie(
             COOKIE,
             self.sessions.begin(role),
@@ -160,38 +167,42 @@ def require_admin(caller: Caller) -> None:
         raise HTTPException(HTTPStatus.FORBIDDEN, "a viewer may look at everything here, and change nothing")
 
 
-class _WrongTries:
-    """The wrong tries of each address in the last FAILURE_WINDOW."""
+class _Tries:
+    """The tries of each address in the last FAILURE_WINDOW; of MAX_ADDRESSES, those that tried last."""
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._times: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()  # in the order of their last try
 
-    def refuse_more(self, request: Request) -> None:
-        """Raises 429 if there were MAX_FAILURES."""
+    def refuse_beyond(self, most: int, request: Request) -> None:
+        """Raises 429 if there were so many."""
         times = self._recent(request)
-        if len(times) >= MAX_FAILURES:
+        if len(times) >= most:
             wait = round(times[0] + FAILURE_WINDOW - time.monotonic()) + 1
             raise HTTPException(
-                HTTPStatus.TOO_MANY_REQUESTS, f"too many wrong {self._what}: wait", {"Retry-After": str(wait)}
+                HTTPStatus.TOO_MANY_REQUESTS, f"too many {self._what}: wait", {"Retry-After": str(wait)}
             )
 
     def add(self, request: Request) -> None:
         """Count one more for this address."""
-        self._recent(request).append(time.monotonic())
+        address = _network(request)
+        self._times.setdefault(address, deque()).append(time.monotonic())
+        self._times.move_to_end(address)
+        if len(self._times) > MAX_ADDRESSES:
+            self._times.popitem(last=False)
 
     def forget(self, request: Request) -> None:
-        """Forget the wrong tries of this address."""
-        self._recent(request).clear()
+        """Forget the tries of this address."""
+        self._times.pop(_network(request), None)
 
     def _recent(self, request: Request) -> deque[float]:
         limit = time.monotonic() - FAILURE_WINDOW
-        for network, times in list(self._times.items()):
-            while times and times[0] < limit:
-                times.popleft()
-            if not times:
-                del self._times[network]
-        return self._times[_network(request)]
+        while self._times and next(iter(self._times.values()))[-1] < limit:
+            self._times.popitem(last=False)
+        times = self._times.get(_network(request), deque())
+        while times and times[0] < limit:
+            times.popleft()
+        return times
 
 
 def _unauthorized(reason: str) -> HTTPException:
@@ -217,10 +228,4 @@ def _shows(request: Request, key: SecretStr) -> bool:
 
 
 def _network(request: Request) -> str:
-    """The network that counts as one address: an IPv6 subscriber has 2^64 addresses."""
-    host = request.client.host if request.client else ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
+    return network(address_of(request))

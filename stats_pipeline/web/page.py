@@ -34,7 +34,7 @@ from stats_pipeline.web.context import Web, read_form, web_of
 from stats_pipeline.web.sessions import Caller, Role
 
 _SHOWN_JOBS = 10
-_SHOWN_ACTIVITY = 20
+_SHOWN_DONE, _SHOWN_REFUSED = 15, 5
 _SHOWN_ERROR = "the database is out of reach"
 
 
@@ -126,11 +126,11 @@ def _content(request: Request, caller: Caller) -> dict[str, Any]:
 
 
 def _activity(request: Request, caller: Caller) -> list[audit.Entry] | None:
-    """The last rows of the audit, for an admin only: they name people and addresses."""
+    """The last rows of the audit of each outcome, for an admin only: they name people and addresses."""
     if caller.role is not Role.ADMIN:
         return None
     with web_of(request).database.connection() as connection:
-        return audit.latest(connection, _SHOWN_ACTIVITY)
+        return audit.latest(connection, _SHOWN_DONE, refused=_SHOWN_REFUSED)
 
 
 async def enqueue(request: Request) -> Response:

@@ -35,8 +35,11 @@ def serve(settings: Settings, database_url: str, *, start_key: bytes, ui: Dagste
 
 def configuration(app: Starlette, **options: Any) -> uvicorn.Config:
     """How the app is served, at any address."""
+    trusted = app.state.web.settings.forwarded_allow_ips
     config = uvicorn.Config(
         app,
+        proxy_headers=trusted is not None,
+        forwarded_allow_ips=trusted or "",  # never uvicorn's own default, which believes loopback
         log_level="warning",
         timeout_graceful_shutdown=_GRACE,
         http="h11",  # the only one of uvicorn's parsers with a limit

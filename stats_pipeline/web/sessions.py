@@ -123,11 +123,10 @@ class Sessions:
         while self._watchers:
             await asyncio.sleep(LOOK_SECONDS)
             now = time.time()
-            self._tell(
-                {caller.session for caller, _ in self._watchers.values() if caller.session and caller.until <= now}
-            )
+            until = {caller.session: caller.until for caller, _ in self._watchers.values() if caller.session}
+            self._tell({session for session, end in until.items() if end <= now})
             with suppress(DatabaseUnavailable, psycopg.OperationalError):
-                rows = await run_in_threadpool(self._database.run, "list_ended_sessions")
+                rows = await run_in_threadpool(self._database.run, "list_ended_sessions", sessions=list(until))
                 self._tell({row["session"] for row in rows})
 
     def _tell(self, ended: Collection[str]) -> None:

@@ -29,6 +29,7 @@ POLL_SECONDS = 15  # besides the notifications
 POLL_ALONE_SECONDS = 2  # without notifications
 HEARTBEAT_SECONDS = 15  # so that a proxy does not close an idle stream
 MAX_STREAMS = 200
+MAX_STREAMS_OF_ONE = 20  # session: a tab has one
 _BACKLOG = 500  # events a reader may be behind; then its stream ends, and it reconnects and reads everything again
 _REMEMBERED = 1000  # jobs; more than the poll reads
 _PRIMING_SECONDS = 5  # that a stream waits for the present state
@@ -85,10 +86,11 @@ class JobChanges:
     async def events(self, session: str | None) -> AsyncIterator[str] | None:
         """The lines of one stream, until the reader disconnects, falls behind, logs out, or the process stops.
 
-        None if too many streams are open. A stream counts from this call on. Every change after its return is in one of
-        the lines: who reads the jobs then misses nothing. Raises `DatabaseUnavailable`.
+        None if too many streams are open, of this session or in all. A stream counts from this call on. Every change
+        after its return is in one of the lines: who reads the jobs then misses nothing. Raises `DatabaseUnavailable`.
         """
-        if self.streams >= MAX_STREAMS:
+        of_one = session is not None and sum(of == session for of in self._readers.values()) >= MAX_STREAMS_OF_ONE
+        if of_one or self.streams >= MAX_STREAMS:
             return None
         reader: Reader = asyncio.Queue(maxsize=_BACKLOG)
         self._readers[reader] = session
@@ -158,9 +160,6 @@ class JobChanges:
                         return
 
     def _poll(self, connection: Connection[Any]) -> None:
-        # Logouts at other web processes on the same database.
-        ended = {row["session"] for row in run(connection, "list_ended_sessions")}
-        self._loop.call_soon_threadsafe(self.end, ended)
         for row in reversed(run(connection, "list_job_states")):
             self._tell(row, is_read=True)
         self._loop.call_soon_threadsafe(self._primed.set)

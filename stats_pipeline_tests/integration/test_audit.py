@@ -138,7 +138,18 @@ def test_guesses_from_any_number_of_addresses_do_not_fill_the_table(
     refuse(connection, "10.0.0.1", action="key")
     assert of(query, "many addresses") == [200, 1]
     audit.record(connection, action="login", who="admin", role="admin", address="10.0.0.1")
-    assert [row.outcome for row in audit.latest(connection, 1)] == ["done"]
+    assert [row.outcome for row in audit.latest(connection, 1)] == ["done", "refused"]
+
+
+def test_what_was_refused_hides_nothing_that_was_done_and_the_other_way_round(connection: Connected) -> None:
+    for number in range(4):
+        audit.record(connection, action="launch", who="x", role="x", address="192.0.2.1", about=f"done {number}")
+        refuse(connection, about=f"refused {number}")
+    assert [row.about for row in audit.latest(connection, 2)] == ["refused 3", "done 3", "refused 2", "done 2"]
+    assert [row.about for row in audit.latest(connection, 3, refused=1)] == ["refused 3", "done 3", "done 2", "done 1"]
+    for number in range(30):
+        refuse(connection, f"192.0.2.{number}")
+    assert [row.about for row in audit.latest(connection, 4, refused=0)] == [f"done {n}" for n in (3, 2, 1, 0)]
 
 
 def test_a_try_that_waits_for_another_is_counted(

@@ -70,6 +70,10 @@ def test_an_example_value_is_empty_only_where_the_default_is_none_or_depends_on_
         ("STATS_DEAD_AFTER_SECONDS", "nan", "must be a number from 2 to 600"),
         ("STATS_RETENTION_DAYS", "-1", "from 0 to 3650"),
         ("STATS_PUBLIC_URL", "localhost:3000", "must be a URL such as"),
+        ("FORWARDED_ALLOW_IPS", "proxy.example.com", "must be IP addresses or networks"),
+        ("FORWARDED_ALLOW_IPS", "127.0.0.1,*", "must be IP addresses or networks"),
+        ("FORWARDED_ALLOW_IPS", "127.0.0.1,", "must be IP addresses or networks"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1/8", "must be IP addresses or networks"),
         ("PORT", "0", "must be a whole number from 1 to 65535"),
         ("ADMIN_PASSWORD", "short", "must have 8 characters or more"),
         ("STATS_SESSION_HOURS", "0", "from 1 to 720"),
@@ -227,6 +231,19 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = settings.load()
     assert loaded.tenants == (UUID(TENANT), UUID("00000000-0000-0000-0000-000000000001"))
     assert len(loaded.functions) == len(STATS_FUNCTIONS) + 1
+
+
+@pytest.mark.parametrize(
+    ("given", "believed"),
+    [("", None), (" * ", "*"), ("127.0.0.1", "127.0.0.1"), (" 10.0.0.0/8, ::1 ", "10.0.0.0/8,::1")],
+)
+def test_trusted_proxies_are_handed_on_as_they_are_read(
+    monkeypatch: pytest.MonkeyPatch, given: str, believed: str | None
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", given)
+    loaded = settings.load()
+    assert loaded.forwarded_allow_ips == believed
+    assert loaded.environment().get("FORWARDED_ALLOW_IPS") == believed
 
 
 def test_nothing_else_reads_the_environment() -> None:

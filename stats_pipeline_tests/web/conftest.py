@@ -124,9 +124,9 @@ def local(shared_database: str) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def guarded(shared_database: str) -> Iterator[Served]:
-    """The app with every secret set."""
+    """The app with every secret set, which believes a proxy on this machine."""
     secrets = {"ADMIN_PASSWORD": PASSWORD, "INTERNAL_API_KEY": API_KEY, "CRON_SECRET": CRON_SECRET}
-    with serving(settings(**secrets), shared_database) as served:
+    with serving(settings(**secrets, FORWARDED_ALLOW_IPS="127.0.0.1"), shared_database) as served:
         yield served
 
 

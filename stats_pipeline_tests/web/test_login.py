@@ -1,18 +1,21 @@
-"""Wrong passwords and keys over time: they are forgotten in the end, passwords at once after the right one.
+"""Logins, wrong passwords and wrong keys over time: they are forgotten in the end, wrong ones also for the right one.
 
 The access that each credential gives is in `test_security.py`.
 """
 
+import ipaddress
+import statistics
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from stats_pipeline.web import auth
-from stats_pipeline.web.auth import FAILURE_WINDOW, MAX_FAILURES
-from stats_pipeline_tests.web.conftest import API_KEY, CRON, CRON_SECRET, JOBS, PASSWORD, Served
+from stats_pipeline.web.auth import FAILURE_WINDOW, MAX_FAILURES, MAX_LOGINS
+from stats_pipeline_tests.web.conftest import API_KEY, CRON, CRON_SECRET, JOBS, PASSWORD, VIEWER_PASSWORD, Served
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +38,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Later:
 @pytest.fixture
 def log_in(serve: Callable[..., Served]) -> Callable[..., int]:
     """Try a password from an address; the status of the answer."""
-    url = serve(ADMIN_PASSWORD=PASSWORD).url
+    url = serve(ADMIN_PASSWORD=PASSWORD, VIEWER_PASSWORD=VIEWER_PASSWORD, FORWARDED_ALLOW_IPS="127.0.0.1").url
 
     def post(password: str, address: str = "192.0.2.1") -> int:
         headers = {"X-Forwarded-For": address}  # as a proxy on this machine reports it
@@ -69,6 +72,53 @@ def test_the_right_password_makes_good_for_the_wrong_ones(log_in: Callable[..., 
         assert log_in(PASSWORD) == 303
 
 
+def test_the_viewers_password_does_not_make_good_for_guesses_of_the_admins(log_in: Callable[..., int]) -> None:
+    for _ in range(MAX_FAILURES - 1):
+        assert log_in("wrong") == 401
+    assert log_in(VIEWER_PASSWORD) == 303
+    assert log_in("wrong") == 401
+    assert log_in(PASSWORD) == 429
+    assert log_in(VIEWER_PASSWORD) == 429
+
+
+@pytest.mark.parametrize("password", [PASSWORD, VIEWER_PASSWORD], ids=["admin", "viewer"])
+def test_right_logins_are_limited_too(log_in: Callable[..., int], later: Later, password: str) -> None:
+    for _ in range(MAX_LOGINS):
+        assert log_in(password) == 303
+    assert log_in(password) == 429
+    assert log_in(password, "192.0.2.2") == 303
+    later(FAILURE_WINDOW + 1)
+    assert log_in(password) == 303
+
+
+def test_of_many_addresses_those_that_tried_last_are_remembered(
+    log_in: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MAX_ADDRESSES", 3)
+    for number in (1, 2, 3):
+        for _ in range(MAX_FAILURES):
+            assert log_in("wrong", f"192.0.2.{number}") == 401
+    assert log_in("wrong", "192.0.2.1") == 429
+    assert log_in("wrong", "192.0.2.4") == 401  # in the place of the first
+    assert [log_in("wrong", f"192.0.2.{number}") for number in (2, 3, 1)] == [429, 429, 401]
+
+
+def test_a_login_takes_no_longer_after_tries_from_many_addresses() -> None:
+    def request(number: int) -> Request:
+        address = str(ipaddress.ip_address("10.0.0.0") + number)
+        return Request({"type": "http", "client": (address, 1), "headers": []})
+
+    tries = auth._Tries("wrong passwords")
+    seconds = []
+    for number in range(2 * auth.MAX_ADDRESSES):
+        begun = time.perf_counter()
+        tries.refuse_beyond(MAX_FAILURES, request(number))
+        tries.add(request(number))
+        seconds.append(time.perf_counter() - begun)
+    assert statistics.median(seconds[-1000:]) < 0.001
+    assert len(tries._times) == auth.MAX_ADDRESSES
+
+
 def test_two_addresses_are_counted_apart(log_in: Callable[..., int]) -> None:
     for number in range(MAX_FAILURES):
         assert log_in("wrong", f"192.0.2.{number}") == 401
@@ -84,7 +134,8 @@ DOORS = pytest.mark.parametrize(
 @pytest.fixture
 def show(serve: Callable[..., Served]) -> Callable[..., httpx.Response]:
     """Ask with a key from an address."""
-    url = serve(ADMIN_PASSWORD=PASSWORD, INTERNAL_API_KEY=API_KEY, CRON_SECRET=CRON_SECRET).url
+    secrets = {"ADMIN_PASSWORD": PASSWORD, "INTERNAL_API_KEY": API_KEY, "CRON_SECRET": CRON_SECRET}
+    url = serve(**secrets, FORWARDED_ALLOW_IPS="127.0.0.1").url
 
     def get(path: str, key: str | None, address: str = "192.0.2.1") -> httpx.Response:
         headers = {"X-Forwarded-For": address} | ({} if key is None else {"Authorization": f"Bearer {key}"})
@@ -120,6 +171,15 @@ def test_guesses_of_both_keys_are_counted_together_and_requests_without_one_are_
     for path in (JOBS, CRON, "/metrics"):
         assert show(path, "a guess").status_code == 429
         assert show(path, None).status_code == 401
+
+
+def test_the_secret_of_the_cron_does_not_make_good_for_guesses_of_the_other_key(
+    show: Callable[..., httpx.Response],
+) -> None:
+    for _ in range(MAX_FAILURES):
+        assert show(JOBS, "a guess").status_code == 401
+        assert show(CRON, CRON_SECRET).status_code in (202, 429)
+    assert show(JOBS, "a guess").status_code == 429
 
 
 def test_wrong_keys_do_not_close_the_login(serve: Callable[..., Served]) -> None:

@@ -8,7 +8,6 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from stats_pipeline.web import stream
 from stats_pipeline.web.auth import COOKIE
 from stats_pipeline_tests.web.conftest import JOBS, KEY, PASSWORD, Served, serving, settings
 from stats_pipeline_tests.web.test_stream import reading
@@ -71,15 +70,27 @@ def test_the_streams_of_the_session_end_and_others_do_not(served: Served) -> Non
         assert served.streams == 2
 
 
-def test_a_stream_at_another_web_process_ends_with_its_next_look(
-    served: Served, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+def test_a_stream_at_another_web_process_ends_and_others_do_not(
+    served: Served, serve: Callable[..., Served], query: Query
 ) -> None:
-    session = log_in(served)
-    monkeypatch.setattr(stream, "POLL_SECONDS", 0.1)
+    query("insert into stats_pipeline.ended_session select 'gone ' || n, 'infinity' from generate_series(1, 100) as n")
+    session, other = log_in(served), log_in(served)
     elsewhere = serve(ADMIN_PASSWORD=PASSWORD)
-    with reading(elsewhere, session) as ended:
+    asked: list[dict[str, Any]] = []
+    look = elsewhere.app.state.web.database.run
+
+    def listening(name: str, **arguments: Any) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = look(name, **arguments)
+        if name == "list_ended_sessions":
+            asked.extend(rows)
+        return rows
+
+    elsewhere.app.state.web.database.run = listening
+    with reading(elsewhere, session) as ended, reading(elsewhere, other):
         log_out(served, session)
         ended.wait_for_end()
+        assert elsewhere.streams == 1
+    assert len(asked) == 1  # none of those that nobody watches
 
 
 def test_what_was_logged_out_is_remembered_until_the_cookie_has_expired(served: Served, query: Query) -> None:

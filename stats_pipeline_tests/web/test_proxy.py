@@ -111,7 +111,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory, shared_database: str) -> I
     port, evil_port = free_port(), free_port()
     url = f"https://{HOST}:{port}"
     with (
-        real_door(home, shared_database, STATS_PUBLIC_URL=url) as door,
+        real_door(home, shared_database, STATS_PUBLIC_URL=url, FORWARDED_ALLOW_IPS="127.0.0.1") as door,
         nginx(folder, door.url, port, evil_port),
     ):
         opened(door)

@@ -16,6 +16,8 @@ from psycopg import Connection
 from stats_pipeline import database
 from stats_pipeline.database import Database, named_query
 from stats_pipeline.web import stream
+from stats_pipeline.web.sessions import Role
+from stats_pipeline_tests.acceptance.processes import until
 from stats_pipeline_tests.integration import steps
 from stats_pipeline_tests.web.conftest import JOBS, Served, serving, settings
 
@@ -262,15 +264,31 @@ def test_streams_are_limited(served: Served, monkeypatch: pytest.MonkeyPatch) ->
         assert "retry-after" in refused.headers
 
 
+def test_streams_of_one_session_are_limited(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MAX_STREAMS_OF_ONE", 2)
+    session = served.session(Role.ADMIN)
+    with reading(served, session), ExitStack() as stack:
+        stack.enter_context(reading(served, session))
+        refused = httpx.get(f"{served.url}{JOBS}/stream", headers=session)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+        with reading(served):  # of another one
+            pass
+        stack.close()
+        until(lambda: served.streams == 1, "the end of the stream")
+        with reading(served, session):
+            pass
+
+
 def test_of_many_streams_at_once_no_more_than_the_limit_are_taken(served: Served) -> None:
     async def open_one(client: httpx.AsyncClient, decided: asyncio.Barrier) -> int:
-        async with client.stream("GET", f"{served.url}{JOBS}/stream", timeout=PATIENCE) as response:
+        url, session = f"{served.url}{JOBS}/stream", served.session()
+        async with client.stream("GET", url, headers=session, timeout=PATIENCE) as response:
             await decided.wait()  # none gives its place up to another
             return response.status_code
 
     async def open_all(number: int) -> list[int]:
         limits = httpx.Limits(max_connections=number, max_keepalive_connections=0)
-        async with httpx.AsyncClient(limits=limits, headers=served.session()) as client:
+        async with httpx.AsyncClient(limits=limits) as client:
             decided = asyncio.Barrier(number)
             return await asyncio.gather(*(open_one(client, decided) for _ in range(number)))
 
