@@ -168,7 +168,9 @@ def jobs(
 
 @app.command()
 def activity(
-    limit: Annotated[int, typer.Option(help="How many to show.", min=1, max=1000)] = 20,
+    limit: Annotated[
+        int, typer.Option(help="How many of what was done, and how many of what was refused.", min=1, max=1000)
+    ] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """List who did what, and from where, newest first."""

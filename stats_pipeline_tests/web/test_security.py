@@ -416,8 +416,9 @@ def test_only_names_of_ours_are_answered(serve: Callable[..., Served], host: str
 def test_a_request_without_a_name_is_refused(local: Served) -> None:
     host, _, port = local.host.partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
-        assert b" 400 " in connection.makefile("rb").readline()
+        connection.sendall(b"GET /admin/info HTTP/1.0\r\n\r\n")
+        with connection.makefile("rb") as answer:
+            assert b" 400 " in answer.readline()
 
 
 def test_a_cookie_is_secure_where_people_use_https(serve: Callable[..., Served]) -> None:
