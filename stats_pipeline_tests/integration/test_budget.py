@@ -1,5 +1,7 @@
 """The slots of a deployment's connections, shared by real processes: who waits, who goes first, what a death frees."""
 
+import os
+import resource
 import subprocess
 import sys
 import threading
@@ -290,6 +292,23 @@ def test_a_process_opens_a_second_connection_when_its_own_one_is_busy_for_long(
             assert own.info.backend_pid != second.info.backend_pid
             assert slots.try_to_take("other") is None
         slots.take("other").release()
+
+
+def test_a_slot_is_given_up_also_when_this_process_can_open_no_more_files(tmp_path: Path, database_url: str) -> None:
+    slots = Slots(tmp_path, 4)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with Database(database_url, max_connections=0, slots=slots, kind="computing", shared=1) as opened:
+            with opened.connection() as connection:
+                last = os.dup(0)
+                os.close(last)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (last, hard))
+            assert connection.closed
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    slots.take("run", 3).release()
+    with slots.try_to_take("computing") or pytest.fail("not free"):
+        pass
 
 
 def test_room_is_held_until_the_process_ends(tmp_path: Path) -> None:
