@@ -301,7 +301,7 @@ def test_a_table_refreshed_alone_from_the_ui_is_a_job_too(
 
 def test_the_same_job_with_dagsters_own_executor(pipeline: Pipeline, app: App, ask: Callable[..., Any]) -> None:
     """Selected in the launchpad of the UI."""
-    run_config = {"execution": {"config": {"in_process": {}}}}
+    run_config: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
     job = launched(pipeline, ask, "stats_update", TABLES, run_config)
     assert (job["status"], job["attempts"]) == ("completed", 1)
     assert set(job["results"]["functions"]) == RPCS
