@@ -42,7 +42,7 @@ PROJECT_ROOT = Path() if IS_INSTALLED else FILES_ROOT
 IMPORT_PATH = {} if IS_INSTALLED else {"PYTHONPATH": str(PROJECT_ROOT)}
 MAX_SESSION_HOURS = 720
 LOOPBACK = "127.0.0.1"
-LEAST_CONNECTIONS = 10  # with which a run can work while a page and the Dagster UI are open: see database/budget.py
+LEAST_CONNECTIONS = 11  # with which any run can work while a page and the Dagster UI are open: see database/budget.py
 
 # Parameters that dashboards and other clients add to a database URL, and that libpq does not know.
 _FOREIGN_PARAMETERS = {

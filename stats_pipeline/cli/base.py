@@ -1,6 +1,7 @@
 """What commands have in common: options, errors as one line, settings, the database for the length of a command."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -72,28 +73,34 @@ def turn(loaded: settings.Settings) -> Iterator[None]:
         yield
         return
     if (held := slots.try_to_take("other")) is None:
-        console.say(f"All {loaded.max_connections} connections (STATS_MAX_CONNECTIONS) are in use: waiting for one …")
+        _say_that_it_waits(loaded, "one")
         held = slots.take("other")
     with held:
         yield
 
 
+def _say_that_it_waits(loaded: settings.Settings, count: str) -> None:
+    console.say(f"All {loaded.max_connections} connections (STATS_MAX_CONNECTIONS) are in use: waiting for {count} …")
+
+
 @contextmanager
 def opened_database(
-    *, makes: bool = True, two: bool = False, log_level: settings.LogLevel | None = None
+    *, makes: bool = True, two: bool = False, patience: float = math.inf, log_level: settings.LogLevel | None = None
 ) -> Iterator[tuple[settings.Settings, database.Database]]:
     """The database, for the length of one command; the embedded one is started if it is not running.
 
     A command has one connection of the deployment's budget, and lets others have it between two uses; with `two` it
-    holds as many as a run, one of them for this. Without `makes`, the command fails if the embedded database does not
-    exist yet.
+    holds as many as a run, one of them for this, or goes on without after `patience`, seconds. Without `makes`, the
+    command fails if the embedded database does not exist yet.
     """
     with one_line_errors(), ExitStack() as stack:
         loaded = load(log_level)
         if not makes:
             up.check_there_is_a_database(loaded)
-        if two:
-            budget.take_room_for_a_run(loaded)
+        if two and not budget.take_room_for_a_command(
+            loaded, lambda: _say_that_it_waits(loaded, "two"), patience=patience
+        ):
+            console.say(f"None became free within {patience:g} seconds: going on with more than STATS_MAX_CONNECTIONS")
         slots = None if two else budget.slots(loaded)
         with nullcontext() if two else turn(loaded):
             url = stack.enter_context(up.database_for(loaded))

@@ -23,7 +23,7 @@ from stats_pipeline.cli.base import (
     print_json,
     turn,
 )
-from stats_pipeline.database import migrate
+from stats_pipeline.database import budget, migrate
 from stats_pipeline.deployment import doctor, up
 from stats_pipeline.errors import StatsPipelineError
 from stats_pipeline.jobs import queue, run_direct
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from stats_pipeline.demo import receiver
 
 app = typer.Typer()
+
+_EMERGENCY_SECONDS = 10  # that `run-direct` waits for its connections
 
 
 @app.command("up")
@@ -120,7 +122,7 @@ def _tell_story(
     """The demo's job and its result. Exits with code 1 if it did not succeed."""
     from stats_pipeline.demo import story  # noqa: PLC0415
 
-    with database.Database(url) as opened:
+    with database.Database(url, max_connections=0, slots=budget.slots(loaded), shared=1) as opened:
         with opened.connection() as connection:
             job_id = story.play_and_enqueue(connection, today)
         job = console.follow_job(opened, job_id, loaded.functions, timeout=story.JOB_TIMEOUT, shown=not as_json)
@@ -197,7 +199,7 @@ def run_direct_command(as_json: JsonOption = False) -> None:
     Jobs of crashed runs are queued again first. If no job is waiting, the statistics of every club are refreshed once.
     Exit code 1 unless every job completed and the app confirmed its cache tags.
     """
-    with opened_database(two=True) as (loaded, opened):
+    with opened_database(two=True, patience=_EMERGENCY_SECONDS) as (loaded, opened):
         job_ids = run_direct.run_direct(opened, judging(loaded), console.say)
         with opened.connection() as connection:
             done = [queue.get_job(connection, job_id) for job_id in job_ids]

@@ -4,16 +4,18 @@
 folder, as files on which the holder of a connection has a lock: the kernel frees the slots of a process that dies. How
 a connection is opened, kept and closed is in `connection.py`. Dagster's own classes (`stock`) know of no budget.
 
-Nobody can wait for good: one slot is for computing alone, which never waits for a second one; and two are for a run, or
-for computing until a run wants them. So a run that has its two can always compute, and then ends.
+Nobody can wait for good: one slot is for computing alone, which never waits for a second one; and two are for a run
+with a lease, or for computing until such a run wants them. So a run that has its two can always compute, and then ends.
+A run that was launched by hand may wait minutes for another one of its club: it must not have what that one needs.
 """
 
 import fcntl
+import math
 import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +29,13 @@ DAEMON = 1  # Dagster's storage
 DOOR = 1  # requests
 A_RUN = 2  # claim, heartbeat, settle, tags; and Dagster's storage
 _OTHERS = 2  # the page's live stream and the Dagster UI, while they are open
-_FOR_COMPUTING = 1  # a run at a time, with all of the above, makes `settings.LEAST_CONNECTIONS`
+_FOR_COMPUTING = 1
+# A run at a time, with all of the above, and one more, make `settings.LEAST_CONNECTIONS`: a run by hand has its two
+# beside the Dagster UI, which never gives way.
 
 POLL_SECONDS = 0.02
 
-Kind = Literal["run", "computing", "other"]
+Kind = Literal["run", "by-hand", "computing", "other"]  # a run with a lease, and one that waits for its club's
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Split:
 
 
 def split(max_connections: int, max_runs: int) -> Split:
-    """What follows from STATS_MAX_CONNECTIONS (ten or more) and STATS_MAX_RUNS."""
+    """What follows from STATS_MAX_CONNECTIONS (eleven or more) and STATS_MAX_RUNS."""
     shared = max_connections - CODE_SERVER - DAEMON - DOOR
     room = (shared - _OTHERS - _FOR_COMPUTING) // A_RUN
     return Split(CODE_SERVER, DAEMON, DOOR, shared, runs=max(1, min(room, max_runs)))
@@ -110,13 +114,15 @@ class Slots:
     def try_to_take(self, kind: Kind, count: int = 1, *, has_some: bool = False) -> Held | None:
         """So many slots, or None if they are not free for this kind now. Never waits.
 
-        Runs that wait go first, and what computes goes last. A process that `has_some` of the kind already gets no more
-        while another one that computes has none.
+        Runs that wait go first, those with a lease before all, and what computes goes last. A process that `has_some`
+        of the kind already gets no more while another one that computes has none.
         """
         if has_some and self._waits("computing"):
             return None
         is_late = kind != "run" and self._waits("run")
-        is_later = is_late or (kind == "computing" and self._waits("other"))
+        is_later = (kind in ("computing", "other") and self._waits("by-hand")) or (
+            kind == "computing" and self._waits("other")
+        )
         numbers: list[int] = []
         files: list[int] = []
         for number in self._order(kind):
@@ -133,10 +139,18 @@ class Slots:
 
     def take(self, kind: Kind, count: int = 1) -> Held:
         """So many slots, all together. Waits for its turn, for as long as that takes."""
+        held = None
+        while held is None:
+            held = self.take_within(math.inf, kind, count)
+        return held
+
+    def take_within(self, seconds: float, kind: Kind, count: int = 1) -> Held | None:
+        """The same, or None if that takes longer."""
         if (held := self.try_to_take(kind, count)) is not None:
             return held
+        until = time.monotonic() + seconds
         with self.waiting(kind):
-            while (held := self.try_to_take(kind, count)) is None:
+            while (held := self.try_to_take(kind, count)) is None and time.monotonic() < until:
                 # Two that want the last two slots must not go on taking one each.
                 time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
             return held
@@ -154,7 +168,9 @@ class Slots:
     def is_wanted(self, number: int) -> bool:
         """Whether somebody waits who could have this slot."""
         return (
-            self._waits("computing") or (number > 0 and self._waits("run")) or (number > A_RUN and self._waits("other"))
+            self._waits("computing")
+            or (number > 0 and self._waits("run"))
+            or (number > A_RUN and (self._waits("by-hand") or self._waits("other")))
         )
 
     def _order(self, kind: Kind) -> list[int]:
@@ -162,6 +178,7 @@ class Slots:
         for_runs, for_all = list(range(1, 1 + A_RUN)), list(range(1 + A_RUN, self._count))
         orders: dict[Kind, list[int]] = {
             "run": for_runs + for_all,
+            "by-hand": for_all,
             "computing": [0, *for_all, *for_runs],
             "other": for_all,
         }
@@ -224,9 +241,27 @@ def slots(settings: Settings) -> Slots | None:
     return shared if os.access(folder, os.W_OK | os.X_OK) else None
 
 
-def take_room_for_a_run(settings: Settings, *, by_hand: bool = False) -> None:  # noqa: ARG001
-    """Wait for the two connections of a run, and hold them until this process ends. To be called before all else."""
-    _hold(settings, "run", A_RUN)
+def take_room_for_a_run(settings: Settings, *, by_hand: bool = False) -> None:
+    """Wait for the two connections of a run, and hold them until this process ends. To be called before all else.
+
+    A run `by_hand` is one without a lease.
+    """
+    _hold(settings, "by-hand" if by_hand else "run", A_RUN)
+
+
+def take_room_for_a_command(settings: Settings, say: Callable[[], None], *, patience: float = math.inf) -> bool:
+    """The same for a command that works as a run does, and waits for no other one. Calls `say` if it has to wait; False
+    after `patience`, seconds."""
+    shared = slots(settings)
+    if shared is None:
+        return True
+    held = shared.try_to_take("run", A_RUN)
+    if held is None:
+        say()
+        held = shared.take_within(patience, "run", A_RUN)
+    if held is not None:
+        _room.append(held)
+    return held is not None
 
 
 def take_room_for_a_report(settings: Settings) -> None:
@@ -246,5 +281,5 @@ def _hold(settings: Settings, kind: Kind, count: int) -> None:
 
 
 def has_room() -> bool:
-    """Whether this process holds its slots: not in `stock`, nor in the process of an op under Dagster's executors."""
+    """Whether this process holds its slots: not in `stock`."""
     return bool(_room)

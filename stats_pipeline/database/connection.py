@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import psycopg
@@ -26,9 +26,6 @@ from stats_pipeline.database import embedded
 from stats_pipeline.errors import DatabaseUnavailable, NoConnectionFree, one_line
 from stats_pipeline.log import Outage
 from stats_pipeline.settings import SQL_ROOT, TRANSACTION_POOLER, VERSION, Settings
-
-if TYPE_CHECKING:
-    pass
 
 APPLICATION_NAME = f"stats-pipeline {VERSION}"  # tells migrations which versions are running
 CONNECT_TIMEOUT = 10  # seconds
@@ -81,7 +78,11 @@ class _Connection(Connection[DictRow]):
     def close(self) -> None:
         if self.closed:
             return
-        file = os.dup(self.fileno())
+        try:
+            file = os.dup(self.fileno())
+        except (OSError, psycopg.Error):  # this process has no file left, or the connection is broken
+            super().close()
+            return
         try:
             super().close()
             until = time.monotonic() + _END_SECONDS

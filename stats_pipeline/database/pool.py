@@ -247,8 +247,10 @@ class Database:
             self._drop(pooled)
 
     def _drop(self, pooled: "_Pooled") -> None:
-        pooled.connection.close()
-        self._forget(pooled.held)
+        try:
+            pooled.connection.close()
+        finally:
+            self._forget(pooled.held)
 
     def _forget(self, held: "Held | None") -> None:
         with self._changed:

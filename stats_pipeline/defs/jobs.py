@@ -1,7 +1,7 @@
 """The jobs: all stats functions side by side, under the profile's executor; and the pruning of history.
 
-In both profiles run config may select one of Dagster's executors: `execution: {config: {multiprocess: {}}}`, or
-`in_process: {}`.
+Run config may select another of Dagster's executors: `execution: {config: {in_process: {}}}`, or, in `stock`, whose
+default it is, `multiprocess: {}`.
 """
 
 from collections.abc import Sequence

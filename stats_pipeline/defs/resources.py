@@ -62,7 +62,7 @@ def _started_at(context: dg.InitResourceContext, run_id: str) -> float:
 
 
 def _has_process_per_op(run: dg.DagsterRun, runtime: settings.Runtime) -> bool:
-    """Whether Dagster's multiprocess executor runs the ops: selected by run config, or the default in `stock`."""
+    """Whether Dagster's multiprocess executor runs the ops: only in `stock`, where it is the default."""
     run_config: Mapping[str, Any] = run.run_config
     selected = run_config.get("execution", {}).get("config", {})
-    return "multiprocess" in selected or (runtime == "stock" and not selected)
+    return runtime == "stock" and (not selected or "multiprocess" in selected)

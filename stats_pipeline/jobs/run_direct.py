@@ -12,9 +12,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from stats_pipeline import database
 from stats_pipeline.catalog import StatsFunction
-from stats_pipeline.database import Database, budget, call
+from stats_pipeline.database import Database, budget
 from stats_pipeline.errors import InvalidJob, LeaseLost, StatsPipelineError, one_line
 from stats_pipeline.jobs import outbox, queue, reconcile
 from stats_pipeline.jobs.invalidation import open_client
@@ -34,7 +33,7 @@ def run_direct(opened: Database, settings: Settings, say: Callable[[str], None])
     done: list[UUID] = []
     while leases := _lease(opened, settings):
         for lease in leases:
-            done += _work_on(lease, opened.url, settings, say)
+            done += _work_on(lease, opened, settings, say)
     if not done:
         refused: list[InvalidJob] = []
         for tenant in settings.tenants or (None,):
@@ -44,7 +43,7 @@ def run_direct(opened: Database, settings: Settings, say: Callable[[str], None])
                 refused.append(error)
                 continue
             for lease in leases:
-                done += _work_on(lease, opened.url, settings, say)
+                done += _work_on(lease, opened, settings, say)
         if refused:
             raise refused[0]
     return done
@@ -84,18 +83,21 @@ def _enqueue_and_lease(opened: Database, tenant: UUID | None, settings: Settings
     return leases
 
 
-def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], None]) -> tuple[UUID, ...]:
-    """One run: its functions, in parallel as far as their order allows; then the delivery of their tags."""
+def _work_on(lease: Lease, opened: Database, settings: Settings, say: Callable[[str], None]) -> tuple[UUID, ...]:
+    """One run: its functions, in parallel as far as their order allows; then the delivery of their tags.
+
+    Its own sessions end with its lease; `opened` is for what comes after that.
+    """
     run_id = str(uuid4())
     functions = sorted(function.rpc for function in settings.functions)
     name = session_name(run_id)
     with (
-        Database(url, max_connections=1, application_name=name) as opened,
-        open_for_computing(url, settings, application_name=name) as computing,
+        Database(opened.url, max_connections=1, application_name=name) as its_own,
+        open_for_computing(opened.url, settings, application_name=name) as computing,
         open_client(settings) as cache,
     ):
         refresh = Refresh(
-            opened,
+            its_own,
             settings,
             computing=computing,
             run_id=run_id,
@@ -107,7 +109,7 @@ def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], No
             claimed = refresh.claim(functions)
             jobs = f"{count} jobs" if (count := len(claimed.job_ids)) != 1 else "1 job"
             say(f"Club {lease.tenant_id or 'default'}: {jobs}, {len(functions)} functions …")
-            _compute_all(refresh, claimed, opened.url, settings, say)
+            _compute_all(refresh, claimed, opened, settings, say)
             _say_what_is_due(refresh.deliver(), say)
         except LeaseLost:
             return ()  # the previous run took so long that the lease expired and another run got the jobs
@@ -116,7 +118,9 @@ def _work_on(lease: Lease, url: str, settings: Settings, say: Callable[[str], No
     return claimed.job_ids
 
 
-def _compute_all(refresh: Refresh, claimed: Claim, url: str, settings: Settings, say: Callable[[str], None]) -> None:
+def _compute_all(
+    refresh: Refresh, claimed: Claim, opened: Database, settings: Settings, say: Callable[[str], None]
+) -> None:
     functions = {function.rpc: function for function in settings.functions}
     order = TopologicalSorter({rpc: functions.keys() & set(function.after) for rpc, function in functions.items()})
     order.prepare()
@@ -137,7 +141,7 @@ def _compute_all(refresh: Refresh, claimed: Claim, url: str, settings: Settings,
                     say(f"{rpc} failed: {problem}")
                     left_out |= refresh.fail(rpc, problem)
     except KeyboardInterrupt:
-        _give_up(url, claimed.lease_id, settings.max_attempts)
+        _give_up(opened, claimed.lease_id, settings.max_attempts)
         raise
     finally:
         threads.shutdown(cancel_futures=True)
@@ -152,17 +156,15 @@ def _compute(refresh: Refresh, function: StatsFunction, claimed: Claim) -> str |
     return None
 
 
-def _give_up(url: str, lease_id: UUID, max_attempts: int) -> None:
+def _give_up(opened: Database, lease_id: UUID, max_attempts: int) -> None:
     """Requeue the run's jobs, and end its statements, which would otherwise continue until their timeout."""
-    with database.connect(url, autocommit=True) as connection:
-        call(
-            connection,
-            "expire_lease",
-            this_lease=lease_id,
-            not_renewed_since=datetime.max.replace(tzinfo=UTC),
-            max_attempts=max_attempts,
-            reason="run-direct was interrupted",
-        )
+    opened.call(
+        "expire_lease",
+        this_lease=lease_id,
+        not_renewed_since=datetime.max.replace(tzinfo=UTC),
+        max_attempts=max_attempts,
+        reason="run-direct was interrupted",
+    )
 
 
 def _say_what_is_due(delivery: Delivery, say: Callable[[str], None]) -> None:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.executor_definition import IN_PROC_CONFIG, MULTI_PROC_CONFIG  # the stock ones, by config
+from dagster._core.definitions.executor_definition import IN_PROC_CONFIG  # the stock one, by config
 from dagster._core.errors import DagsterExecutionInterruptedError  # makes a terminated run end as canceled
 from dagster._core.events import EngineEventData  # shows in the UI which process executes
 from dagster._core.execution.api import ExecuteRunWithPlanIterable  # enters and leaves the context below
@@ -219,7 +219,6 @@ def _seconds_until_ready(active: ActiveExecution) -> float:
                     "retries": get_retries_config(),
                     "tag_concurrency_limits": get_tag_concurrency_limits_config(),
                 },
-                "multiprocess": MULTI_PROC_CONFIG,
                 "in_process": IN_PROC_CONFIG,
             }
         ),
@@ -228,8 +227,9 @@ def _seconds_until_ready(active: ActiveExecution) -> float:
     requirements=dg.multi_or_in_process_executor.get_requirements,
 )
 def thread_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
-    """Threads by default; run config may select Dagster's own executors instead, to isolate or to debug a step:
-    `execution: {config: {multiprocess: {}}}` or `execution: {config: {in_process: {}}}`.
+    """Threads by default; run config may select Dagster's own in-process executor instead, to debug a step:
+    `execution: {config: {in_process: {}}}`. Not its multiprocess executor: each of its processes would connect to
+    Dagster's storage before any of our code could say that there is no connection for it.
     """
     config: Any = init_context.executor_config.get("threads")
     if config is None:

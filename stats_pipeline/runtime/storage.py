@@ -50,6 +50,7 @@ from sqlalchemy.schema import CreateSchema
 TRANSACTION_POOLER = "transaction pooler"
 # Seconds that a thread waits for the connection: the others use it for milliseconds, unless the database hangs.
 TURN_SECONDS = 600
+_STRINGS = "standard_conforming_strings"
 _REFUSED_SECONDS = 600  # for which a refused connection is tried again
 _END_SECONDS = 1.0
 _PLANNED = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
@@ -75,8 +76,12 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     ) -> None:
         self._shared = _shared(postgres_url, token_provider, pool_size, wait_when_refused)
         engine = self._shared.engine
-        # One look-up of the table that is created last; otherwise each of the three parts would list all tables.
-        is_new = should_autocreate_tables and not retry_pg_connection_fn(lambda: inspect(engine).has_table("jobs"))
+        try:
+            # One look-up of the table that is created last; otherwise each of the three parts would list all tables.
+            is_new = should_autocreate_tables and not retry_pg_connection_fn(lambda: inspect(engine).has_table("jobs"))
+        except BaseException:
+            self._shared.leave()
+            raise
         # The parts of the base class are replaced: it is not to make any tables over connections of its own.
         super().__init__(postgres_url, False, inst_data, token_provider)
         self._run_storage = _RunStorage(postgres_url, False, token_provider=token_provider)
@@ -163,9 +168,11 @@ class _Shared:
             for key in [key for key, shared in _pools.items() if shared is self]:
                 del _pools[key]
         file = None
-        with suppress(Exception), self.engine.connect() as connection:
-            driver = connection.connection.dbapi_connection
-            file = os.dup(driver.fileno()) if driver is not None else None
+        pool: Any = self.engine.pool
+        if pool.checkedin():
+            with suppress(Exception), self.engine.connect() as connection:
+                driver = connection.connection.dbapi_connection
+                file = os.dup(driver.fileno()) if driver is not None else None
         self.engine.dispose()
         if file is not None:
             until = time.monotonic() + _END_SECONDS
@@ -205,9 +212,8 @@ def _shared(postgres_url: str, token_provider: Any, pool_size: int, wait_when_re
                 pool_pre_ping=True,
                 pool_recycle=300,
             )
-            _set_session(engine, session)
-            if wait_when_refused:
-                _wait_when_refused(engine, re.compile(wait_when_refused))
+            is_set_at_connect = not _set_for_each_statement(engine, session)
+            _connect_with(engine, session if is_set_at_connect else {}, wait_when_refused)
             _pools[key] = _Shared(engine)
         _pools[key].users += 1
         return _pools[key]
@@ -346,11 +352,12 @@ def _without_session(postgres_url: str) -> tuple[str, dict[str, str]]:
     return rest.render_as_string(hide_password=False), session
 
 
-def _set_session(engine: Engine, session: Mapping[str, str]) -> None:
-    """Have every statement executed under these settings."""
-    if not session:
-        return
-    if engine.url.query.get("fallback_application_name") == TRANSACTION_POOLER:
+def _set_for_each_statement(engine: Engine, session: Mapping[str, str]) -> bool:
+    """Have every statement executed under these settings, if the engine leads to a transaction pooler; whether it
+    does."""
+    if engine.url.query.get("fallback_application_name") != TRANSACTION_POOLER:
+        return False
+    if session:
         pairs = (f"set_config({_literal(name)}, {_literal(value)}, true)" for name, value in session.items())
         prefix = f"select {', '.join(pairs)}; ".replace("%", "%%")
 
@@ -359,28 +366,42 @@ def _set_session(engine: Engine, session: Mapping[str, str]) -> None:
         def set_for_statement(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
             return prefix + statement, parameters
 
-        return
-
-    @event.listens_for(engine, "connect")
-    def set_for_session(driver: Any, _: Any) -> None:
-        with driver.cursor() as cursor:
-            calls = ", ".join(["set_config(%s, %s, false)"] * len(session))
-            cursor.execute(f"select {calls}", [each for pair in session.items() for each in pair])
-        driver.commit()
+    return True
 
 
 def _literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _wait_when_refused(engine: Engine, refused: re.Pattern[str]) -> None:
+def _connect_with(engine: Engine, session: Mapping[str, str], refused: str) -> None:
+    """Have every connection opened with these settings. A refusal that matches `refused` is waited out: a pooler may
+    refuse the first statement, after the connect itself."""
+    if not session and not refused:
+        return
+    setting = f"select {', '.join(['set_config(%s, %s, false)'] * len(session))}"
+    values = [each for pair in session.items() for each in pair]
+
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
         until = time.monotonic() + _REFUSED_SECONDS
         while True:
+            driver = None
             try:
-                return psycopg2.connect(*arguments, **options)
-            except psycopg2.OperationalError as error:
-                if not refused.search(str(error)) or time.monotonic() > until:
+                driver = psycopg2.connect(*arguments, **options)
+                if driver.get_parameter_status(_STRINGS) == "off":
+                    # psycopg2 looks once, when it connects, how to quote bytes: set by a statement it would garble them.
+                    driver.close()
+                    driver = psycopg2.connect(*arguments, **options | {"options": f"-c{_STRINGS}=on"})
+                with driver.cursor() as cursor:
+                    cursor.execute(setting, values)
+                driver.commit()
+            except psycopg2.Error as error:
+                # Of PgBouncer's `query_wait_timeout` psycopg2 tells no more than that the connection was closed.
+                is_refused = re.search(refused, str(error)) or (driver is not None and driver.closed)
+                if driver is not None:
+                    driver.close()
+                if not refused or not is_refused or time.monotonic() > until:
                     raise
+            else:
+                return driver
             time.sleep(0.5)

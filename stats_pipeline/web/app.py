@@ -80,11 +80,13 @@ def build_app(settings: Settings, database_url: str, *, start_key: bytes, ui: Da
     Without passwords, logins and sessions are those of the `start_key`, a secret.
     """
     slots = budget.slots(settings)
+    # Without the Dagster UI it is not the door of `up`, and may work beside one: it has no connection of its own.
+    own, shared = (budget.DOOR, 1) if ui is not None or slots is None else (0, 1 + budget.DOOR)
     database = Database(
         database_url,
-        max_connections=budget.DOOR,
+        max_connections=own,
         slots=slots,
-        shared=1,
+        shared=shared,
         application_name=f"{APPLICATION_NAME} web",
         patience=PATIENCE,
         turn=TURN,

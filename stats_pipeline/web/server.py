@@ -3,6 +3,7 @@
 The app is in `app.py`, its address in `address.py`.
 """
 
+import asyncio
 import logging
 from types import FrameType
 from typing import Any
@@ -62,5 +63,8 @@ class _Server(uvicorn.Server):
     """Ends the event streams first: a graceful stop waits for answers, and these never end otherwise."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.config.app.state.web.changes.close()  # type: ignore[union-attr]
+        if self.started:
+            # Not here: what the handler interrupts may have the lock that `close` takes.
+            changes = self.config.app.state.web.changes  # type: ignore[union-attr]
+            asyncio.get_running_loop().call_soon_threadsafe(changes.close)
         super().handle_exit(sig, frame)

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, TypeAlias
 
 import psycopg
@@ -21,7 +21,7 @@ import structlog
 from psycopg import Connection
 
 from stats_pipeline.database import Database, budget, run
-from stats_pipeline.errors import DatabaseUnavailable, one_line
+from stats_pipeline.errors import DatabaseUnavailable, NoConnectionFree, one_line
 from stats_pipeline.web.schemas import JobEvent
 
 CHANNEL = "stats_pipeline_jobs"
@@ -63,7 +63,7 @@ class JobChanges:
         await asyncio.to_thread(self._thread.join)
 
     def close(self) -> None:
-        """End every stream. May be called twice, and from a signal handler."""
+        """End every stream. May be called twice. Not to be called by a signal handler: it takes locks."""
         self._stopping.set()
         self._wanted.set()
         self._loop.call_soon_threadsafe(self._end_all)
@@ -120,10 +120,8 @@ class JobChanges:
     def _follow(self) -> None:
         while self._is_watched():
             try:
-                if self._database.can_listen and (slot := self._slot()) is not None:
-                    with slot:
-                        self._listen(slot)
-                else:
+                self._listen_if_possible()
+                if self._readers and not self._stopping.is_set():
                     with self._database.connection() as connection:
                         self._poll(connection)
                     self._stopping.wait(POLL_ALONE_SECONDS)
@@ -143,6 +141,12 @@ class JobChanges:
     def _forget(self) -> None:
         if not self._readers:
             self._primed.clear()
+
+    def _listen_if_possible(self) -> None:
+        """Until no stream is open, or somebody else wants the connection; not at all if there is none."""
+        if self._database.can_listen and (slot := self._slot()) is not None:
+            with slot, suppress(NoConnectionFree):
+                self._listen(slot)
 
     def _slot(self) -> "budget.Held | nullcontext[None] | None":
         return nullcontext() if self._slots is None else self._slots.try_to_take("other")

@@ -79,11 +79,15 @@ def test_ctrl_c_during_the_imports_is_silent(tmp_path: Path) -> None:
         text=True,
     )
     assert starting.stderr is not None
-    with starting.stderr as said:
-        assert any("psycopg" in line for line in said)
-        starting.send_signal(signal.SIGINT)
-        rest = [line for line in said if not line.startswith("import time:")]
-    assert starting.wait(30) == 130
+    try:
+        with starting.stderr as said:
+            assert any("psycopg" in line for line in said)
+            starting.send_signal(signal.SIGINT)
+            rest = [line for line in said if not line.startswith("import time:")]
+        assert starting.wait(30) == 130
+    finally:
+        starting.kill()
+        starting.wait()
     assert rest == []
     assert not list(tmp_path.iterdir())
 

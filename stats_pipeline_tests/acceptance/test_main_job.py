@@ -299,9 +299,9 @@ def test_a_table_refreshed_alone_from_the_ui_is_a_job_too(
     assert pipeline.value("select count(*) from public.aggregated_all_time_stats") > 0
 
 
-def test_the_same_job_with_a_process_for_each_op(pipeline: Pipeline, app: App, ask: Callable[..., Any]) -> None:
-    """Dagster's multiprocess executor, which the launchpad of the UI selects."""
-    run_config = {"execution": {"config": {"multiprocess": {"max_concurrent": 3}}}}
+def test_the_same_job_with_dagsters_own_executor(pipeline: Pipeline, app: App, ask: Callable[..., Any]) -> None:
+    """Selected in the launchpad of the UI."""
+    run_config: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
     job = launched(pipeline, ask, "stats_update", TABLES, run_config)
     assert (job["status"], job["attempts"]) == ("completed", 1)
     assert set(job["results"]["functions"]) == RPCS

@@ -155,6 +155,32 @@ def test_who_is_refused_waits_until_there_is_a_connection(pooled: Callable[..., 
     assert [line["event"] for line in logged] == ["waiting for a free connection", "there are free connections again"]
 
 
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_dagsters_storage_waits_also_if_only_its_first_statement_is_refused(
+    pooled: Callable[..., str], mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pooler lets a client in, and then refuses to let it wait for longer."""
+    url = pooled(mode, size=1, query_wait_timeout=1)
+    storage_url = database.sqlalchemy_url(url, schema=migrate.DAGSTER_SCHEMA)
+    runs: list[object] = []
+
+    def ask() -> None:
+        storage = PooledPostgresStorage(storage_url, wait_when_refused=database.REFUSED)
+        runs.append(storage.run_storage.get_runs())
+        storage.event_log_storage.dispose()
+
+    asking = threading.Thread(target=ask)
+    with connect(url) as holding:
+        holding.execute("select 1")
+        asking.start()
+        asking.join(4)  # longer than the pooler lets anybody wait
+        assert asking.is_alive()
+        holding.commit()
+    asking.join(30)
+    assert len(runs) == 1
+    assert "Retrying failed database connection" not in caplog.text  # as Dagster does, five times
+
+
 @pytest.mark.parametrize("limit", [{"max_client_conn": 3}, {"size": 3}], ids=["refuses", "lets wait"])
 def test_a_start_waits_for_its_connections_in_one_line(pooled: Callable[..., str], limit: dict[str, int]) -> None:
     """By refusing, or by letting wait."""

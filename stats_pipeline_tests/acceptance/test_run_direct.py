@@ -15,6 +15,7 @@ from psycopg import Connection
 
 from stats_pipeline import database
 from stats_pipeline.catalog import STATS_FUNCTIONS
+from stats_pipeline.database import budget
 from stats_pipeline.demo import league
 from stats_pipeline.settings import PROJECT_ROOT
 from stats_pipeline_tests.acceptance.app_server import KEY, App, refuse
@@ -103,6 +104,20 @@ def test_it_does_what_waits(connection: Connection[Any], run_direct: Callable[..
             RPCS, "success"
         )
     assert told(app) == TAGS
+
+
+def test_it_says_that_it_waits_for_its_connections_and_then_goes_on_without(
+    tmp_path: Path, connection: Connection[Any], run_direct: Callable[..., Result]
+) -> None:
+    waiting = enqueue(connection)
+    slots = budget.Slots(tmp_path / "connections", budget.split(12, 4).shared)
+    with slots.take("run", 6):
+        finished = run_direct()
+    assert "All 12 connections (STATS_MAX_CONNECTIONS) are in use: waiting for two" in finished.stderr
+    assert "None became free within 10 seconds: going on" in finished.stderr
+    assert finished.returncode == 0
+    [row] = connection.execute("select status from public.background_job_status where id = %s", [waiting]).fetchall()
+    assert row == {"status": "completed"}
 
 
 def test_with_nothing_waiting_it_refreshes_once(run_direct: Callable[..., Result], query: Query) -> None:

@@ -79,12 +79,16 @@ def test_ctrl_c_while_it_starts_ends_everything(tmp_path: Path) -> None:
         starting = subprocess.Popen(
             [COMMAND, "up"], env=environment(tmp_path), cwd=PROJECT_ROOT, stdout=output, stderr=subprocess.STDOUT
         )
-    until((tmp_path / "children.json").exists, "the first child")
-    up = psutil.Process(starting.pid)
-    postmaster = psutil.Process(int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0]))
-    processes = [up, *up.children(recursive=True), postmaster]
-    starting.send_signal(signal.SIGINT)
-    assert starting.wait(60) == 130
+    try:
+        until((tmp_path / "children.json").exists, "the first child")
+        up = psutil.Process(starting.pid)
+        postmaster = psutil.Process(int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0]))
+        processes = [up, *up.children(recursive=True), postmaster]
+        starting.send_signal(signal.SIGINT)
+        assert starting.wait(60) == 130
+    finally:
+        starting.kill()
+        starting.wait()
     assert alive(processes) == []
     assert "Traceback" not in log.read_text()
 

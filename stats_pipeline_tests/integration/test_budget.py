@@ -1,5 +1,7 @@
 """The slots of a deployment's connections, shared by real processes: who waits, who goes first, what a death frees."""
 
+import os
+import resource
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from stats_pipeline import settings
 from stats_pipeline.database import Database, budget
 from stats_pipeline.database.budget import Kind, Slots
 from stats_pipeline_tests.acceptance.processes import until
@@ -172,12 +175,44 @@ def test_a_process_that_cannot_compute_gets_one_of_those_who_have_more(
     other.holding()
 
 
-@pytest.mark.parametrize("most", [10, 12])
+def test_a_run_by_hand_leaves_a_run_with_a_lease_what_that_needs(tmp_path: Path, start: Callable[..., Process]) -> None:
+    slots = Slots(tmp_path, 6)
+    start(_HOLD, 6, "by-hand", 2).holding()
+    another = start(_HOLD, 6, "by-hand", 2)
+    with slots.take("run", 2) as leased, slots.take("computing"):
+        assert not leased.is_wanted()
+    assert not another.has_it.is_set()
+
+
+def test_a_run_by_hand_goes_before_all_but_a_run_with_a_lease(tmp_path: Path, start: Callable[..., Process]) -> None:
+    slots = Slots(tmp_path, 5)
+    one, another = slots.take("other"), slots.take("other")
+    with start(_HOLD, 5, "by-hand", 2) as by_hand:
+        until(one.is_wanted, "a run by hand that waits")
+        one.release()
+        assert slots.try_to_take("other") is None
+        slots.take("run", 3).release()
+        another.release()
+        by_hand.holding()
+
+
+def test_a_command_that_works_as_a_run_says_once_that_it_waits_and_may_lose_patience(tmp_path: Path) -> None:
+    given = settings.load(STATS_HOME=str(tmp_path), STATS_RUNTIME="fast")
+    slots = Slots(tmp_path / "connections", shared(given.max_connections))
+    said: list[str] = []
+    with slots.take("run", shared(given.max_connections) - 1):
+        assert not budget.take_room_for_a_command(given, lambda: said.append("waits"), patience=0.1)
+        assert not budget.has_room()
+    assert said == ["waits"]
+
+
+@pytest.mark.parametrize("most", [11, 12])
 def test_runs_a_page_the_ui_and_a_command_line_wait_for_each_other_and_all_end(
     tmp_path: Path, database_url: str, query: Query, start: Callable[..., Process], most: int
 ) -> None:
     """The worst case: nobody but what computes ever gives way, and there are more runs than have room."""
     page, ui = (start(_HOLD, shared(most), "other", 1).holding() for _ in range(2))
+    by_hand = start(_HOLD, shared(most), "by-hand", 2)
     runs = [start(_RUN, shared(most), database_url) for _ in range(4)]
     command = start(_HOLD, shared(most), "other", 1)
     highest = 0
@@ -192,6 +227,7 @@ def test_runs_a_page_the_ui_and_a_command_line_wait_for_each_other_and_all_end(
     assert [run.end() for run in runs] == [0] * len(runs)
     assert 1 <= highest <= shared(most) - 2 - budget.A_RUN
     page.end()
+    by_hand.holding().end()
     command.holding()
     assert ui.has_it.is_set()
 
@@ -256,6 +292,23 @@ def test_a_process_opens_a_second_connection_when_its_own_one_is_busy_for_long(
             assert own.info.backend_pid != second.info.backend_pid
             assert slots.try_to_take("other") is None
         slots.take("other").release()
+
+
+def test_a_slot_is_given_up_also_when_this_process_can_open_no_more_files(tmp_path: Path, database_url: str) -> None:
+    slots = Slots(tmp_path, 4)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with Database(database_url, max_connections=0, slots=slots, kind="computing", shared=1) as opened:
+            with opened.connection() as connection:
+                last = os.dup(0)
+                os.close(last)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (last, hard))
+            assert connection.closed
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    slots.take("run", 3).release()
+    with slots.try_to_take("computing") or pytest.fail("not free"):
+        pass
 
 
 def test_room_is_held_until_the_process_ends(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -41,7 +42,9 @@ def hold(folder: Path, code: str = HOLD) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", code, str(folder)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
-    assert holder.stdout.readline()
+    if not holder.stdout.readline():
+        holder.communicate()
+        pytest.fail("the server does not run")
     return holder
 
 
@@ -96,16 +99,17 @@ def test_a_server_that_is_held_stops_with_the_last_process_also_when_that_is_kil
 
 def test_who_comes_while_the_last_one_leaves_finds_a_server_and_a_caretaker(tmp_path: Path) -> None:
     """Each time either the caretaker sees the new user, or the new user starts all anew."""
-    holder = hold(tmp_path, HOLD_FOR_GOOD)
-    for _ in range(5):
-        with holder as leaving:
-            leaving.kill()
-        holder = hold(tmp_path, HOLD_FOR_GOOD)
-        assert answer(embedded.running_url(tmp_path)) == 42
-        until(lambda: caretakers(tmp_path), "a caretaker")  # one that becomes the other program has no words
-    with holder as last:
+    with ExitStack() as held:
+        holder = held.enter_context(hold(tmp_path, HOLD_FOR_GOOD))
+        for _ in range(5):
+            holder.kill()
+            holder.wait()
+            holder = held.enter_context(hold(tmp_path, HOLD_FOR_GOOD))
+            held.callback(holder.kill)
+            assert answer(embedded.running_url(tmp_path)) == 42
+            until(lambda: caretakers(tmp_path), "a caretaker")  # one that becomes the other program has no words
         found = caretakers(tmp_path)
-        last.communicate(b"")
+        holder.communicate(b"")
     psutil.wait_procs(found, timeout=30)
     assert not embedded.is_running(tmp_path)
 

@@ -422,15 +422,21 @@ def test_asset_job_materializes_all_and_fires_each_hook_once(instance: dg.Dagste
     assert sorted(materialized) == sorted(toy_jobs.hooked) == toy_jobs.NAMES
 
 
-@pytest.mark.parametrize("stock", ["in_process", "multiprocess"])
-def test_stock_executors_stay_selectable(instance: dg.DagsterInstance, stock: str) -> None:
-    result = dg.execute_job(
-        dg.reconstructable(toy_jobs.steady_and_flaky), instance, run_config={"execution": {"config": {stock: {}}}}
-    )
+def executed_by(instance: dg.DagsterInstance, executor: str) -> dg.JobExecutionResult:
+    config: dict[str, Any] = {"execution": {"config": {executor: {}}}}
+    return dg.execute_job(dg.reconstructable(toy_jobs.steady_and_flaky), instance, run_config=config)
+
+
+def test_dagsters_in_process_executor_stays_selectable(instance: dg.DagsterInstance) -> None:
+    result = executed_by(instance, "in_process")
     assert result.success
-    assert f"Executing steps {'in process' if stock == 'in_process' else 'using multiprocess'}" in "\n".join(
-        event.message or "" for event in result.all_events
-    )
+    assert "Executing steps in process" in "\n".join(event.message or "" for event in result.all_events)
+
+
+def test_there_is_no_process_for_each_op(instance: dg.DagsterInstance) -> None:
+    """Each would open connections that the deployment does not have."""
+    with pytest.raises(dg.DagsterInvalidConfigError, match=r"(?s)multiprocess.*in_process.*threads"):
+        executed_by(instance, "multiprocess")
 
 
 def test_raise_on_error_raises_what_the_op_raised(instance: dg.DagsterInstance) -> None:

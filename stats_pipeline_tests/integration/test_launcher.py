@@ -355,8 +355,10 @@ def test_a_launch_waits_for_a_server_that_is_started_again(
     server.end()
     starting = threading.Timer(0.2, server.start, [toy_jobs.__name__])
     starting.start()
-    second = hold()
-    starting.join()
+    try:
+        second = hold()
+    finally:
+        starting.join()
     assert second.server.pid == server.pid != first.server.pid
     for held in (first, second):
         held.release()

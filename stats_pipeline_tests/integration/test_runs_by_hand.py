@@ -180,10 +180,10 @@ def test_a_failed_job_that_somebody_has_changed_is_left_to_him(
 @pytest.mark.parametrize(
     ("runtime", "selected", "is_paused"),
     [
-        ("fast", {"multiprocess": {}}, True),
         ("fast", {"threads": {}}, False),
         ("fast", {}, False),
         ("stock", {}, True),
+        ("stock", {"multiprocess": {}}, True),
         ("stock", {"in_process": {}}, False),
     ],
 )

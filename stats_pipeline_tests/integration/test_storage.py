@@ -9,10 +9,11 @@ import dagster as dg
 import pytest
 import sqlalchemy
 from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres.utils import DagsterPostgresException
 
 from stats_pipeline import database
 from stats_pipeline.database import migrate
-from stats_pipeline.runtime.storage import PooledPostgresStorage, _without_session
+from stats_pipeline.runtime.storage import PooledPostgresStorage, _pools, _without_session
 
 NAME = "dagster-under-test"
 
@@ -140,6 +141,13 @@ def test_all_instances_of_a_process_share_the_connection_and_the_last_one_closes
     assert connections() == 1
     second.dispose()
     assert connections() == 0
+
+
+def test_a_first_look_that_fails_leaves_no_user_of_the_pool_behind(storage_url: str) -> None:
+    nowhere = storage_url.replace("@/", "@/of_nobody_")
+    with pytest.raises(DagsterPostgresException):
+        PooledPostgresStorage(nowhere)
+    assert all(nowhere not in key for key in _pools)
 
 
 def test_the_web_servers_own_settings_leave_the_pool_as_it_is(

@@ -1,6 +1,7 @@
 """How a deployment's connections are split, and that the operations manual shows it."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -34,8 +35,14 @@ def test_nothing_is_given_away_twice_and_something_can_always_compute(most: int,
     assert split.computing_at_least >= 1
 
 
-def test_fewer_than_the_least_could_not_work() -> None:
-    assert budget.split(LEAST_CONNECTIONS - 1, 1).computing_at_least < 1
+@pytest.mark.parametrize(("most", "is_enough"), [(LEAST_CONNECTIONS - 1, False), (LEAST_CONNECTIONS, True)])
+def test_a_run_by_hand_needs_the_least_that_is_allowed(tmp_path: Path, most: int, is_enough: bool) -> None:
+    slots = budget.Slots(tmp_path, budget.split(most, 1).shared)
+    with slots.take("run", budget.A_RUN), slots.take("computing"), slots.take("other"):  # the Dagster UI
+        by_hand = slots.try_to_take("by-hand", budget.A_RUN)
+        assert (by_hand is not None) == is_enough
+        if by_hand is not None:
+            by_hand.release()
 
 
 def test_in_stock_the_runs_are_as_many_as_the_settings_say() -> None:

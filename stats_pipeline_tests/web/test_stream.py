@@ -4,9 +4,11 @@ import asyncio
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,8 +16,9 @@ import pytest
 from psycopg import Connection
 
 from stats_pipeline import database
-from stats_pipeline.database import Database, named_query
-from stats_pipeline.web import stream
+from stats_pipeline.database import Database, budget, named_query
+from stats_pipeline.database.budget import Held, Kind, Slots
+from stats_pipeline.web import app, stream
 from stats_pipeline.web.sessions import Role
 from stats_pipeline_tests.acceptance.processes import until
 from stats_pipeline_tests.integration import steps
@@ -194,6 +197,35 @@ def test_without_notifications_the_changes_are_found_by_looking(
         assert reader.statuses(job, "processing") == ["processing"]
 
 
+def test_who_waits_for_its_connection_gets_it_and_the_changes_are_found_by_looking(
+    serve: Callable[..., Served],
+    connection: Connection[Any],
+    query: Query,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Not taken back at once, while those who wait are still waiting: the stream then does without."""
+    monkeypatch.setattr(stream, "POLL_ALONE_SECONDS", 0.5)
+    took: list[float] = []
+    try_to_take = Slots.try_to_take
+
+    def counted(self: Slots, kind: Kind, *given: Any, **options: Any) -> Held | None:
+        held = try_to_take(self, kind, *given, **options)
+        if kind == "other" and threading.current_thread().name == "job-changes" and held is not None:
+            took.append(time.monotonic())
+        return held
+
+    monkeypatch.setattr(Slots, "try_to_take", counted)
+    served = look(serve(STATS_HOME=str(tmp_path), STATS_RUNTIME="fast"), connection)
+    slots = Slots(tmp_path / "connections", budget.split(12, 4).shared)
+    with reading(served) as reader, slots.waiting("computing"):
+        began = time.monotonic()
+        while time.monotonic() < began + 3:
+            job = steps.enqueue(connection)
+            assert reader.statuses(job, "queued") == ["queued"]
+        assert 1 <= len([at for at in took if at > began]) <= (time.monotonic() - began) / 0.5 + 1
+
+
 @contextmanager
 def without_a_look(database_url: str) -> Iterator[Connection[Any]]:
     """Nobody reads the jobs for the length of the block."""
@@ -304,3 +336,17 @@ def test_a_stop_ends_the_streams(connection: Connection[Any], database_url: str)
         reader = stack.enter_context(reading(look(served, connection)))
         stack.pop_all()  # the stream stays open while the app is told to stop
     reader.wait_for_end()
+
+
+def test_without_the_dagster_ui_it_has_no_connection_beside_the_shared_ones(
+    serve: Callable[..., Served], query: Query, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be served beside an `up` of the same state folder."""
+    monkeypatch.setattr(app, "TURN", 0.2)
+    served = serve(STATS_HOME=str(tmp_path), STATS_RUNTIME="fast")
+    shared = budget.split(12, 4).shared
+    slots = Slots(tmp_path / "connections", shared)
+    headers = served.session()
+    for asked_for, expected in ((shared - 1, 503), (shared - 2, 200)):
+        with slots.take("run", asked_for):
+            assert httpx.get(f"{served.url}{JOBS}", headers=headers, timeout=PATIENCE).status_code == expected
