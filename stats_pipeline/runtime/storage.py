@@ -389,7 +389,7 @@ def _connect_with(engine: Engine, session: Mapping[str, str], refused: str) -> N
             try:
                 driver = psycopg2.connect(*arguments, **options)
                 if driver.get_parameter_status(_STRINGS) == "off":
-                    # psycopg2 looks once, when it connects, how to quote bytes: set by a statement it would garble them.
+                    # psycopg2 looks once, when it connects, how to quote bytes: set later, it would garble them.
                     driver.close()
                     driver = psycopg2.connect(*arguments, **options | {"options": f"-c{_STRINGS}=on"})
                 with driver.cursor() as cursor:
