@@ -11,6 +11,7 @@ import pytest
 def run(code: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run the code in a Python of its own, which is a single thread."""
     program = "import os, signal, sys, time\nfrom pathlib import Path\nfrom stats_pipeline.deployment import forking\n"
+    program += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored under a shell's `&`
     return subprocess.run(
         [sys.executable, "-c", program + textwrap.dedent(code)],
         cwd=folder,
