@@ -243,6 +243,9 @@ class _ScheduleStorage(PostgresScheduleStorage):
     def connect(self, run_id: str | None = None) -> AbstractContextManager[Connection]:  # noqa: ARG002
         return self.shared.connection()
 
+    def has_instigators_table(self) -> bool:
+        return True  # as old as the columns above; Dagster would list all tables in each round of the sensors
+
     def optimize_for_webserver(self, *_: object, **__: object) -> None:
         pass
 
