@@ -13,7 +13,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ import psutil
 from psycopg import Connection
 from setproctitle import setproctitle
 
-from stats_pipeline import database
+from stats_pipeline import database, log
 from stats_pipeline import settings as settings_module
 from stats_pipeline.database import allowance, budget, embedded, migrate
 from stats_pipeline.deployment import forking
@@ -248,19 +248,26 @@ class Deployment:
             return start_stopped_sensors(instance, LOCATION)
 
     def _start(self, name: str, body: Callable[[], None], environment: Mapping[str, str]) -> Child:
-        log = self._logs / f"{name.replace(' ', '-')}.log"
-        log.write_bytes(b"")
+        output = self._logs / f"{name.replace(' ', '-')}.log"
+        output.write_bytes(b"")
         most = _MOST_MIB if environment else None
-        child = Child(name, body, {**_surroundings(), **environment}, self.settings.home, log, most)
+
+        def begin() -> None:
+            log.configure(self.settings.log_level)  # its lines have another file than this process's
+            body()
+
+        child = Child(name, begin, {**_surroundings(), **environment}, self.settings.home, output, most)
         self._supervisor.start(child)
         return child
 
     def _for_dagster(self) -> dict[str, str]:
-        own = self.settings.environment(without=_THE_DOORS_OWN)
-        return own | dagster_environment(self.settings, self.database_url) | {"STATS_RUNTIME": self._runtime}
+        return self._environment(without=_THE_DOORS_OWN)
 
     def _for_door(self) -> dict[str, str]:
-        own = self.settings.environment(without=_THE_RUNS_OWN)
+        return self._environment(without=_THE_RUNS_OWN)
+
+    def _environment(self, *, without: Collection[str]) -> dict[str, str]:
+        own = self.settings.environment(without=without)
         return own | dagster_environment(self.settings, self.database_url) | {"STATS_RUNTIME": self._runtime}
 
     # What each process does. All of it is imported already.

@@ -146,9 +146,6 @@ class Door:
         _check_form_of(connection, kind)
         if self._site.is_foreign(connection.headers) and not (kind == "page" and is_visit(scope)):
             raise _refusal(HTTPStatus.FORBIDDEN, "another site's page may not do this")
-        signed = self._guard.signed(connection)
-        if signed is None:
-            raise _to_login(connection, kind)
         caller = await self._caller(connection, kind)
         if scope["type"] == "websocket":
             self._check_is_open(ui, connection)

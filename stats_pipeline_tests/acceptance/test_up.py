@@ -125,6 +125,13 @@ def test_a_run_whose_fork_server_was_killed_ends_with_up_and_keeps_nobody_waitin
     assert run(tmp_path, "jobs").returncode == 0
 
 
+def test_the_lines_of_a_forked_process_are_ours(tmp_path: Path, app: App) -> None:
+    """A sensor says it in the code server."""
+    with started(tmp_path, app, NEXT_PUBLIC_APP_URL="http://127.0.0.1:1") as pipeline:
+        pipeline.enqueue()
+        until(lambda: "the app is out of reach" in pipeline.log.read_text(), "the line about the app")
+
+
 def test_down_leaves_a_process_alone_that_has_the_pid_of_a_killed_up(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as stranger, fasteners.InterProcessLock(tmp_path / "up.lock"):
         (tmp_path / "up.pid").write_text(f"{stranger.pid} {psutil.Process(stranger.pid).create_time() - 100}")
