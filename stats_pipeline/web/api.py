@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from stats_pipeline.errors import InvalidJob
 from stats_pipeline.jobs import queue
 from stats_pipeline.jobs.models import Enqueued, Job, Payload
-from stats_pipeline.web.audit import address_of, record_job
+from stats_pipeline.web.audit import address_of, log_retry, record_job
 from stats_pipeline.web.context import Web, answer, read_json, web_of
 from stats_pipeline.web.schemas import CronAnswer, Problem, TenantJob
 from stats_pipeline.web.sessions import Caller
@@ -124,13 +124,7 @@ async def retry(request: Request, caller: Caller) -> Response:
         return job
 
     job = await web.call(find_and_retry)
-    structlog.get_logger().info(
-        "stats job retried",
-        caller=caller.name,
-        address=address_of(request),
-        retry_of=str(failed),
-        job_id=str(job.job_id),
-    )
+    log_retry(request, caller, failed, job)
     return answer(job, HTTPStatus.ACCEPTED)
 
 

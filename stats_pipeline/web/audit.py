@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
+from uuid import UUID
 
 import psycopg
 import structlog
@@ -63,6 +64,17 @@ def record_job(
     if new := [job for job in jobs if not job.repeated]:
         what = f"job {new[0].job_id}" if len(new) == 1 else f"{len(new)} jobs, the first {new[0].job_id}"
         audit.record(connection, action=action, about=what + about, **by(source, caller))
+
+
+def log_retry(source: Mapping[str, Any], caller: Caller, failed: UUID, job: Enqueued) -> None:
+    """The line about a job that was retried, once that is committed."""
+    structlog.get_logger().info(
+        "stats job retried",
+        caller=caller.name,
+        address=address_of(source),
+        retry_of=str(failed),
+        job_id=str(job.job_id),
+    )
 
 
 class Audit:

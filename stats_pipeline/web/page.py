@@ -28,7 +28,7 @@ from stats_pipeline.jobs import audit, queue
 from stats_pipeline.jobs.models import Enqueued, Payload
 from stats_pipeline.web import view
 from stats_pipeline.web.address import DAGSTER, INFO, LOGIN
-from stats_pipeline.web.audit import address_of, record_job
+from stats_pipeline.web.audit import address_of, log_retry, record_job
 from stats_pipeline.web.auth import COOKIE, require_admin
 from stats_pipeline.web.context import Web, read_form, web_of
 from stats_pipeline.web.sessions import Caller, Role
@@ -173,13 +173,7 @@ async def retry(request: Request) -> Response:
         return job
 
     job = await web.call(retry_and_record)
-    structlog.get_logger().info(
-        "stats job retried",
-        caller=caller.name,
-        address=address_of(request),
-        retry_of=str(failed),
-        job_id=str(job.job_id),
-    )
+    log_retry(request, caller, failed, job)
     return RedirectResponse(INFO, HTTPStatus.SEE_OTHER)
 
 
